@@ -1,0 +1,76 @@
+package ndjson
+
+import (
+	"strings"
+	"testing"
+	"unicode/utf8"
+)
+
+// Word soups: the mixed one changes the length of its runes unpredictably,
+// which is the worst case for a validator.
+var soups = []struct{ name, words string }{
+	{"ascii", "the quick brown fox jumps over a lazy dog, memory model (happens before) goroutine 42"},
+	{"cyrillic", "съешь ещё этих мягких французских булок, да выпей чаю; модель памяти 42"},
+	{"mixed", "the quick brown fox ещё этих мягких français naïve 東京都 漢字 かな 😀 👩‍👩‍👧 ελληνικά עברית नमस्ते emoji 42"},
+}
+
+// soup is n bytes of words, or a few more, as the inside of a JSON string.
+func soup(words string, n int, escapes bool) string {
+	list := strings.Fields(words)
+	state := uint32(1)
+	var b strings.Builder
+	for b.Len() < n {
+		state = state*1664525 + 1013904223
+		b.WriteString(list[(state>>8)%uint32(len(list))])
+		switch {
+		case escapes && state>>28 == 0:
+			b.WriteString(`\n`)
+		default:
+			b.WriteByte(' ')
+		}
+	}
+	return b.String()
+}
+
+func BenchmarkString(b *testing.B) {
+	for _, escapes := range []bool{false, true} {
+		for _, s := range soups {
+			name := s.name
+			if escapes {
+				name += "+escapes"
+			}
+			b.Run(name, func(b *testing.B) {
+				tok := []byte(`"` + soup(s.words, 1500, escapes) + `"`)
+				b.SetBytes(int64(len(tok)))
+				for b.Loop() {
+					if _, err := String(tok); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		}
+	}
+}
+
+func BenchmarkUTF8(b *testing.B) {
+	for _, s := range soups {
+		b.Run(s.name+"/ours", func(b *testing.B) {
+			text := []byte(soup(s.words, 100000, false))
+			b.SetBytes(int64(len(text)))
+			for b.Loop() {
+				if checkUTF8(text) != nil {
+					b.Fatal("invalid")
+				}
+			}
+		})
+		b.Run(s.name+"/stdlib", func(b *testing.B) {
+			text := []byte(soup(s.words, 100000, false))
+			b.SetBytes(int64(len(text)))
+			for b.Loop() {
+				if !utf8.Valid(text) {
+					b.Fatal("invalid")
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,169 @@
+// Package ndjson reads and writes newline-delimited JSON: one object a line,
+// UTF-8, errors that name their line. It is strict where leniency would lose
+// or change data, and works on raw tokens, so that a filter can check a
+// string and pass it on without decoding it.
+package ndjson
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+)
+
+// MaxLine is the longest line in bytes, its line end not counted. A reader
+// refuses a longer one by its number instead of running out of memory.
+const MaxLine = 16 << 20
+
+const (
+	firstBuffer = 128 << 10
+	lastBuffer  = MaxLine + len(bom) + len("\r\n")
+	bom         = "\xef\xbb\xbf"
+)
+
+// A LineError says which line of the input is wrong. It makes a command exit
+// with 7: input cut short or malformed.
+type LineError struct {
+	Line int // physical, the first is 1
+	Err  error
+}
+
+func (e *LineError) Error() string { return fmt.Sprintf("line %d: %v", e.Line, e.Err) }
+func (e *LineError) Unwrap() error { return e.Err }
+func (e *LineError) ExitCode() int { return 7 }
+
+// A Reader cuts a stream into lines. It skips blank lines and a byte order
+// mark at the start, takes CRLF for LF, and takes a last line without LF.
+// Its buffer grows to the longest line seen and no further than MaxLine.
+type Reader struct {
+	r          io.Reader
+	buf        []byte
+	start, end int   // the bytes not returned yet are buf[start:end]
+	searched   int   // there is no LF in buf[start:searched]
+	next       int   // where the LF of the line at start is; -1: not found yet
+	line       int   // number of the line returned last
+	skipped    int   // lines between that one and start, all blank
+	begun      bool  // the place of the byte order mark was passed
+	err        error // the first error from r, io.EOF included
+}
+
+// NewReader returns a reader of the lines of r. It reads ahead.
+func NewReader(r io.Reader) *Reader {
+	return &Reader{r: r, buf: make([]byte, firstBuffer), next: -1}
+}
+
+// Next returns the next line that is not blank, without its line end. The
+// slice is valid until the next call of Next. At the end of the stream the
+// error is io.EOF; a line longer than MaxLine gives a *LineError; an error of
+// the underlying reader is returned as it is, and half a line before it is
+// not. Every error stays.
+func (r *Reader) Next() ([]byte, error) {
+	for !r.find() {
+		if r.err != nil {
+			return nil, r.err
+		}
+		r.fill()
+	}
+	line := r.buf[r.start:r.next]
+	if n := len(line); n > 0 && line[n-1] == '\r' {
+		line = line[:n-1]
+	}
+	r.line += r.skipped + 1
+	r.skipped = 0
+	if len(line) > MaxLine {
+		r.tooLong(r.line)
+		return nil, r.err
+	}
+	r.start = min(r.next+1, r.end)
+	r.searched, r.next = r.start, -1
+	return line, nil
+}
+
+// Line is the number of the line that Next returned last, blank lines
+// counted. The first is 1.
+func (r *Reader) Line() int { return r.line }
+
+// Buffered reports whether Next would return without reading from the stream.
+// A filter flushes its output when it would not, so that a slow producer's
+// lines are not held back. The line that Next returned last stays valid.
+func (r *Reader) Buffered() bool { return r.err != nil || r.find() }
+
+// Errorf returns a *LineError for the line that Next returned last.
+func (r *Reader) Errorf(format string, args ...any) error {
+	return &LineError{r.line, fmt.Errorf(format, args...)}
+}
+
+// find moves start past blank lines and reports whether a whole line stands
+// there, its LF at next. At the end of the stream the rest is a line.
+func (r *Reader) find() bool {
+	if r.next >= 0 {
+		return true
+	}
+	if !r.begun {
+		if r.end < len(bom) && r.err == nil && strings.HasPrefix(bom, string(r.buf[:r.end])) {
+			return false
+		}
+		if bytes.HasPrefix(r.buf[:r.end], []byte(bom)) {
+			r.start = len(bom)
+		}
+		r.searched, r.begun = r.start, true
+	}
+	for {
+		n := bytes.IndexByte(r.buf[r.searched:r.end], '\n')
+		if n < 0 {
+			r.searched = r.end
+			if r.err != io.EOF || blank(r.buf[r.start:r.end]) {
+				return false
+			}
+			r.next = r.end
+			return true
+		}
+		n += r.searched
+		if !blank(r.buf[r.start:n]) {
+			r.next = n
+			return true
+		}
+		r.skipped++
+		r.start, r.searched = n+1, n+1
+	}
+}
+
+func blank(line []byte) bool { return space(line, 0) == len(line) }
+
+// fill reads once, after it made room for what it reads.
+func (r *Reader) fill() {
+	if r.start > 0 {
+		copy(r.buf, r.buf[r.start:r.end])
+		r.end -= r.start
+		r.searched -= r.start
+		r.start = 0
+	}
+	if r.end == len(r.buf) {
+		if len(r.buf) == lastBuffer {
+			r.tooLong(r.line + r.skipped + 1)
+			return
+		}
+		grown := make([]byte, min(2*len(r.buf), lastBuffer))
+		copy(grown, r.buf)
+		r.buf = grown
+	}
+	for range 100 {
+		n, err := r.r.Read(r.buf[r.end:])
+		r.end += n
+		if err != nil {
+			r.err = err
+			return
+		}
+		if n > 0 {
+			return
+		}
+	}
+	r.err = io.ErrNoProgress
+}
+
+func (r *Reader) tooLong(line int) {
+	r.line, r.skipped = line, 0
+	r.start, r.searched, r.next = r.end, r.end, -1
+	r.err = &LineError{line, errors.New("longer than 16 MiB, the limit of a line: split or shorten the text")}
+}

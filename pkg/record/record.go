@@ -1,0 +1,119 @@
+// Package record is the specification of the lines on the pipes.
+//
+// Every command of the suite reads and writes NDJSON: one JSON object a line,
+// UTF-8, no longer than [gbatch/pkg/ndjson.MaxLine]. Members stand in the order
+// of the structs below. Readers ignore members they do not know, skip blank
+// lines and a byte order mark, and tolerate CRLF. A line's kind is told by the
+// member only it has:
+//
+//	header   count     what the next count lines belong to
+//	chunk    id        a passage, embedded as one unit
+//	request  request   a line of Google's batch file
+//	job      job       Google's work on a batch
+//	vector   vector    the answer for one key
+//	error    error     the failure of one key (a job has error too: job is looked for first)
+package record
+
+// MaxDim is the most values a vector may have. Google's models take 128 to
+// 3072 by their documentation, and less in fact.
+// Source: ai.google.dev/gemini-api/docs/embeddings.
+const MaxDim = 3072
+
+// TaskTypes are the task types of Google's embedding models.
+// Source: ai.google.dev/api/embeddings, TaskType.
+var TaskTypes = []string{
+	"RETRIEVAL_QUERY", "RETRIEVAL_DOCUMENT", "SEMANTIC_SIMILARITY", "CLASSIFICATION",
+	"CLUSTERING", "QUESTION_ANSWERING", "FACT_VERIFICATION", "CODE_RETRIEVAL_QUERY",
+}
+
+// A Header announces a batch: the Count lines after it, and no others, belong
+// to it. Fewer lines before the end of the stream mean that a command upstream
+// died, and that nothing of the batch may be sent.
+type Header struct {
+	Batch    string `json:"batch"`               // the batch's name, unique for good
+	Count    int    `json:"count"`               // how many lines follow
+	Model    string `json:"model"`               // without "models/"
+	Dim      int    `json:"dim"`                 // values per vector
+	TaskType string `json:"task_type,omitempty"` // as Google spells it, RETRIEVAL_DOCUMENT
+}
+
+// A Chunk is a passage of text embedded as one unit. Context, where it is not
+// empty, is embedded in place of Text.
+type Chunk struct {
+	ID      string `json:"id"`
+	Text    string `json:"text"`
+	Title   string `json:"title,omitempty"`
+	Context string `json:"context,omitempty"`
+}
+
+// The states of a job, from Google's JOB_STATE_ and BATCH_STATE_ names. What
+// Google calls PENDING is QUEUED here, since PENDING is a chunk's status.
+const (
+	Queued    = "QUEUED"
+	Running   = "RUNNING"
+	Paused    = "PAUSED"
+	Succeeded = "SUCCEEDED"
+	Failed    = "FAILED"
+	Cancelled = "CANCELLED"
+	Expired   = "EXPIRED"
+)
+
+// A Job is Google's work on one batch.
+//
+// Fetch prints the job once more behind its last answer, with Succeeded,
+// Failed and Tokens set: only that record closes the batch. From submit and
+// wait the three are nil.
+type Job struct {
+	Job       string  `json:"job"`                 // Google's name, batches/…
+	Batch     string  `json:"batch,omitempty"`     // empty where the requests came without a header
+	State     string  `json:"state"`               // one of the states above, or one not known yet
+	Model     string  `json:"model"`               // without "models/"
+	Dim       int     `json:"dim"`                 // values per vector
+	Requests  int     `json:"requests"`            // how many were sent
+	Input     string  `json:"input,omitempty"`     // the uploaded file, files/…
+	Canary    int     `json:"canary,omitempty"`    // requests sent twice to check the answers, not in Requests
+	Succeeded *int    `json:"succeeded,omitempty"` // vectors printed before this line
+	Failed    *int    `json:"failed,omitempty"`    // errors of keys printed before this line
+	Tokens    *int64  `json:"tokens,omitempty"`    // as counted by Google, all vectors together
+	CreatedAt string  `json:"created,omitempty"`   // RFC 3339, by Google's clock; set by wait
+	EndedAt   string  `json:"ended,omitempty"`     // likewise
+	Error     *Status `json:"error,omitempty"`     // why the job ended without results
+}
+
+// Ended reports whether the job will not change any more. A state that is not
+// known has not ended.
+func (j *Job) Ended() bool {
+	switch j.State {
+	case Succeeded, Failed, Cancelled, Expired:
+		return true
+	}
+	return false
+}
+
+// Whole reports whether the record closes its batch: every answer of the job
+// came before it.
+func (j *Job) Whole() bool { return j.State == Succeeded && j.Succeeded != nil && j.Failed != nil }
+
+// A Status is Google's error: a gRPC code, its name and a message for people.
+type Status struct {
+	Code    int    `json:"code"`
+	Status  string `json:"status,omitempty"`
+	Message string `json:"message"`
+}
+
+// A Vector is the answer for one key: dim float32 values, little-endian, in
+// base64 as encoding/base64.StdEncoding writes it.
+type Vector struct {
+	Key    string `json:"key"`
+	Batch  string `json:"batch,omitempty"`
+	Dim    int    `json:"dim"`
+	Vector []byte `json:"vector"` // 4×dim bytes; base64 on the line
+	Tokens int64  `json:"tokens,omitempty"`
+}
+
+// A KeyError is the failure of one key.
+type KeyError struct {
+	Key   string `json:"key"`
+	Batch string `json:"batch,omitempty"`
+	Error Status `json:"error"`
+}

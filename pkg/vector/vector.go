@@ -1,0 +1,81 @@
+// Package vector moves vectors of float32 between the forms they travel in: the
+// JSON array of numbers that Google writes, the little-endian bytes that the
+// records and the database hold, and base64 of those.
+//
+// It is the hot path of the suite. Where the processor has AVX2, arrays and
+// base64 go through kernels in assembly; the Go beside them does the same
+// everywhere else, and takes over where a kernel stops.
+package vector
+
+import (
+	"encoding/binary"
+	"math"
+	"slices"
+)
+
+// kernels is whether the assembly is used; the tests turn it off.
+var kernels = haveKernels()
+
+// AppendBytes appends the values to dst, four bytes each, little-endian.
+func AppendBytes(dst []byte, v []float32) []byte {
+	n := len(dst)
+	dst = slices.Grow(dst, 4*len(v))[:n+4*len(v)]
+	b := dst[n:]
+	for i, x := range v {
+		binary.LittleEndian.PutUint32(b[4*i:4*i+4], math.Float32bits(x))
+	}
+	return dst
+}
+
+// Normalize scales v to unit length (L2), in place, and reports whether it
+// could: a vector of zeros or with a value that is not finite is left as it is.
+func Normalize(v []float32) (ok bool) {
+	// The squares of float32s can neither overflow nor vanish in a float64.
+	sum := squares(v)
+	if !(sum > 0 && sum <= math.MaxFloat64) {
+		return false
+	}
+	scale := 1 / math.Sqrt(sum)
+	for i, x := range v {
+		v[i] = float32(float64(x) * scale)
+	}
+	return true
+}
+
+// squares returns the sum of the squares. It is four sums, since one addition has
+// to wait for the one before it. The conversions of products forbid fused
+// operations, so that every processor gets the same.
+func squares(v []float32) float64 {
+	square := func(x float32) float64 { return float64(float64(x) * float64(x)) }
+	var a, b, c, d float64
+	for ; len(v) >= 4; v = v[4:] {
+		a += square(v[0])
+		b += square(v[1])
+		c += square(v[2])
+		d += square(v[3])
+	}
+	for _, x := range v {
+		a += square(x)
+	}
+	return a + b + (c + d)
+}
+
+// Finite reports whether v holds neither a NaN nor an infinity.
+func Finite(v []float32) bool {
+	// Only the largest exponent reaches the sign bit.
+	var reached uint32
+	for _, x := range v {
+		reached |= math.Float32bits(x)&0x7fffffff + 0x00800000
+	}
+	return reached>>31 == 0
+}
+
+// Cosine returns the cosine of the angle between two vectors of one length, and
+// NaN where one of them has no direction: zeros, or a value that is not finite.
+func Cosine(a, b []float32) float64 {
+	var ab float64
+	for i, x := range a {
+		ab += float64(float64(x) * float64(b[i]))
+	}
+	return ab / math.Sqrt(squares(a)*squares(b))
+}
