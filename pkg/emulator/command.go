@@ -1,0 +1,106 @@
+package emulator
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+)
+
+// Emulator is the command gemini-emulator. Its fields are its flags.
+type Emulator struct {
+	Listen      string        `help:"Address to listen on; port 0 picks a free one." default:"127.0.0.1:0"`
+	AllowRemote bool          `help:"Let --listen be an address other than loopback."`
+	Dir         string        `help:"Folder for the state, which survives a restart; without it a temporary one, removed at the end." type:"path"`
+	Key         string        `help:"Only this API key is accepted; without it any is."`
+	Polls       int           `help:"Status requests during which a job is still at work." default:"1"`
+	Delay       time.Duration `help:"Least time a job takes." default:"0s"`
+	Vectors     string        `help:"Kind of vectors: ngrams (like texts are alike) or cheap (fast)." enum:"ngrams,cheap" default:"ngrams"`
+	Digits      string        `help:"Digits of the values: float32 (the shortest) or float64." enum:"float32,float64" default:"float32"`
+	Tokens      string        `help:"Form of token counts: string, number, usage, or mixed for each in turn." enum:"string,number,usage,mixed" default:"string"`
+	InOrder     bool          `help:"Results in the order of the input, not shuffled."`
+	Spaces      bool          `help:"Blanks after colons and commas in result lines."`
+	QuotaJobs   int           `help:"Jobs at work per project, before 429." default:"100"`
+	QuotaTokens int64         `help:"Tokens of jobs at work per project, before 429; 0 for no limit." default:"0"`
+	MaxFile     int64         `help:"Bytes of the largest file that may be uploaded." default:"2147483648"`
+	Fault       []string      `help:"A fault to inject; may be repeated." sep:"none" placeholder:"SPEC"`
+	FaultFile   string        `help:"A file of faults, one a line." type:"path"`
+}
+
+// usageError is an error in the flags: exit code 2.
+type usageError struct{ error }
+
+func usageErrorf(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+func (usageError) ExitCode() int { return 2 }
+
+// Run listens, writes {"url":…,"dir":…} to out, and serves until ctx is done.
+func (e *Emulator) Run(ctx context.Context, in io.Reader, out io.Writer) error {
+	if err := e.checkListen(); err != nil {
+		return err
+	}
+	faults := e.Fault
+	if e.FaultFile != "" {
+		data, err := os.ReadFile(e.FaultFile)
+		if err != nil {
+			return err
+		}
+		faults = append(faults, strings.Split(string(data), "\n")...)
+	}
+	s, err := New(Options{
+		Dir: e.Dir, Key: e.Key, Polls: e.Polls, Delay: e.Delay, Cheap: e.Vectors == "cheap", Float64Digits: e.Digits == "float64",
+		Tokens: e.Tokens, InOrder: e.InOrder, Spaces: e.Spaces, MaxJobs: e.QuotaJobs, MaxTokens: e.QuotaTokens, MaxFile: e.MaxFile,
+		Faults: faults,
+	})
+	if err != nil {
+		return err
+	}
+	if e.Dir == "" {
+		defer os.RemoveAll(s.Dir())
+	}
+	defer s.Close()
+	listener, err := net.Listen("tcp", e.Listen)
+	if err != nil {
+		return err
+	}
+	server := &http.Server{
+		Handler: s, ReadHeaderTimeout: time.Minute, ErrorLog: slog.NewLogLogger(slog.Default().Handler(), slog.LevelDebug),
+	}
+	stop := context.AfterFunc(ctx, func() { server.Close() })
+	defer stop()
+	line, err := json.Marshal(struct {
+		URL string `json:"url"`
+		Dir string `json:"dir"`
+	}{"http://" + listener.Addr().String(), s.Dir()})
+	if err == nil {
+		_, err = out.Write(append(line, '\n'))
+	}
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	if err := server.Serve(listener); err != http.ErrServerClosed {
+		return err
+	}
+	return nil
+}
+
+// checkListen refuses what others than this machine could reach: the emulator
+// takes any key and writes what it is sent.
+func (e *Emulator) checkListen() error {
+	host, _, err := net.SplitHostPort(e.Listen)
+	if err != nil {
+		return usageErrorf("bad --listen: %w", err)
+	}
+	ip := net.ParseIP(host)
+	if host == "localhost" || ip != nil && ip.IsLoopback() || e.AllowRemote {
+		return nil
+	}
+	return usageErrorf("--listen %s is not a loopback address: add --allow-remote if others may reach it", e.Listen)
+}

@@ -1,0 +1,246 @@
+package emulator
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestUploadInPieces(t *testing.T) {
+	c := serve(t, Options{})
+	url := c.startUpload("pieces")
+	status := func(r reply, want string, size string) {
+		t.Helper()
+		if got := r.header.Get("X-Goog-Upload-Status"); got != want {
+			t.Errorf("status %q, want %q", got, want)
+		}
+		if got := r.header.Get("X-Goog-Upload-Size-Received"); got != size {
+			t.Errorf("received %q, want %q", got, size)
+		}
+	}
+	r := c.sendChunk(url, "query", 0, "")
+	r.ok(t)
+	status(r, "active", "0")
+	r = c.sendChunk(url, "upload", 0, "0123456789")
+	r.ok(t)
+	status(r, "active", "10")
+	for _, offset := range []int{0, 9, 11} {
+		r = c.sendChunk(url, "upload", offset, "again")
+		r.refused(t, 400, "INVALID_ARGUMENT", "offset")
+		status(r, "active", "10")
+	}
+	r = c.sendChunk(url, "upload", 10, "abc")
+	status(r, "active", "13")
+	r = c.sendChunk(url, "upload, finalize", 13, "")
+	file := at(r.ok(t), "file").(map[string]any)
+	status(r, "final", "13")
+
+	sum := sha256.Sum256([]byte("0123456789abc"))
+	want := map[string]any{
+		"displayName": "pieces", "mimeType": "jsonl", "sizeBytes": "13", "state": "ACTIVE", "source": "UPLOADED",
+		"sha256Hash": base64.StdEncoding.EncodeToString([]byte(hex.EncodeToString(sum[:]))),
+		"uri":        c.url + "/v1beta/" + file["name"].(string),
+	}
+	for k, v := range want {
+		if file[k] != v {
+			t.Errorf("%s is %v, want %v", k, file[k], v)
+		}
+	}
+	made, _ := time.Parse(time.RFC3339Nano, file["createTime"].(string))
+	expires, _ := time.Parse(time.RFC3339Nano, file["expirationTime"].(string))
+	if expires.Sub(made) != 48*time.Hour {
+		t.Errorf("lives from %v to %v", made, expires)
+	}
+	// The reply to the last chunk may be lost: the upload can still be asked.
+	r = c.sendChunk(url, "query", 0, "")
+	status(r, "final", "13")
+	if got := at(r.ok(t), "file.name"); got != file["name"] {
+		t.Errorf("query names %v", got)
+	}
+	c.sendChunk(url, "upload, finalize", 13, "").refused(t, 400, "INVALID_ARGUMENT", "final")
+
+	url = c.startUpload("dropped")
+	status(c.sendChunk(url, "cancel", 0, ""), "cancelled", "0")
+	c.sendChunk(url, "query", 0, "").refused(t, 404, "NOT_FOUND", "no such upload")
+	c.do("POST", "/upload/v1beta/files", "{}").refused(t, 400, "INVALID_ARGUMENT", "protocol")
+	if open := c.books().OpenUploads; open != 0 {
+		t.Errorf("%d open uploads", open)
+	}
+}
+
+func TestUploadMultipart(t *testing.T) {
+	c := serve(t, Options{})
+	body := "--b\r\nContent-Type: application/json\r\n\r\n{\"file\":{\"display_name\":\"m\"}}\r\n--b\r\nContent-Type: application/jsonl\r\n\r\nthe content\r\n--b--\r\n"
+	v := c.do("POST", "/upload/v1beta/files?uploadType=multipart", body, "Content-Type", "multipart/related; boundary=b").ok(t)
+	if at(v, "file.displayName") != "m" || at(v, "file.sizeBytes") != "11" || at(v, "file.mimeType") != "application/jsonl" {
+		t.Errorf("%v", v)
+	}
+	c.do("POST", "/upload/v1beta/files?uploadType=multipart", body).refused(t, 400, "INVALID_ARGUMENT", "boundary")
+}
+
+func TestFileNames(t *testing.T) {
+	c := serve(t, Options{})
+	start := func(name string) reply {
+		return c.do("POST", "/upload/v1beta/files", fmt.Sprintf(`{"file":{"name":%q}}`, name),
+			"X-Goog-Upload-Protocol", "resumable", "X-Goog-Upload-Command", "start")
+	}
+	r := start("files/my-file-1")
+	r.ok(t)
+	v := c.sendChunk(r.header.Get("X-Goog-Upload-URL"), "upload, finalize", 0, "x").ok(t)
+	if at(v, "file.name") != "files/my-file-1" {
+		t.Errorf("%v", v)
+	}
+	start("files/my-file-1").refused(t, 409, "ALREADY_EXISTS", "my-file-1")
+	for _, bad := range []string{"files/UPPER", "files/a/b", "files/../x", "files/-a", "files/" + strings.Repeat("a", 41)} {
+		start(bad).refused(t, 400, "INVALID_ARGUMENT", "file name")
+	}
+}
+
+func TestFileTooLarge(t *testing.T) {
+	c := serve(t, Options{MaxFile: 10})
+	c.do("POST", "/upload/v1beta/files", "{}", "X-Goog-Upload-Protocol", "resumable", "X-Goog-Upload-Command", "start",
+		"X-Goog-Upload-Header-Content-Length", "11").refused(t, 400, "INVALID_ARGUMENT", "larger than 10")
+	url := c.startUpload("")
+	c.sendChunk(url, "upload", 0, "1234567").ok(t)
+	c.sendChunk(url, "upload", 7, "1234").refused(t, 400, "INVALID_ARGUMENT", "larger than 10")
+}
+
+func TestFileGetListDelete(t *testing.T) {
+	c := serve(t, Options{})
+	var names []string
+	for i := range 25 {
+		names = append([]string{c.upload(fmt.Sprint(i))}, names...)
+	}
+	if got := at(c.do("GET", "/v1beta/"+names[3], nil).ok(t), "name"); got != names[3] {
+		t.Errorf("get gives %v", got)
+	}
+	list := func(query string) (got []string, next string) {
+		v := c.do("GET", "/v1beta/files?"+query, nil).ok(t)
+		files, _ := v["files"].([]any)
+		for _, f := range files {
+			got = append(got, at(f, "name").(string))
+		}
+		next, _ = v["nextPageToken"].(string)
+		return got, next
+	}
+	var all []string
+	var sizes []int
+	for token := ""; ; {
+		got, next := list("pageSize=12&pageToken=" + token)
+		all, sizes = append(all, got...), append(sizes, len(got))
+		if token = next; next == "" {
+			break
+		}
+	}
+	if fmt.Sprint(all) != fmt.Sprint(names) || fmt.Sprint(sizes) != "[12 12 1]" {
+		t.Errorf("pages of %v: %v\nwant %v", sizes, all, names)
+	}
+	if got, next := list(""); len(got) != 10 || next == "" {
+		t.Errorf("a default page of %d", len(got))
+	}
+	// The last page is full: no token for an empty one.
+	if got, next := list("page_size=25"); len(got) != 25 || next != "" {
+		t.Errorf("a page of %d, next %q", len(got), next)
+	}
+	c.do("GET", "/v1beta/files?pageToken=!", nil).refused(t, 400, "INVALID_ARGUMENT", "page token")
+	c.do("GET", "/v1beta/files?pageSize=-1", nil).refused(t, 400, "INVALID_ARGUMENT", "page size")
+
+	c.do("DELETE", "/v1beta/"+names[0], nil).ok(t)
+	c.do("GET", "/v1beta/"+names[0], nil).refused(t, 403, "PERMISSION_DENIED", "may not exist")
+	c.do("DELETE", "/v1beta/"+names[0], nil).refused(t, 403, "PERMISSION_DENIED", "may not exist")
+	if _, err := os.Stat(c.s.filePath(strings.TrimPrefix(names[0], "files/"), ".data")); !os.IsNotExist(err) {
+		t.Errorf("the content is still there: %v", err)
+	}
+	if n := len(c.books().Uploaded); n != 24 {
+		t.Errorf("%d files in the books", n)
+	}
+}
+
+func TestDownload(t *testing.T) {
+	c := serve(t, Options{})
+	job := c.finish(c.job(model001, line("a", "some text", 50), line("b", "other text", 50)))
+	file := at(job, "response.responsesFile").(string)
+	whole := c.download(file)
+	if whole.code != 200 || bytes.Count(whole.body, []byte("\n")) != 2 {
+		t.Fatalf("%d: %s", whole.code, whole.body)
+	}
+	for _, path := range []string{"/v1beta/", "/download/v1beta/"} {
+		r := c.do("GET", path+file+":download?alt=media", nil, "Range", "bytes=100-")
+		if r.code != 206 || !bytes.Equal(r.body, whole.body[100:]) || r.header.Get("Content-Range") != fmt.Sprintf("bytes 100-%d/%d", len(whole.body)-1, len(whole.body)) {
+			t.Errorf("%s: range: %d, %v", path, r.code, r.header)
+		}
+		r = c.do("GET", path+file+":download", nil)
+		if got := at(r.ok(t), "name"); got != file {
+			t.Errorf("%s: without alt=media: %s", path, r.body)
+		}
+	}
+	if r := c.download(file, "Range", fmt.Sprintf("bytes=%d-", len(whole.body))); r.code != 416 {
+		t.Errorf("range at the end: %d", r.code)
+	}
+	meta := c.do("GET", "/v1beta/"+file, nil).ok(t)
+	if meta["source"] != "GENERATED" || meta["sizeBytes"] != fmt.Sprint(len(whole.body)) {
+		t.Errorf("%v", meta)
+	}
+	c.download(c.upload("x")).refused(t, 400, "INVALID_ARGUMENT", "cannot be downloaded")
+	c.download("files/none").refused(t, 403, "PERMISSION_DENIED", "may not exist")
+}
+
+func TestFilesExpire(t *testing.T) {
+	c := serve(t, Options{})
+	name := c.upload("x")
+	c.s.mu.Lock()
+	f := c.s.files[strings.TrimPrefix(name, "files/")]
+	f.Expires = time.Now().Add(-time.Second)
+	c.s.mu.Unlock()
+	c.do("GET", "/v1beta/"+name, nil).refused(t, 403, "PERMISSION_DENIED", "may not exist")
+	c.create(model001, name).refused(t, 404, "NOT_FOUND", name)
+}
+
+func TestLeftoversAreRemoved(t *testing.T) {
+	dir := t.TempDir()
+	s, err := New(Options{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	left := []string{"files/a.data", "files/b.json.tmp", "uploads/c.data", "jobs/d.input", "jobs/d.paid", "jobs/e.json.tmp"}
+	for _, name := range left {
+		os.WriteFile(dir+"/"+name, []byte("x"), 0o600)
+	}
+	s, err = New(Options{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	for _, name := range left {
+		if _, err := os.Stat(dir + "/" + name); !os.IsNotExist(err) {
+			t.Errorf("%s is still there: %v", name, err)
+		}
+	}
+	os.WriteFile(dir+"/jobs/bad.json", []byte("{"), 0o600)
+	if _, err := New(Options{Dir: dir}); err == nil || !strings.Contains(err.Error(), "bad.json") {
+		t.Errorf("a damaged job: %v", err)
+	}
+}
+
+func TestFilesArePrivate(t *testing.T) {
+	c := serve(t, Options{})
+	c.finish(c.job(model001, line("a", "text", 3)))
+	for _, sub := range []string{"files", "jobs", "."} {
+		entries, err := os.ReadDir(c.s.Dir() + "/" + sub)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			if info, _ := e.Info(); !e.IsDir() && info.Mode().Perm() != 0o600 {
+				t.Errorf("%s/%s has mode %v", sub, e.Name(), info.Mode())
+			}
+		}
+	}
+}

@@ -1,0 +1,642 @@
+// Package emulator is a local Gemini server: the Files and Batches calls that
+// embedding in batches needs, as an http.Handler, with state on disk, faults on
+// demand and books of what was paid for.
+//
+// It imports nothing of this module and only the standard library, so that it
+// cannot repeat the client's reading of the API. What it answers follows
+// Google's REST reference (ai.google.dev/api/batch-api, /api/files,
+// /api/embeddings), the traffic of Google's Go and JavaScript SDKs, and
+// published real replies; where the real reply is not known, the comment says
+// so.
+//
+// # State
+//
+// Everything lives under Options.Dir. A reply is sent after the state it speaks
+// of was renamed into place, so a server killed at any instant and started
+// again on the same folder knows every file, open upload and job that it
+// answered for. Nothing is fsynced: the promise is about a killed process, not
+// about a power cut.
+//
+//	files/<id>.json, .data     files, uploaded and generated
+//	uploads/<id>.json, .data   open uploads
+//	jobs/<id>.json             jobs, also deleted ones (a tombstone, for the books)
+//	jobs/<id>.input            the job's input, while it runs
+//	jobs/<id>.paid, .outcome   what each line of the job cost, see books.go
+//	ops.log                    one line per call answered, append-only
+//
+// # Keys and projects
+//
+// Any key is accepted unless Options.Key is set. A key belongs to a project:
+// what follows the last @ of the key, or the whole key where there is none, so
+// "alice@p" and "bob@p" share project p. Files and jobs are seen only by keys
+// of the project that made them. Keys are never written to disk; projects are,
+// hashed.
+package emulator
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Options of a Server. The zero value is a server in a new temporary folder
+// whose jobs have ended at the first GET.
+type Options struct {
+	Dir           string        // state folder, created where missing; "" makes a temporary one, see Server.Dir
+	Key           string        // the only API key accepted; "" accepts any
+	Polls         int           // status GETs a job is PENDING or RUNNING for
+	Delay         time.Duration // least age of a job that has ended
+	Cheap         bool          // CheapVector in place of Vector
+	Float64Digits bool          // vectors printed with the digits of a float64, as some models do
+	Tokens        string        // where token counts go: string (also ""), number, usage, or mixed: each in turn
+	InOrder       bool          // results in the order of the input; otherwise shuffled, the same way each time
+	Spaces        bool          // a blank after each colon and comma of a result line
+	MaxJobs       int           // jobs not ended, per project; 0 is Google's 100
+	MaxTokens     int64         // tokens enqueued by jobs not ended, per project; 0 is no limit
+	MaxFile       int64         // bytes of one uploaded file; 0 is Google's 2 GB
+	Faults        []string      // see faults.go
+}
+
+// Server is the emulator. It is an http.Handler, safe for concurrent use.
+type Server struct {
+	opts   Options
+	dir    string
+	faults faultSet
+	holds  holdSet
+	done   chan struct{}
+	work   sync.WaitGroup // job workers
+
+	mu      sync.Mutex // guards what follows, and the files that hold it
+	seq     int64      // of the newest file or job: the order of lists
+	files   map[string]*file
+	uploads map[string]*upload
+	jobs    map[string]*job
+	ops     map[string]map[string]int64
+	opsLog  *os.File
+}
+
+// New opens or creates the state in opts.Dir.
+func New(opts Options) (*Server, error) {
+	if opts.MaxJobs == 0 {
+		opts.MaxJobs = 100
+	}
+	if opts.MaxFile == 0 {
+		opts.MaxFile = 2 << 30
+	}
+	switch opts.Tokens {
+	case "":
+		opts.Tokens = "string"
+	case "string", "number", "usage", "mixed":
+	default:
+		return nil, usageErrorf("unknown form of token counts %q: use string, number, usage or mixed", opts.Tokens)
+	}
+	s := &Server{
+		opts: opts, dir: opts.Dir, done: make(chan struct{}),
+		files: map[string]*file{}, uploads: map[string]*upload{}, jobs: map[string]*job{}, ops: map[string]map[string]int64{},
+	}
+	s.holds.changed = make(chan struct{})
+	if err := s.SetFaults(opts.Faults); err != nil {
+		return nil, err
+	}
+	if s.dir == "" {
+		dir, err := os.MkdirTemp("", "gemini-emulator-")
+		if err != nil {
+			return nil, err
+		}
+		s.dir = dir
+	}
+	for _, sub := range []string{"files", "uploads", "jobs"} {
+		if err := os.MkdirAll(filepath.Join(s.dir, sub), 0o700); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.load(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Dir is the folder that holds the state. Where Options.Dir was empty, the
+// caller removes it.
+func (s *Server) Dir() string { return s.dir }
+
+// Close ends held and hanging calls and waits for jobs being worked on to let
+// go. Such a job stays RUNNING on disk.
+func (s *Server) Close() error {
+	s.mu.Lock()
+	close(s.done)
+	s.mu.Unlock()
+	s.work.Wait()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.opsLog.Close()
+}
+
+// load reads the state folder and removes what a killed server left half made.
+func (s *Server) load() error {
+	if err := s.loadFiles(); err != nil {
+		return err
+	}
+	if err := s.loadJobs(); err != nil {
+		return err
+	}
+	for _, f := range s.files {
+		s.seq = max(s.seq, f.Seq)
+	}
+	for _, j := range s.jobs {
+		s.seq = max(s.seq, j.Seq)
+	}
+	return s.loadOps()
+}
+
+// loadOps counts the calls of earlier runs.
+func (s *Server) loadOps() error {
+	path := filepath.Join(s.dir, "ops.log")
+	old, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	for line := range strings.Lines(string(old)) {
+		if op, outcome, ok := strings.Cut(strings.TrimSuffix(line, "\n"), " "); ok {
+			s.tally(op, outcome)
+		}
+	}
+	s.opsLog, err = os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	return err
+}
+
+func (s *Server) tally(op, outcome string) {
+	if s.ops[op] == nil {
+		s.ops[op] = map[string]int64{}
+	}
+	s.ops[op][outcome]++
+}
+
+// call is what the path and headers of a request say, and what faults want of
+// the handler.
+type call struct {
+	op      string // upload.start, upload.data, file.get, … as in faults.go
+	project string // hashed; "" for upload data, which its URL authorises
+	id      string // file, job or upload
+	model   string // without models/
+	verb    string // what follows the colon of a model's path
+
+	short int64  // a download pretends that the file has only this many bytes; -1 for all
+	hide  int    // a list of jobs leaves out as many, the newest
+	state string // a status GET answers this state
+}
+
+type handler func(w http.ResponseWriter, r *http.Request, c *call) error
+
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if strings.HasPrefix(r.URL.Path, "/emulator/") {
+		s.control(w, r)
+		return
+	}
+	c, h := s.route(r)
+	if h == nil {
+		writeError(w, errorf(http.StatusNotFound, "no such method: %s %s", r.Method, r.URL.Path))
+		return
+	}
+	rw := &replyWriter{ResponseWriter: w}
+	defer func() {
+		outcome := strconv.Itoa(rw.code())
+		v := recover()
+		if v != nil {
+			outcome = "dropped"
+		}
+		s.mu.Lock()
+		s.tally(c.op, outcome)
+		fmt.Fprintf(s.opsLog, "%s %s\n", c.op, outcome)
+		s.mu.Unlock()
+		slog.Debug("call", "op", c.op, "path", r.URL.Path, "outcome", outcome)
+		if v != nil {
+			panic(v)
+		}
+	}()
+	s.serveWithFaults(rw, r, c, h)
+}
+
+// route finds the operation that a method and path name. A nil handler is a
+// path that the emulator does not have.
+func (s *Server) route(r *http.Request) (*call, handler) {
+	c := &call{short: -1}
+	path := r.URL.Path
+	is := func(method, op string) bool {
+		if r.Method != method {
+			return false
+		}
+		c.op = op
+		return true
+	}
+	if path == "/upload/v1beta/files" {
+		if c.id = r.URL.Query().Get("upload_id"); c.id == "" {
+			if is(http.MethodPost, "upload.start") {
+				return c, s.uploadStart
+			}
+		} else if r.Method == http.MethodPost || r.Method == http.MethodPut {
+			c.op = "upload.data"
+			return c, s.uploadData
+		}
+		return nil, nil
+	}
+	if rest, ok := strings.CutPrefix(path, "/download/v1beta/files/"); ok {
+		if c.id, ok = strings.CutSuffix(rest, ":download"); ok && is(http.MethodGet, "download") {
+			return c, s.download
+		}
+		return nil, nil
+	}
+	rest, ok := strings.CutPrefix(path, "/v1beta/")
+	if !ok {
+		return nil, nil
+	}
+	collection, rest, _ := strings.Cut(rest, "/")
+	c.id, c.verb, _ = strings.Cut(rest, ":")
+	switch collection + ":" + c.verb {
+	case "files:":
+		switch {
+		case c.id == "" && is(http.MethodGet, "file.list"):
+			return c, s.fileList
+		case c.id != "" && is(http.MethodGet, "file.get"):
+			return c, s.fileGet
+		case c.id != "" && is(http.MethodDelete, "file.delete"):
+			return c, s.fileDelete
+		}
+	case "files:download":
+		if is(http.MethodGet, "download") {
+			return c, s.download
+		}
+	case "batches:":
+		switch {
+		case c.id == "" && is(http.MethodGet, "list"):
+			return c, s.jobList
+		case c.id != "" && is(http.MethodGet, "get"):
+			return c, s.jobGet
+		case c.id != "" && is(http.MethodDelete, "delete"):
+			return c, s.jobDelete
+		}
+	case "batches:cancel":
+		if is(http.MethodPost, "cancel") {
+			return c, s.jobCancel
+		}
+	case "models:asyncBatchEmbedContent", "models:batchGenerateContent":
+		if c.model = c.id; is(http.MethodPost, "create") {
+			return c, s.jobCreate
+		}
+	case "models:embedContent", "models:batchEmbedContents":
+		if c.model = c.id; is(http.MethodPost, "embed") {
+			return c, s.embed
+		}
+	}
+	return nil, nil
+}
+
+// authorize sets the project of the call. The texts and codes are those that
+// Google is known to answer.
+func (s *Server) authorize(r *http.Request, c *call) error {
+	if c.op == "upload.data" {
+		return nil // the upload URL is itself the permission, as at Google
+	}
+	key := r.Header.Get("X-Goog-Api-Key")
+	if key == "" {
+		key = r.URL.Query().Get("key")
+	}
+	if key == "" {
+		return errorf(http.StatusForbidden, "the request has no API key: send it as the header x-goog-api-key")
+	}
+	if s.opts.Key != "" && key != s.opts.Key {
+		e := errorf(http.StatusBadRequest, "API key not valid. Please pass a valid API key.")
+		e.details = []any{map[string]any{
+			"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID", "domain": "googleapis.com",
+		}}
+		return e
+	}
+	if i := strings.LastIndexByte(key, '@'); i >= 0 {
+		key = key[i+1:]
+	}
+	sum := sha256.Sum256([]byte(key))
+	c.project = hex.EncodeToString(sum[:8])
+	return nil
+}
+
+// serveWithFaults runs h, with what the fault list wants before, during and
+// after it.
+func (s *Server) serveWithFaults(w http.ResponseWriter, r *http.Request, c *call, h handler) {
+	subject := r.URL.Path
+	if c.op == "create" || c.op == "upload.start" && r.Header.Get("X-Goog-Upload-Protocol") == "resumable" {
+		// Read here, so that a fault can look for the display name. What is
+		// longer than allowed is refused by the handler.
+		body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
+		if err != nil {
+			panic(http.ErrAbortHandler)
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		subject += " " + string(body)
+	}
+	var after []*fault
+	for _, f := range s.faults.call(c.op, subject) {
+		if f.after {
+			after = append(after, f)
+			continue
+		}
+		var over bool
+		if w, over = s.strike(w, r, c, f); over {
+			return
+		}
+	}
+	run := func(w http.ResponseWriter) {
+		err := s.authorize(r, c)
+		if err == nil {
+			err = h(w, r, c)
+		}
+		if err != nil {
+			writeError(w, err)
+		}
+	}
+	if len(after) == 0 {
+		run(w)
+		return
+	}
+	kept := &recorder{header: http.Header{}}
+	run(kept)
+	for _, f := range after {
+		if f.do == "nostatus" {
+			kept.header.Del("X-Goog-Upload-Status")
+			continue
+		}
+		if _, over := s.strike(w, r, c, f); over {
+			return
+		}
+	}
+	kept.sendTo(w)
+}
+
+// ---- replies
+
+// maxBody bounds a JSON request body: inline input may be 20 MB.
+const maxBody = 32 << 20
+
+type apiError struct {
+	code    int
+	status  string // "" takes the usual one of the code
+	message string
+	details []any
+	header  http.Header
+}
+
+func (e *apiError) Error() string { return e.message }
+
+func errorf(code int, format string, args ...any) *apiError {
+	return &apiError{code: code, message: fmt.Sprintf(format, args...)}
+}
+
+// statusNames are the google.rpc.Code names that go with HTTP codes
+// (google/rpc/code.proto).
+var statusNames = map[int]string{
+	400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "NOT_FOUND", 408: "DEADLINE_EXCEEDED",
+	409: "ALREADY_EXISTS", 412: "FAILED_PRECONDITION", 413: "INVALID_ARGUMENT", 416: "OUT_OF_RANGE", 429: "RESOURCE_EXHAUSTED",
+	499: "CANCELLED", 500: "INTERNAL", 501: "UNIMPLEMENTED", 502: "UNAVAILABLE", 503: "UNAVAILABLE", 504: "DEADLINE_EXCEEDED",
+}
+
+func writeError(w http.ResponseWriter, err error) {
+	e, ok := err.(*apiError)
+	if !ok {
+		e = errorf(http.StatusInternalServerError, "%v", err)
+	}
+	status := e.status
+	if status == "" {
+		status = statusNames[e.code]
+	}
+	if status == "" {
+		status = "UNKNOWN"
+	}
+	for k, v := range e.header {
+		w.Header()[k] = v
+	}
+	body := map[string]any{"code": e.code, "message": e.message, "status": status}
+	if len(e.details) > 0 {
+		body["details"] = e.details
+	}
+	writeJSON(w, e.code, map[string]any{"error": body})
+}
+
+// writeJSON sends v indented, as Google does.
+func writeJSON(w http.ResponseWriter, code int, v any) {
+	var body bytes.Buffer
+	enc := json.NewEncoder(&body)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	if err := enc.Encode(v); err != nil {
+		writeError(w, err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json; charset=UTF-8")
+	w.Header().Set("Content-Length", strconv.Itoa(body.Len()))
+	w.WriteHeader(code)
+	w.Write(body.Bytes())
+}
+
+// replyWriter remembers the status code for the books.
+type replyWriter struct {
+	http.ResponseWriter
+	status int
+}
+
+func (w *replyWriter) WriteHeader(code int) {
+	w.status = code
+	w.ResponseWriter.WriteHeader(code)
+}
+
+// ReadFrom lets a download use sendfile.
+func (w *replyWriter) ReadFrom(r io.Reader) (int64, error) { return io.Copy(w.ResponseWriter, r) }
+
+func (w *replyWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *replyWriter) code() int {
+	if w.status == 0 {
+		return http.StatusOK
+	}
+	return w.status
+}
+
+// recorder keeps a reply until a fault that comes after the work has had its
+// way.
+type recorder struct {
+	header http.Header
+	code   int
+	body   bytes.Buffer
+}
+
+func (k *recorder) Header() http.Header         { return k.header }
+func (k *recorder) WriteHeader(code int)        { k.code = code }
+func (k *recorder) Write(p []byte) (int, error) { return k.body.Write(p) }
+
+func (k *recorder) sendTo(w http.ResponseWriter) {
+	for name, v := range k.header {
+		w.Header()[name] = v
+	}
+	if k.code != 0 {
+		w.WriteHeader(k.code)
+	}
+	w.Write(k.body.Bytes())
+}
+
+// ---- the control calls, which need no key and are not counted
+
+func (s *Server) control(w http.ResponseWriter, r *http.Request) {
+	switch r.Method + " " + strings.TrimPrefix(r.URL.Path, "/emulator/") {
+	case "GET books":
+		books, err := s.Books()
+		if err != nil {
+			writeError(w, err)
+			return
+		}
+		writeJSON(w, http.StatusOK, books)
+	case "GET faults":
+		writeJSON(w, http.StatusOK, map[string]any{"faults": s.Faults()})
+	case "POST faults":
+		body, err := io.ReadAll(io.LimitReader(r.Body, maxBody))
+		if err == nil {
+			err = s.SetFaults(strings.Split(string(body), "\n"))
+		}
+		if err != nil {
+			writeError(w, errorf(http.StatusBadRequest, "%v", err))
+			return
+		}
+		writeJSON(w, http.StatusOK, map[string]any{"faults": s.Faults()})
+	case "GET holds":
+		if name := r.URL.Query().Get("wait"); name != "" {
+			if err := s.WaitHold(r.Context(), name); err != nil {
+				writeError(w, errorf(http.StatusServiceUnavailable, "%v", err))
+				return
+			}
+		}
+		writeJSON(w, http.StatusOK, map[string]any{"holds": s.holds.list()})
+	case "POST release":
+		writeJSON(w, http.StatusOK, map[string]any{"released": s.Release(r.URL.Query().Get("name"))})
+	default:
+		writeError(w, errorf(http.StatusNotFound, "no such control call: %s %s", r.Method, r.URL.Path))
+	}
+}
+
+// ---- small things
+
+const idLetters = "abcdefghijklmnopqrstuvwxyz0123456789"
+
+// newID returns 16 random letters and digits, which is about what Google's ids
+// look like.
+func newID() string {
+	b := make([]byte, 16)
+	rand.Read(b)
+	for i := range b {
+		b[i] = idLetters[int(b[i])%len(idLetters)]
+	}
+	return string(b)
+}
+
+// page cuts a newest-first list. Both spellings of the parameters are proto
+// JSON. A token is the seq of the last item shown, so items that come or go
+// between two pages neither repeat nor hide others.
+func page[T any](r *http.Request, items []T, seq func(T) int64, size int) (shown []T, next string, err error) {
+	q := r.URL.Query()
+	get := func(camel, snake string) string {
+		if v := q.Get(camel); v != "" {
+			return v
+		}
+		return q.Get(snake)
+	}
+	if v := get("pageSize", "page_size"); v != "" {
+		n, err := strconv.Atoi(v)
+		if err != nil || n < 0 {
+			return nil, "", errorf(http.StatusBadRequest, "bad page size %q", v)
+		}
+		if n > 0 {
+			size = min(n, 100)
+		}
+	}
+	before := int64(1) << 62
+	if v := get("pageToken", "page_token"); v != "" {
+		n, err := strconv.ParseInt(v, 36, 64)
+		if err != nil {
+			return nil, "", errorf(http.StatusBadRequest, "bad page token %q", v)
+		}
+		before = n
+	}
+	for _, item := range items {
+		if seq(item) >= before {
+			continue
+		}
+		if len(shown) == size {
+			return shown, strconv.FormatInt(seq(shown[size-1]), 36), nil
+		}
+		shown = append(shown, item)
+	}
+	return shown, "", nil
+}
+
+// replaceFile writes v as JSON to path by way of a temporary file.
+func replaceFile(path string, v any) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(path+".tmp", data, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".tmp", path)
+}
+
+// baseURL is how the caller reached this server.
+func baseURL(r *http.Request) string { return "http://" + r.Host }
+
+// timestamp is the JSON form of a protobuf Timestamp.
+func timestamp(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }
+
+// pause waits, and reports whether it was not interrupted by the client or by
+// Close.
+func (s *Server) pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+	case <-s.done:
+	}
+	return false
+}
+
+// outFile is a buffered file being written.
+type outFile struct {
+	*bufio.Writer
+	f *os.File
+}
+
+func createFile(path string) (*outFile, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	return &outFile{bufio.NewWriterSize(f, 1<<18), f}, nil
+}
+
+// close flushes and closes, and returns the first of err and its own errors.
+func (o *outFile) close(err error) error {
+	return cmp.Or(err, o.Flush(), o.f.Close())
+}

@@ -1,0 +1,275 @@
+package emulator
+
+import (
+	"math"
+	"math/bits"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// A vector is a function of the text and dim alone: title and task type do not
+// change it. The model matters only for its length: gemini-embedding-2 answers
+// unit vectors at every dim, every other model only at 3072, and the shorter
+// ones of the others have a length between 0.55 and 0.75, so that a client that
+// forgets to normalize is caught (ai.google.dev/gemini-api/docs/embeddings,
+// "Ensuring quality for smaller dimensions").
+
+// Vector is what the emulator answers for text, as float32 values: words, their
+// beginnings and their letter triples, hashed, so that texts that share words
+// have a high cosine. Function words count for nothing.
+func Vector(model, text string, dim int) []float32 {
+	var v vectorizer
+	return v.vector(model, text, dim)
+}
+
+// CheapVector is Vector in the cheap mode: values picked from a table by a hash
+// of the text. It costs as little as can be while the digits look like real
+// ones. Like texts are not alike, and no vector is of unit length.
+func CheapVector(text string, dim int) []float32 {
+	v := make([]float32, dim)
+	g := newRandom(text)
+	for i := range v {
+		v[i] = cheapTable[g.next()%cheapSize].value
+	}
+	return v
+}
+
+// normalizes says whether the model's vectors of this dim have length 1.
+func normalizes(model string, dim int) bool {
+	return dim == maxDim || strings.HasPrefix(model, "gemini-embedding-2")
+}
+
+// vectorizer keeps its buffers between texts.
+type vectorizer struct {
+	seen     map[uint64]int // feature to its place in features
+	features []feature
+	sums     []float64
+	word     []byte
+	starts   []int // where the runes of word begin
+}
+
+type feature struct {
+	hash   uint64
+	weight float64
+	count  float64
+}
+
+// functionWords say nothing of what a text is about.
+var functionWords = func() map[string]bool {
+	m := map[string]bool{}
+	for w := range strings.FieldsSeq(`a an and any are as at be been but by can could did do does each for from had has have he her his how i if
+		in into is it its may might must no nor not of on one only or other our out over shall she should so some such than that the
+		their them then there these they this those to under up upon use used using was we were what when where which while who why
+		will with would you your`) {
+		m[w] = true
+	}
+	return m
+}()
+
+func (v *vectorizer) vector(model, text string, dim int) []float32 {
+	v.collect(text)
+	if cap(v.sums) < dim {
+		v.sums = make([]float64, dim)
+	}
+	sums := v.sums[:dim]
+	clear(sums)
+	n := uint64(dim)
+	for _, f := range v.features {
+		// A feature points to 8 places with 8 signs, and counts with the root
+		// of how often it came.
+		w := f.weight * math.Sqrt(f.count)
+		h := f.hash
+		for range 8 {
+			h = mix(h)
+			if h&1 == 0 {
+				sums[(h>>8)%n] += w
+			} else {
+				sums[(h>>8)%n] -= w
+			}
+		}
+	}
+	var square float64
+	for _, x := range sums {
+		square += float64(x * x)
+	}
+	// A little noise of the text itself, a tenth of the length, fills every
+	// place and keeps different texts apart.
+	noise := 1.0
+	if square > 0 {
+		noise = 0.1 * math.Sqrt(square)
+	}
+	noise *= math.Sqrt(3 / float64(dim))
+	g := newRandom(text)
+	square = 0
+	for i, x := range sums {
+		unit := float64(int32(g.next()))/(1<<31) + 1.0/(1<<32) // in (-1, 1), never 0
+		x += float64(noise * unit)
+		sums[i] = x
+		square += float64(x * x)
+	}
+	scale := 1 / math.Sqrt(square)
+	if !normalizes(model, dim) {
+		scale *= 0.55 + float64(0.2*float64(g.next())/(1<<32))
+	}
+	out := make([]float32, dim)
+	for i, x := range sums {
+		out[i] = float32(x * scale)
+	}
+	return out
+}
+
+// collect finds the features of a text, in the order of their first sight so
+// that sums always come out the same.
+func (v *vectorizer) collect(text string) {
+	if v.seen == nil {
+		v.seen = map[uint64]int{}
+	}
+	clear(v.seen)
+	v.features = v.features[:0]
+	v.word = append(v.word[:0], '<')
+	for _, r := range text {
+		if unicode.IsLetter(r) || unicode.IsDigit(r) {
+			v.word = utf8.AppendRune(v.word, unicode.ToLower(r))
+			continue
+		}
+		v.endWord()
+	}
+	v.endWord()
+}
+
+// endWord adds the features of the word between the angle brackets.
+func (v *vectorizer) endWord() {
+	word := v.word[1:]
+	if len(word) > 0 && !functionWords[string(word)] {
+		v.add('w', word, 1)
+		v.word = append(v.word, '>')
+		v.starts = v.starts[:0]
+		for i := range string(v.word) {
+			v.starts = append(v.starts, i)
+		}
+		v.starts = append(v.starts, len(v.word))
+		if len(v.starts) > 7 { // longer than five letters
+			v.add('p', v.word[:v.starts[6]], 1)
+		}
+		for k := 3; k < len(v.starts); k++ {
+			v.add('t', v.word[v.starts[k-3]:v.starts[k]], 0.25)
+		}
+	}
+	v.word = append(v.word[:0], '<')
+}
+
+func (v *vectorizer) add(kind byte, s []byte, weight float64) {
+	h := hash(s) ^ mix(uint64(kind))
+	i, ok := v.seen[h]
+	if !ok {
+		i = len(v.features)
+		v.seen[h] = i
+		v.features = append(v.features, feature{hash: h, weight: weight})
+	}
+	v.features[i].count++
+}
+
+// ---- hashing; stable for ever, since tests compare vectors bit for bit across processes
+
+// mix spreads every bit of x over the word: splitmix64's step (Steele, Lea and
+// Flood, 2014).
+func mix(x uint64) uint64 {
+	x += 0x9e3779b97f4a7c15
+	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
+	x = (x ^ x>>27) * 0x94d049bb133111eb
+	return x ^ x>>31
+}
+
+// hash reads eight bytes at a time.
+func hash[T string | []byte](s T) uint64 {
+	h := uint64(len(s)) + 0x2545f4914f6cdd1d
+	i := 0
+	for ; i+8 <= len(s); i += 8 {
+		w := uint64(s[i]) | uint64(s[i+1])<<8 | uint64(s[i+2])<<16 | uint64(s[i+3])<<24 |
+			uint64(s[i+4])<<32 | uint64(s[i+5])<<40 | uint64(s[i+6])<<48 | uint64(s[i+7])<<56
+		hi, lo := bits.Mul64(h^w, 0x9e3779b97f4a7c15)
+		h = hi ^ lo ^ bits.RotateLeft64(h, 23)
+	}
+	var w uint64
+	for ; i < len(s); i++ {
+		w = w<<8 | uint64(s[i])
+	}
+	return mix(h ^ w)
+}
+
+// random is a stream of 32-bit numbers that a text determines.
+type random struct {
+	state, word uint64
+	half        bool
+}
+
+func newRandom[T string | []byte](text T) random { return random{state: hash(text)} }
+
+func (g *random) next() uint32 {
+	if g.half = !g.half; g.half {
+		g.state += 0x9e3779b97f4a7c15
+		g.word = mix(g.state)
+		return uint32(g.word)
+	}
+	return uint32(g.word >> 32)
+}
+
+// ---- digits
+
+const cheapSize = 1 << 12
+
+// cheapTable holds values with their digits. The values spread as those of a
+// real vector of 768 do.
+var cheapTable = func() (table [cheapSize]struct {
+	value  float32
+	length uint8
+	digits [15]byte // the shortest decimal, then a comma
+}) {
+	g := newRandom("a table of values with their digits")
+	for i := range table {
+		e := &table[i]
+		for e.length == 0 {
+			x := 0.0
+			for range 4 {
+				x += float64(int32(g.next())) / (1 << 31)
+			}
+			e.value = float32(x * 0.031)
+			if d := strconv.AppendFloat(nil, float64(e.value), 'g', -1, 32); len(d) < len(e.digits) {
+				e.length = uint8(copy(e.digits[:], append(d, ',')))
+			}
+		}
+	}
+	return table
+}()
+
+// appendCheap appends the digits of CheapVector(text, dim), with commas
+// between.
+func appendCheap(dst, text []byte, dim int) []byte {
+	g := newRandom(text)
+	const width = len(cheapTable[0].digits)
+	for range dim {
+		e := &cheapTable[g.next()%cheapSize]
+		n := len(dst)
+		if n+width > cap(dst) {
+			dst = append(dst, make([]byte, dim*width)...)[:n]
+		}
+		copy(dst[n:n+width], e.digits[:])
+		dst = dst[:n+int(e.length)]
+	}
+	return dst[:len(dst)-1]
+}
+
+// appendDigits appends values with commas between: with bits 32 the shortest
+// decimal that reads back as the same float32, with 64 that of the float64 of
+// the same value, which is longer and reads back as the same float32 too.
+func appendDigits(dst []byte, values []float32, bits int) []byte {
+	for i, x := range values {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = strconv.AppendFloat(dst, float64(x), 'g', -1, bits)
+	}
+	return dst
+}
