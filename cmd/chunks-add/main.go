@@ -1,0 +1,29 @@
+// Chunks-add puts chunks into a DuckDB database, unembedded: the pipeline
+// embeds them later.
+//
+// It reads a chunk a line,
+//
+//	{"id":"chunk_123","text":"A passage of text","title":"optional","context":"optional"}
+//
+// and inserts it into the table, or replaces the chunk with the same id. A chunk
+// that is there with the same words is left alone, and keeps its vector. Context
+// is embedded in place of text where it is not empty. All of the input goes in,
+// or nothing does: an error names the line.
+//
+//	jq -c '{id: .slug, text: .body}' posts.json | chunks-add kb.duckdb
+//
+// The table is made if it is not there, with a text id. In a table of your own
+// the id may also be a whole number or a UUID.
+package main
+
+import (
+	_ "embed"
+
+	"gbatch/pkg/cli"
+	"gbatch/pkg/store"
+)
+
+//go:embed main.go
+var manual string
+
+func main() { cli.Main(manual, new(store.Add)) }

@@ -1,0 +1,33 @@
+// Chunks-pending claims the chunks that need a vector, cuts them into batches
+// and prints them, a header and its chunks each:
+//
+//	{"batch":"b01K…","count":2,"model":"gemini-embedding-001","dim":768,"task_type":"RETRIEVAL_DOCUMENT"}
+//	{"id":"chunk_123","text":"A passage of text"}
+//	{"id":"chunk_124","text":"Another one","title":"Its title"}
+//
+// A chunk needs a vector when no vector was made from its present text, in this
+// model, dim and task type. Of chunks with the same text one is claimed; a chunk
+// whose text has a vector already gets a copy, and is not printed.
+//
+// Batches that were claimed by an earlier run and have no job yet are printed
+// first, the same bytes as before. So nothing is lost when a reader stops.
+//
+//	chunks-pending kb.duckdb | to-jsonl | gbatch-submit | vectors-apply kb.duckdb
+//	chunks-pending kb.duckdb --from "SELECT doc AS id, body AS text FROM read_parquet('docs/*.parquet')" | …
+//	chunks-pending kb.duckdb --dry-run
+//
+// The defaults of the three limits fit the lowest paid tier of the API. --limit
+// counts what this run claims, not what it prints again.
+package main
+
+import (
+	_ "embed"
+
+	"gbatch/pkg/cli"
+	"gbatch/pkg/store"
+)
+
+//go:embed main.go
+var manual string
+
+func main() { cli.Main(manual, new(store.Pending)) }

@@ -1,0 +1,19 @@
+// Jobs-pending prints the jobs that were submitted and whose results are not in
+// the database yet, oldest first:
+//
+//	{"job":"batches/abc","batch":"b01K…","state":"QUEUED","model":"gemini-embedding-001","dim":768,"requests":2,"input":"files/x"}
+//
+//	jobs-pending kb.duckdb | gbatch-wait --once | gbatch-fetch | vectors-apply kb.duckdb
+package main
+
+import (
+	_ "embed"
+
+	"gbatch/pkg/cli"
+	"gbatch/pkg/store"
+)
+
+//go:embed main.go
+var manual string
+
+func main() { cli.Main(manual, new(store.Jobs)) }

@@ -1,0 +1,28 @@
+// Vectors-apply writes vectors and errors back to the database, and closes a
+// batch when the job record behind its last answer comes.
+//
+// A vector goes to the chunks whose text is still the one it was made from, and
+// to no others. A key's error is kept with its message; if it may pass, the chunk
+// is pending again until its text was sent --max-attempts times. Applying the
+// same records again changes nothing. A batch whose job failed, expired or was
+// cancelled gives its chunks back, and keeps Google's reason.
+//
+// It also takes the job records of gbatch-submit and gbatch-wait, and notes them:
+// jobs-pending prints them later.
+//
+//	jobs-pending kb.duckdb | gbatch-wait --once | gbatch-fetch | vectors-apply kb.duckdb
+//
+// It prints each job record once its effect is in the database.
+package main
+
+import (
+	_ "embed"
+
+	"gbatch/pkg/cli"
+	"gbatch/pkg/store"
+)
+
+//go:embed main.go
+var manual string
+
+func main() { cli.Main(manual, new(store.Apply)) }

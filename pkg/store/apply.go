@@ -1,0 +1,535 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"strings"
+
+	"gbatch/pkg/cli"
+	"gbatch/pkg/ndjson"
+	"gbatch/pkg/record"
+	"gbatch/pkg/vector"
+)
+
+// Apply is vectors-apply: it writes vectors and errors of keys back, and closes
+// a batch when the job record behind its last answer comes.
+//
+// A vector goes only to chunks whose text is still the one that was sent.
+// Applying the same records again changes nothing.
+type Apply struct {
+	Database    `embed:""`
+	Embeddings  string `help:"Refuse batches that were claimed for another table than this."`
+	MaxAttempts int    `default:"3" help:"How often a text is sent whose errors may pass, before it counts as failed."`
+	Column      string `help:"Also write vectors into this column of the chunks table."`
+}
+
+// transaction is how many answers are applied at a time, unless the batch ends
+// before. It bounds the memory: 123 MB at 3072 values.
+const transaction = 10_000
+
+// Google's codes of errors that may pass: DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED,
+// ABORTED, INTERNAL, UNAVAILABLE.
+// Source: google/rpc/code.proto; ai.google.dev/gemini-api/docs/troubleshooting.
+const transient = "(4, 8, 10, 13, 14)"
+
+// An answer is a vector, or an error, for one key.
+type answer struct {
+	key    string
+	values []float32
+	tokens int64
+	err    *record.Status
+}
+
+// An applier holds the answers of one batch that are not in the database yet.
+type applier struct {
+	*Apply
+	out     *ndjson.Writer
+	batch   string
+	keys    map[string]struct{} // of all answers of the batch so far
+	answers []answer
+	arena   []float32
+	lines   int  // vector and error lines of the batch so far
+	done    bool // the batch was closed already when it was last looked at
+
+	failed, dropped, lost, unwhole int
+}
+
+// Run applies the records of in, and prints to out each job record whose
+// effect is in the database.
+func (a *Apply) Run(ctx context.Context, in io.Reader, out io.Writer) error {
+	if a.MaxAttempts < 1 {
+		return cli.Errorf(cli.Usage, "--max-attempts is at least 1")
+	}
+	w := applier{Apply: a, out: ndjson.NewWriter(out), keys: map[string]struct{}{}}
+	r := ndjson.NewReader(in)
+	var parser record.AnswerParser
+	for {
+		line, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		if err == nil {
+			var rec record.Answer
+			if rec, err = parser.Parse(line); err != nil {
+				err = r.Errorf("%w", err)
+			} else if err = w.take(ctx, rec); err != nil && cli.ExitCode(err) == cli.Error {
+				err = fmt.Errorf("line %d: %w", r.Line(), err)
+			}
+		}
+		if err != nil {
+			// What came whole is kept: the answers are paid for.
+			return errors.Join(err, w.end(context.WithoutCancel(ctx)))
+		}
+	}
+	if err := w.end(ctx); err != nil {
+		return err
+	}
+	return w.verdict()
+}
+
+// take adds a record to the batch at hand, writing the batch before it where
+// the record is of another.
+func (w *applier) take(ctx context.Context, rec record.Answer) error {
+	if rec.Batch == "" {
+		return errors.New("the record has no batch: its chunks were not claimed by chunks-pending, so there is no text to hold it against")
+	}
+	if rec.Batch != w.batch {
+		if err := w.end(ctx); err != nil {
+			return err
+		}
+		w.batch = rec.Batch
+	}
+	if rec.Job != nil {
+		return w.job(ctx, rec.Job)
+	}
+	w.lines++
+	if _, again := w.keys[rec.Key]; again {
+		w.drop("key %q is answered twice: the second answer is dropped", rec.Key)
+		return nil
+	}
+	w.keys[rec.Key] = struct{}{}
+	ans := answer{key: rec.Key, tokens: rec.Tokens, err: rec.Err}
+	if rec.Err == nil {
+		if vector.Finite(rec.Values) {
+			n := len(w.arena)
+			w.arena = append(w.arena, rec.Values...)
+			ans.values = w.arena[n:len(w.arena):len(w.arena)]
+		} else {
+			ans.err = &record.Status{Code: 13, Status: "INTERNAL", Message: "the vector has a value that is not a finite number"}
+		}
+	}
+	w.answers = append(w.answers, ans)
+	if len(w.answers) < transaction {
+		return nil
+	}
+	return w.apply(ctx, nil)
+}
+
+func (w *applier) drop(format string, args ...any) {
+	w.dropped++
+	slog.Warn("batch " + w.batch + ": " + fmt.Sprintf(format, args...))
+}
+
+// job ends a batch, or notes where its job stands.
+func (w *applier) job(ctx context.Context, j *record.Job) error {
+	if j.Whole() && w.lines != *j.Succeeded+*j.Failed {
+		slog.Warn("not every answer of the job is in the input", "batch", j.Batch, "came", w.lines, "printed", *j.Succeeded+*j.Failed)
+		return w.leave(ctx)
+	}
+	if err := w.apply(ctx, j); err != nil {
+		return err
+	}
+	w.reset()
+	if err := w.out.Encode(j); err != nil {
+		return err
+	}
+	return w.out.Flush()
+}
+
+// end writes the answers at hand of a batch whose job record did not come.
+func (w *applier) end(ctx context.Context) error {
+	if w.lines == 0 {
+		return nil
+	}
+	return w.leave(ctx)
+}
+
+// leave writes the answers at hand and leaves the batch open, unless it was
+// closed by an earlier run.
+func (w *applier) leave(ctx context.Context) error {
+	err := w.apply(ctx, nil)
+	if err == nil && !w.done {
+		w.unwhole++
+	}
+	w.reset()
+	return err
+}
+
+func (w *applier) reset() {
+	clear(w.keys)
+	w.lines = 0
+}
+
+// verdict is the error of a run whose input came to its end.
+func (w *applier) verdict() error {
+	var parts []string
+	add := func(n int, what string) {
+		if n > 0 {
+			parts = append(parts, fmt.Sprintf(what, n))
+		}
+	}
+	add(w.failed, "%d keys failed")
+	add(w.dropped, "%d answers were dropped")
+	add(w.lost, "%d jobs ended without results")
+	code := cli.Partial
+	if w.unwhole > 0 {
+		code = cli.Malformed
+		add(w.unwhole, "%d batches stay open since the input ended before their last answer: run the line again")
+	}
+	if len(parts) == 0 {
+		return nil
+	}
+	return cli.Errorf(code, "%s (see chunks-status %s)", strings.Join(parts, ", "), w.DB)
+}
+
+// apply writes the answers at hand, and what j says of their batch where it is
+// not nil, in one transaction.
+func (w *applier) apply(ctx context.Context, j *record.Job) error {
+	counts := struct{ failed, dropped, lost int }{w.failed, w.dropped, w.lost}
+	err := w.transact(ctx, write, func(c *conn) error { return w.write(c, j) })
+	if err != nil {
+		w.failed, w.dropped, w.lost = counts.failed, counts.dropped, counts.lost
+		return err
+	}
+	w.answers, w.arena = w.answers[:0], w.arena[:0]
+	return nil
+}
+
+// A claim is what the database knows of a batch.
+type claim struct {
+	job, from, embeddings string
+	dim                   int
+	closed                bool
+}
+
+func (w *applier) write(c *conn, j *record.Job) error {
+	if ok, err := c.hasSchema(); err != nil {
+		return err
+	} else if !ok {
+		return fmt.Errorf("no chunk of %s was ever claimed, so batch %s is not from it", w.DB, w.batch)
+	}
+	var b claim
+	found, err := c.one(func(r *rows) {
+		b = claim{job: r.string(0), from: r.string(1), embeddings: r.string(2), dim: int(r.int(3)), closed: r.bool(4)}
+	}, "SELECT job, source, embeddings, dim, closed_at IS NOT NULL FROM gbatch.jobs WHERE batch = ?", w.batch)
+	switch {
+	case err != nil:
+		return err
+	case !found:
+		return fmt.Errorf("batch %s was not claimed from %s", w.batch, w.DB)
+	case w.Embeddings != "" && w.Embeddings != b.embeddings:
+		return cli.Errorf(cli.Usage, "batch %s was claimed for table %s, not for %s", w.batch, b.embeddings, w.Embeddings)
+	case j != nil && b.job != "" && j.Job != b.job && !j.Whole():
+		return fmt.Errorf("batch %s has job %s; %s is not its job and changes nothing", w.batch, b.job, j.Job)
+	}
+	if w.done = b.closed; w.done {
+		return nil
+	}
+	if len(w.answers) > 0 {
+		if err := w.answer(c, b); err != nil {
+			return err
+		}
+	}
+	if j == nil {
+		return nil
+	}
+	return w.note(c, b, j)
+}
+
+// answer writes the answers at hand to embeddings and failures.
+func (w *applier) answer(c *conn, b claim) error {
+	s, err := c.source(b.from)
+	if err != nil {
+		return err
+	}
+	if w.Column != "" {
+		if err := s.hasColumn(w.Column, b.dim); err != nil {
+			return err
+		}
+	}
+	if err := w.stage(c, b); err != nil {
+		return err
+	}
+	if err := w.resolve(c, s); err != nil {
+		return err
+	}
+	if n, err := c.count("SELECT (SELECT count(*) FROM target) - (SELECT count(*) FROM valid)"); err != nil {
+		return err
+	} else if n > 0 {
+		slog.Info("chunks have another text now: their answers are dropped", "batch", w.batch, "chunks", n)
+	}
+	if err := w.strangers(c); err != nil {
+		return err
+	}
+	if err := w.vectors(c, b, s); err != nil {
+		return err
+	}
+	return w.failures(c, b, s)
+}
+
+// resolve finds which chunks the answers are for: those of the batch with the
+// text of the key, into the temporary table target, and of these the ones whose
+// text is that still, into valid.
+func (w *applier) resolve(c *conn, s *source) error {
+	err := c.exec(fmt.Sprintf(`CREATE OR REPLACE TEMP TABLE target AS
+			SELECT a.idx, i.chunk_id AS key, TRY_CAST(i.chunk_id AS %[1]s) AS id, i.text_hash
+			FROM answers a
+			JOIN (SELECT chunk_id, text_hash FROM gbatch.items WHERE batch = %[2]s AND NOT twin) k ON k.chunk_id = a.key
+			JOIN (SELECT chunk_id, text_hash FROM gbatch.items WHERE batch = %[2]s) i ON i.text_hash = k.text_hash;
+		CREATE OR REPLACE TEMP TABLE here AS
+			SELECT t.*, c.%[3]s AS rid FROM %[4]s c JOIN target t ON t.id = c.id`,
+		s.idType, literal(w.batch), s.rid(), s.sql))
+	if err != nil {
+		return err
+	}
+	// Of a table, only the rows around those that matter are read: a batch was
+	// claimed in the order of the table.
+	between := ""
+	if s.table {
+		_, err := c.one(func(r *rows) { between = fmt.Sprintf("WHERE rowid BETWEEN %d AND %d", r.int(0), r.int(1)) }, "SELECT min(rid), max(rid) FROM here")
+		if err != nil {
+			return err
+		}
+	}
+	return c.exec(fmt.Sprintf(`CREATE OR REPLACE TEMP TABLE valid AS
+		SELECT h.* FROM here h JOIN (SELECT %s AS rid, %s AS text_hash FROM %s %s) c ON c.rid = h.rid WHERE c.text_hash = h.text_hash`,
+		s.rid(), s.hash(), s.sql, between))
+}
+
+// stage writes the answers at hand to the temporary table answers. A vector of
+// another length than the batch's is an error like Google's own.
+func (w *applier) stage(c *conn, b claim) error {
+	if err := c.exec("CREATE OR REPLACE TEMP TABLE answers (idx BIGINT, key VARCHAR, code BIGINT, status VARCHAR, message VARCHAR)"); err != nil {
+		return err
+	}
+	rows, err := c.appender("temp", "main", "answers", bigint(), varchar(), bigint(), varchar(), varchar())
+	if err != nil {
+		return err
+	}
+	for i := range w.answers {
+		a := &w.answers[i]
+		if a.err == nil && len(a.values) != b.dim {
+			a.err = &record.Status{Code: 13, Status: "INTERNAL", Message: fmt.Sprintf("the vector has %d values instead of %d", len(a.values), b.dim)}
+		}
+		rows.setInt(0, int64(i))
+		rows.setString(1, a.key)
+		if a.err == nil {
+			rows.setNull(2)
+			rows.setNull(3)
+			rows.setNull(4)
+		} else {
+			rows.setInt(2, int64(a.err.Code))
+			rows.setString(3, a.err.Status)
+			rows.setString(4, a.err.Message)
+		}
+		if err := rows.next(); err != nil {
+			return err
+		}
+	}
+	return rows.close()
+}
+
+// strangers reports answers for keys that the batch does not have.
+func (w *applier) strangers(c *conn) error {
+	r, err := c.query("SELECT key FROM answers WHERE key NOT IN (SELECT chunk_id FROM gbatch.items WHERE batch = ? AND NOT twin) ORDER BY idx", w.batch)
+	if err != nil {
+		return err
+	}
+	defer r.close()
+	for r.next() {
+		w.drop("key %q was never asked for: its answer is dropped", r.string(0))
+	}
+	return nil
+}
+
+// vectors writes the vectors that are not in the table yet.
+func (w *applier) vectors(c *conn, b claim, s *source) error {
+	e := ident(b.embeddings)
+	err := c.exec(fmt.Sprintf(`CREATE OR REPLACE TEMP TABLE fresh AS
+			SELECT v.* FROM valid v JOIN answers a USING (idx) WHERE a.code IS NULL
+			AND NOT EXISTS (SELECT 1 FROM %[1]s e WHERE e.chunk_id = v.id AND e.text_hash = v.text_hash AND e.batch = %[2]s);
+		DELETE FROM %[1]s WHERE chunk_id IN (SELECT id FROM fresh);
+		DELETE FROM gbatch.failures WHERE embeddings = %[3]s AND chunk_id IN (SELECT key FROM fresh)`, e, literal(w.batch), literal(b.embeddings)))
+	if err != nil {
+		return err
+	}
+	r, err := c.query("SELECT idx, key, text_hash FROM fresh ORDER BY idx, key")
+	if err != nil {
+		return err
+	}
+	defer r.close()
+	rows, err := c.appender("", "", b.embeddings, varchar(), hugeint(), floats(b.dim), bigint(), varchar(), varchar())
+	if err != nil {
+		return err
+	}
+	at := now()
+	for r.next() {
+		a := &w.answers[r.int(0)]
+		rows.setString(0, r.borrow(1))
+		rows.setHash(1, r.hash(2))
+		rows.setVector(2, a.values)
+		rows.setInt(3, max(a.tokens, 0))
+		rows.setString(4, w.batch)
+		rows.setString(5, at)
+		if err := rows.next(); err != nil {
+			return err
+		}
+	}
+	if err := rows.close(); err != nil {
+		return err
+	}
+	return c.ready(s, b.embeddings, "fresh", w.Column)
+}
+
+// failures writes the errors of keys. One that may pass leaves its chunk
+// pending until the text was sent MaxAttempts times.
+func (w *applier) failures(c *conn, b claim, s *source) error {
+	for _, a := range w.answers {
+		if a.err != nil {
+			w.failed++
+		}
+	}
+	return w.fail(c, b, s, "SELECT v.id, v.key, v.rid, v.text_hash, a.code, a.status, a.message FROM valid v JOIN answers a USING (idx) WHERE a.code IS NOT NULL")
+}
+
+// fail writes the failures that a SELECT of id, key, rid, text_hash, code,
+// status and message gives. An attempt counts once however often it is
+// applied.
+func (w *applier) fail(c *conn, b claim, s *source, query string) error {
+	err := c.exec(fmt.Sprintf(`CREATE OR REPLACE TEMP TABLE failing AS
+		SELECT q.*, n.attempts, n.attempts >= %[1]d OR q.code NOT IN `+transient+` AND q.code <> 0 AS final
+		FROM (%[2]s) q
+		JOIN (SELECT q.key, CASE WHEN f.batch = %[3]s THEN f.attempts ELSE coalesce(f.attempts, 0) + 1 END AS attempts FROM (%[2]s) q
+			LEFT JOIN (SELECT * FROM gbatch.failures WHERE embeddings = %[4]s) f ON f.chunk_id = q.key AND f.text_hash = q.text_hash) n ON n.key = q.key`,
+		w.MaxAttempts, query, literal(w.batch), literal(b.embeddings)))
+	if err != nil {
+		return err
+	}
+	n, err := c.count("SELECT count(*) FROM failing")
+	if err != nil || n == 0 {
+		return err
+	}
+	err = c.exec(fmt.Sprintf(`DELETE FROM gbatch.failures WHERE embeddings = %[1]s AND chunk_id IN (SELECT key FROM failing);
+		INSERT INTO gbatch.failures SELECT key, text_hash, %[1]s, code, status, message, attempts, final, %[2]s, %[3]s::TIMESTAMP FROM failing`,
+		literal(b.embeddings), literal(w.batch), literal(now())))
+	if err != nil || !s.courtesy() {
+		return err
+	}
+	return c.exec(fmt.Sprintf("UPDATE %s AS t SET %s FROM failing f WHERE t.rowid = f.rid", s.sql,
+		s.setCourtesy("CASE WHEN f.final THEN 'FAILED' ELSE 'PENDING' END", "CASE WHEN f.final THEN f.message END")))
+}
+
+// note writes what a job record says of its batch. A job that ended closes it.
+func (w *applier) note(c *conn, b claim, j *record.Job) error {
+	reason := ""
+	if j.Error != nil {
+		reason = strings.TrimSpace(fmt.Sprintf("%s: %s", j.Error.Status, j.Error.Message))
+	}
+	var succeeded, failed, tokens, closed any
+	if j.Whole() {
+		succeeded, failed = *j.Succeeded, *j.Failed
+		if j.Tokens != nil {
+			tokens = *j.Tokens
+		}
+		if err := w.unanswered(c, b); err != nil {
+			return err
+		}
+	} else if j.Ended() && j.State != record.Succeeded {
+		w.lost++
+		slog.Warn("the job ended without results: its chunks are pending again", "batch", j.Batch, "job", j.Job, "state", j.State, "reason", reason)
+	}
+	if j.Whole() || j.Ended() && j.State != record.Succeeded {
+		closed = now()
+		if err := c.exec("DELETE FROM gbatch.items WHERE batch = ?", w.batch); err != nil {
+			return err
+		}
+	}
+	var ended any
+	if j.Ended() {
+		if ended = closed; j.EndedAt != "" {
+			ended = j.EndedAt
+		}
+	}
+	return c.exec(`UPDATE gbatch.jobs SET job = $2, state = $3, input = coalesce(nullif($4, ''), input), error = nullif($5, ''),
+			succeeded = $6, failed = $7, tokens = $8, closed_at = $9::TIMESTAMP, ended_at = TRY_CAST($10 AS TIMESTAMP),
+			submitted_at = coalesce(submitted_at, TRY_CAST(nullif($11, '') AS TIMESTAMP), $12::TIMESTAMP), canary = $13
+		WHERE batch = $1`, w.batch, j.Job, j.State, j.Input, reason, succeeded, failed, tokens, closed, ended, j.CreatedAt, now(), j.Canary)
+}
+
+// unanswered makes the keys that the job never answered pending again, as an
+// error that may pass: a key that is never answered ends as failed.
+func (w *applier) unanswered(c *conn, b claim) error {
+	if err := c.exec("CREATE OR REPLACE TEMP TABLE answered (key VARCHAR)"); err != nil {
+		return err
+	}
+	rows, err := c.appender("temp", "main", "answered", varchar())
+	if err != nil {
+		return err
+	}
+	for key := range w.keys {
+		rows.setString(0, key)
+		if err := rows.next(); err != nil {
+			return err
+		}
+	}
+	if err := rows.close(); err != nil {
+		return err
+	}
+	missing := fmt.Sprintf("SELECT i.chunk_id AS key, i.text_hash FROM gbatch.items i WHERE i.batch = %[1]s AND i.text_hash IN (SELECT text_hash FROM gbatch.items WHERE batch = %[1]s AND NOT twin AND chunk_id NOT IN (FROM answered))", literal(w.batch))
+	n, err := c.count("SELECT count(*) FROM (" + missing + ")")
+	if err != nil || n == 0 {
+		return err
+	}
+	w.failed += int(n)
+	slog.Warn("keys were never answered: their chunks are pending again", "batch", w.batch, "keys", n)
+	s, err := c.source(b.from)
+	if err != nil {
+		return err
+	}
+	return w.fail(c, b, s, fmt.Sprintf(`SELECT c.id, m.key, c.%s AS rid, m.text_hash, 0::BIGINT AS code, 'UNANSWERED' AS status, 'the job gave no answer for this key' AS message
+		FROM (%s) m JOIN %s c ON c.id = TRY_CAST(m.key AS %s)`, s.rid(), missing, s.sql, s.idType))
+}
+
+// ready keeps the courtesy columns, and the column for vectors, in step for
+// the chunks of a temporary table with id and rid.
+func (c *conn) ready(s *source, embeddings, table, column string) error {
+	if s.courtesy() {
+		err := c.exec(fmt.Sprintf("UPDATE %s AS t SET %s FROM %s u WHERE t.rowid = u.rid", s.sql, s.setCourtesy("'READY'", "NULL"), table))
+		if err != nil {
+			return err
+		}
+	}
+	if column == "" {
+		return nil
+	}
+	return c.exec(fmt.Sprintf("UPDATE %s AS t SET %s = e.embedding FROM %s u, %s e WHERE t.rowid = u.rid AND e.chunk_id = u.id",
+		s.sql, ident(column), table, ident(embeddings)))
+}
+
+// hasColumn refuses a column that cannot take vectors.
+func (s *source) hasColumn(name string, dim int) error {
+	want := []string{fmt.Sprintf("FLOAT[%d]", dim), "FLOAT[]"}
+	switch t := s.columns[strings.ToLower(name)]; {
+	case !s.table:
+		return cli.Errorf(cli.Usage, "--column writes into a table, but the chunks come from %s", s.from)
+	case t == "":
+		return cli.Errorf(cli.Usage, "table %s has no column %s; make it with ALTER TABLE %s ADD COLUMN %s %s", s.from, name, s.from, name, want[0])
+	case !slices.Contains(want, t):
+		return cli.Errorf(cli.Usage, "column %s of table %s is %s, not %s", name, s.from, t, want[0])
+	}
+	return nil
+}

@@ -1,0 +1,450 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"math"
+	"slices"
+
+	"gbatch/pkg/cli"
+	"gbatch/pkg/ndjson"
+	"gbatch/pkg/record"
+)
+
+// Pending is chunks-pending: it claims the chunks that need a vector, cuts
+// them into batches and prints each as a header and its chunks.
+//
+// What was claimed before and has no job yet is printed first, the same bytes
+// as before: a batch's payload never changes once it has a name.
+type Pending struct {
+	Database    `embed:""`
+	From        string   `default:"chunks" help:"A table or view with id, text and, if there are any, title and context, or a SELECT that yields them. A SELECT runs as it stands."`
+	Model       string   `default:"gemini-embedding-001" help:"The embedding model."`
+	Dim         int      `default:"768" help:"Values per vector, 1 to 3072."`
+	TaskType    string   `default:"RETRIEVAL_DOCUMENT" help:"What the vectors are for, as Google spells it."`
+	Embeddings  string   `default:"embeddings" help:"The table of the vectors: one for each model, dim and task type."`
+	Column      string   `help:"Also write vectors into this column of the chunks table."`
+	Limit       int      `help:"Claim at most this many requests; 0 is no limit."`
+	MaxRequests int      `default:"10000" help:"Requests per batch."`
+	MaxBytes    cli.Size `default:"100MB" help:"Bytes per batch."`
+	MaxTokens   int      `default:"400000" help:"Tokens per batch, as estimated."`
+	RetryFailed bool     `help:"Also claim the chunks that failed for good."`
+	DryRun      bool     `help:"Claim nothing; print a line for each batch that would be claimed."`
+}
+
+// round is how many chunks are claimed at a time, in one scan of the source. A
+// reader that stops leaves no more than this many claimed.
+const round = 100_000
+
+// A planned batch is what --dry-run prints.
+type planned struct {
+	Requests int      `json:"requests"`
+	Bytes    int64    `json:"bytes"`
+	Tokens   int64    `json:"tokens"`
+	USD      *float64 `json:"usd,omitempty"`
+}
+
+func (p *Pending) space() space { return space{p.Model, p.TaskType, p.Dim} }
+
+func (p *Pending) check() error {
+	switch {
+	case p.Model == "":
+		return cli.Errorf(cli.Usage, "--model is empty")
+	case p.Dim < 1 || p.Dim > record.MaxDim:
+		return cli.Errorf(cli.Usage, "--dim %d is out of range: 1 to %d", p.Dim, record.MaxDim)
+	case p.TaskType != "" && !slices.Contains(record.TaskTypes, p.TaskType):
+		return cli.Errorf(cli.Usage, "--task-type %q is not one of %v", p.TaskType, record.TaskTypes)
+	case p.MaxRequests < 1 || p.MaxTokens < 1 || p.Limit < 0:
+		return cli.Errorf(cli.Usage, "--max-requests and --max-tokens are at least 1, --limit at least 0")
+	}
+	return nil
+}
+
+// Run prints batches to out. in is not read.
+func (p *Pending) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
+	if err := p.check(); err != nil {
+		return err
+	}
+	var claimed []string
+	if p.DryRun {
+		return p.plan(ctx, out)
+	}
+	err := p.transact(ctx, write, func(c *conn) (err error) {
+		if err := p.prepare(c); err != nil {
+			return err
+		}
+		claimed, err = c.unsent()
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	left := p.Limit
+	for {
+		if err := p.print(ctx, out, claimed); err != nil {
+			return err
+		}
+		var n, taken int
+		err := p.transact(ctx, write, func(c *conn) (err error) {
+			claimed, n, taken, err = p.claim(c, left)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if p.Limit > 0 {
+			left -= n
+		}
+		if taken == 0 || p.Limit > 0 && left <= 0 {
+			return p.print(ctx, out, claimed)
+		}
+	}
+}
+
+// prepare makes what is missing in the database, and refuses a source or a
+// space that does not fit.
+func (p *Pending) prepare(c *conn) error {
+	if err := c.exec(schema); err != nil {
+		return err
+	}
+	s, err := c.source(p.From)
+	if err != nil {
+		return err
+	}
+	if p.Column != "" {
+		if err := s.hasColumn(p.Column, p.Dim); err != nil {
+			return err
+		}
+	}
+	if err := c.unique(s); err != nil {
+		return err
+	}
+	if err := c.prepare(p.Embeddings, s, p.space()); err != nil {
+		return err
+	}
+	if p.RetryFailed {
+		if err := c.exec("UPDATE gbatch.failures SET final = false, attempts = 0 WHERE embeddings = ? AND batch IS NOT NULL", p.Embeddings); err != nil {
+			return err
+		}
+	}
+	if s.courtesy() && !s.managed {
+		if err := c.adopt(s, p.Embeddings); err != nil {
+			return err
+		}
+	}
+	return c.view(s, p.Embeddings)
+}
+
+// unsent lists the batches that are claimed and have no job yet, oldest first.
+func (c *conn) unsent() (batches []string, err error) {
+	r, err := c.query("SELECT batch FROM gbatch.jobs WHERE job IS NULL AND closed_at IS NULL ORDER BY batch")
+	if err != nil {
+		return nil, err
+	}
+	defer r.close()
+	for r.next() {
+		batches = append(batches, r.string(0))
+	}
+	return batches, nil
+}
+
+// print writes batches to out. While one is written the next is read, so the
+// file is never held while out blocks.
+func (p *Pending) print(ctx context.Context, out io.Writer, batches []string) error {
+	if len(batches) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type payload struct {
+		lines []byte
+		err   error
+	}
+	read, free := make(chan payload), make(chan []byte, 2)
+	free <- nil
+	free <- nil
+	go func() {
+		defer close(read)
+		for _, b := range batches {
+			select {
+			case buf := <-free:
+				lines, err := p.batch(ctx, buf[:0], b)
+				select {
+				case read <- payload{lines, err}:
+				case <-ctx.Done():
+					return
+				}
+				if err != nil {
+					return
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	for b := range read {
+		if b.err != nil {
+			return b.err
+		}
+		if _, err := out.Write(b.lines); err != nil {
+			return err
+		}
+		free <- b.lines
+	}
+	return context.Cause(ctx)
+}
+
+// batch appends the lines of a claimed batch to buf. A batch that has got a
+// job in the meantime gives none.
+func (p *Pending) batch(ctx context.Context, buf []byte, name string) ([]byte, error) {
+	err := p.transact(ctx, read, func(c *conn) error {
+		var h record.Header
+		found, err := c.one(func(r *rows) {
+			h = record.Header{Batch: name, Count: int(r.int(0)), Model: r.string(1), Dim: int(r.int(2)), TaskType: r.string(3)}
+		}, "SELECT requests, model, dim, task_type FROM gbatch.jobs WHERE batch = ? AND job IS NULL AND closed_at IS NULL", name)
+		if err != nil || !found {
+			return err
+		}
+		line, err := ndjson.Marshal(h)
+		if err != nil {
+			return err
+		}
+		buf = append(append(buf, line...), '\n')
+		r, err := c.query("SELECT chunk_id, text, title FROM gbatch.items WHERE batch = ? AND NOT twin ORDER BY seq", name)
+		if err != nil {
+			return err
+		}
+		defer r.close()
+		for r.next() {
+			buf = ndjson.AppendString(append(buf, `{"id":`...), r.borrow(0))
+			buf = ndjson.AppendString(append(buf, `,"text":`...), r.borrow(1))
+			if title := r.borrow(2); title != "" {
+				buf = ndjson.AppendString(append(buf, `,"title":`...), title)
+			}
+			buf = append(buf, "}\n"...)
+		}
+		return nil
+	})
+	return buf, err
+}
+
+// claim takes up to a round of pending chunks: it copies the vector of a text
+// that has one already, notes what cannot be embedded, and writes the others
+// to the outbox. It returns the new batches, their requests, and how many
+// chunks were dealt with in any of the three ways.
+func (p *Pending) claim(c *conn, limit int) (batches []string, requests, taken int, err error) {
+	s, err := c.source(p.From)
+	if err != nil {
+		return nil, 0, 0, err
+	}
+	if taken, err = p.pick(c, s, round); err != nil || taken == 0 {
+		return nil, 0, 0, err
+	}
+	if err := p.copies(c, s); err != nil {
+		return nil, 0, 0, err
+	}
+	if err := p.unfit(c, s); err != nil {
+		return nil, 0, 0, err
+	}
+	cuts, err := p.cut(c, limit)
+	if err != nil || len(cuts) == 0 {
+		return nil, 0, taken, err
+	}
+	batches = batchNames(len(cuts))
+	if err := c.exec("CREATE OR REPLACE TEMP TABLE cut (batch VARCHAR, low BIGINT, high BIGINT)"); err != nil {
+		return nil, 0, 0, err
+	}
+	for i, cut := range cuts {
+		requests += cut.Requests
+		err := c.exec("INSERT INTO cut VALUES (?, ?, ?)", batches[i], cut.low, cut.high)
+		if err == nil {
+			err = c.exec(`INSERT INTO gbatch.jobs (batch, model, dim, task_type, requests, claimed_at, source, embeddings)
+				VALUES (?, ?, ?, ?, ?, ?::TIMESTAMP, ?, ?)`, batches[i], p.Model, p.Dim, p.TaskType, cut.Requests, now(), p.From, p.Embeddings)
+		}
+		if err != nil {
+			return nil, 0, 0, err
+		}
+	}
+	err = c.exec(fmt.Sprintf(`INSERT INTO gbatch.items
+		SELECT cut.batch, p.seq, p.key, CASE WHEN p.seq = p.first THEN s.title END, CASE WHEN p.seq = p.first THEN s.body END, p.text_hash, p.seq <> p.first
+		FROM picked p JOIN cut ON p.first BETWEEN cut.low AND cut.high
+		JOIN (SELECT %s AS rid, %s AS title, %s AS body FROM %s) s ON s.rid = p.rid`, s.rid(), s.title(), s.body(), s.sql))
+	if err == nil && s.courtesy() {
+		err = c.exec(fmt.Sprintf(`UPDATE %s AS t SET %s FROM picked p, cut WHERE t.rowid = p.rid AND p.first BETWEEN cut.low AND cut.high
+			AND t.embedding_status IS DISTINCT FROM 'PENDING'`, s.sql, s.setCourtesy("'PENDING'", "NULL")))
+	}
+	return batches, requests, taken, err
+}
+
+// pick writes up to limit pending chunks, in the source's order, to the
+// temporary table picked. first is the seq of the first of them with the same
+// text: that one stands for all.
+func (p *Pending) pick(c *conn, s *source, limit int) (int, error) {
+	top := ""
+	if limit > 0 {
+		top = fmt.Sprintf("LIMIT %d", limit)
+	}
+	err := c.exec(fmt.Sprintf(`CREATE OR REPLACE TEMP TABLE pending AS
+		SELECT id, key, rid, text_hash, again, bytes FROM (%s) WHERE status = 'PENDING' %s`, s.status(p.Embeddings), top))
+	if err != nil {
+		return 0, err
+	}
+	if err := c.exec(`CREATE OR REPLACE TEMP TABLE picked AS
+		SELECT rowid AS seq, *, min(rowid) OVER (PARTITION BY text_hash) AS first FROM pending ORDER BY seq;
+		DROP TABLE pending`); err != nil {
+		return 0, err
+	}
+	n, err := c.count("SELECT count(*) FROM picked")
+	return int(n), err
+}
+
+// copies gives the picked chunks whose text has a vector already a copy of it.
+func (p *Pending) copies(c *conn, s *source) error {
+	e := ident(p.Embeddings)
+	err := c.exec(fmt.Sprintf(`CREATE OR REPLACE TEMP TABLE copied AS
+		SELECT p.id, p.rid, p.text_hash, e.embedding, e.tokens, e.batch
+		FROM (SELECT p.id, p.rid, p.text_hash, min(e.rowid) AS row FROM picked p JOIN %s e ON e.text_hash = p.text_hash WHERE NOT p.again GROUP BY ALL) p
+		JOIN %s e ON e.rowid = p.row`, e, e))
+	if err != nil {
+		return err
+	}
+	n, err := c.count("SELECT count(*) FROM copied")
+	if err != nil || n == 0 {
+		return err
+	}
+	slog.Info("copied the vectors of chunks whose text has one", "chunks", n)
+	err = c.exec(fmt.Sprintf(`DELETE FROM %[1]s WHERE chunk_id IN (SELECT id FROM copied);
+		INSERT INTO %[1]s SELECT id, text_hash, embedding, tokens, batch, %[2]s::TIMESTAMP FROM copied;
+		DELETE FROM picked WHERE id IN (SELECT id FROM copied)`, e, literal(now())))
+	if err != nil {
+		return err
+	}
+	return c.ready(s, p.Embeddings, "copied", p.Column)
+}
+
+// unfit notes the picked chunks that no request can carry as failed.
+func (p *Pending) unfit(c *conn, s *source) error {
+	const reason = `CASE WHEN bytes = 0 THEN 'the text is empty'
+		WHEN bytes > %d THEN 'the text is longer than a line may be: 16 MiB' END`
+	n, err := c.count(fmt.Sprintf("SELECT count(*) FROM picked WHERE "+reason+" IS NOT NULL", maxText))
+	if err != nil || n == 0 {
+		return err
+	}
+	slog.Warn("chunks that cannot be embedded are noted as failed; see chunks-status", "chunks", n)
+	err = c.exec(fmt.Sprintf(`CREATE OR REPLACE TEMP TABLE unfit AS SELECT *, `+reason+` AS reason FROM picked WHERE reason IS NOT NULL;
+		DELETE FROM gbatch.failures WHERE embeddings = %[2]s AND chunk_id IN (SELECT key FROM unfit);
+		INSERT INTO gbatch.failures SELECT key, text_hash, %[2]s, 3, 'INVALID_ARGUMENT', reason, 0, true, NULL, %[3]s::TIMESTAMP FROM unfit;
+		DELETE FROM picked WHERE seq IN (SELECT seq FROM unfit)`, maxText, literal(p.Embeddings), literal(now())))
+	if err != nil || !s.courtesy() {
+		return err
+	}
+	return c.exec(fmt.Sprintf("UPDATE %s AS t SET %s FROM unfit u WHERE t.rowid = u.rid", s.sql, s.setCourtesy("'FAILED'", "u.reason")))
+}
+
+// maxText is how long a text may be in bytes, so that its line keeps the limit
+// unless most of it must be escaped.
+const maxText = 12 << 20
+
+// A cut is a batch to be: the picked chunks from low to high.
+type cut struct {
+	planned
+	low, high int64
+}
+
+// overhead is what a request line has around its key and text, in bytes.
+const overhead = 160
+
+// cut divides the picked chunks into batches. Only the first chunk of each
+// text counts. A chunk over a limit of its own makes a batch of its own.
+func (p *Pending) cut(c *conn, limit int) (cuts []cut, err error) {
+	r, err := c.query("SELECT seq, bytes, strlen(key) FROM picked WHERE seq = first ORDER BY seq")
+	if err != nil {
+		return nil, err
+	}
+	defer r.close()
+	for n := 0; r.next() && (limit <= 0 || n < limit); n++ {
+		size, tokens := r.int(1)+r.int(2)+overhead, estimate(p.Model, r.int(1))
+		last := len(cuts) - 1
+		if last < 0 || cuts[last].Requests == p.MaxRequests || cuts[last].Bytes+size > int64(p.MaxBytes) || cuts[last].Tokens+tokens > int64(p.MaxTokens) {
+			cuts = append(cuts, cut{low: r.int(0)})
+			last++
+		}
+		at := &cuts[last]
+		at.Requests++
+		at.Bytes += size
+		at.Tokens += tokens
+		at.high = r.int(0)
+	}
+	return cuts, nil
+}
+
+// plan is --dry-run: it does all that a claim does and takes it back.
+func (p *Pending) plan(ctx context.Context, out io.Writer) error {
+	var cuts []cut
+	c, err := p.open(ctx, write)
+	if err != nil {
+		return err
+	}
+	err = func() error {
+		defer c.close()
+		if err := c.exec("BEGIN"); err != nil {
+			return err
+		}
+		if err := p.prepare(c); err != nil {
+			return err
+		}
+		s, err := c.source(p.From)
+		if err != nil {
+			return err
+		}
+		if _, err := p.pick(c, s, 0); err != nil {
+			return err
+		}
+		if err := p.copies(c, s); err != nil {
+			return err
+		}
+		if err := p.unfit(c, s); err != nil {
+			return err
+		}
+		cuts, err = p.cut(c, p.Limit)
+		return err
+	}()
+	if err != nil {
+		return err
+	}
+	w := ndjson.NewWriter(out)
+	for _, cut := range cuts {
+		cut.USD = price(p.Model, cut.Tokens)
+		if err := w.Encode(cut.planned); err != nil {
+			return err
+		}
+	}
+	return w.Flush()
+}
+
+// estimate is how many tokens a text of n bytes has at most in Google's count,
+// which stops at the model's limit: 2,048 for gemini-embedding-001, 8,192 for
+// gemini-embedding-2. Four bytes a token hold for English as for Cyrillic and
+// Chinese, whose characters are longer and carry more.
+// Source: ai.google.dev/gemini-api/docs/tokens and …/docs/embeddings.
+func estimate(model string, n int64) int64 {
+	limit := int64(8192)
+	if model == "gemini-embedding-001" {
+		limit = 2048
+	}
+	return min(n/4+1, limit)
+}
+
+// price is what tokens cost in a batch, in US dollars, nil for a model whose
+// price is not known here. Source: ai.google.dev/gemini-api/docs/pricing.
+func price(model string, tokens int64) *float64 {
+	perMillion := map[string]float64{"gemini-embedding-001": 0.075, "gemini-embedding-2": 0.10}
+	usd, ok := perMillion[model]
+	if !ok {
+		return nil
+	}
+	usd = math.Round(usd*float64(tokens)*100) / 1e8
+	return &usd
+}
