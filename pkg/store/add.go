@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strings"
 
 	"gbatch/pkg/cli"
 	"gbatch/pkg/ndjson"
@@ -101,8 +102,14 @@ func (c *conn) once() error {
 // merge puts the staged chunks into the table. A chunk that is there with the
 // same words is left alone, and its embedding_status with it.
 func (a *Add) merge(c *conn) error {
-	table := ident(a.Table)
-	err := c.exec("CREATE TABLE IF NOT EXISTS " + table + " (id VARCHAR PRIMARY KEY, text VARCHAR, title VARCHAR, context VARCHAR)")
+	there, err := c.lookup(new(source), a.Table)
+	if err == nil && !there {
+		table := ident(a.Table)
+		if schema, name, ok := strings.Cut(a.Table, "."); ok {
+			table = ident(schema) + "." + ident(name)
+		}
+		err = c.exec("CREATE TABLE " + table + " (id VARCHAR PRIMARY KEY, text VARCHAR, title VARCHAR, context VARCHAR)")
+	}
 	if err != nil {
 		return err
 	}

@@ -82,7 +82,10 @@ func (a *Apply) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 		}
 		if err != nil {
 			// What came whole is kept: the answers are paid for.
-			return errors.Join(err, w.end(context.WithoutCancel(ctx)))
+			if lost := w.end(context.WithoutCancel(ctx)); lost != nil {
+				slog.Warn("the answers before that are not kept either", "error", lost)
+			}
+			return err
 		}
 	}
 	if err := w.end(ctx); err != nil {
@@ -106,6 +109,11 @@ func (w *applier) take(ctx context.Context, rec record.Answer) error {
 	if rec.Job != nil {
 		return w.job(ctx, rec.Job)
 	}
+	if len(w.answers) == transaction {
+		if err := w.apply(ctx, nil); err != nil {
+			return err
+		}
+	}
 	w.lines++
 	if _, again := w.keys[rec.Key]; again {
 		w.drop("key %q is answered twice: the second answer is dropped", rec.Key)
@@ -123,10 +131,7 @@ func (w *applier) take(ctx context.Context, rec record.Answer) error {
 		}
 	}
 	w.answers = append(w.answers, ans)
-	if len(w.answers) < transaction {
-		return nil
-	}
-	return w.apply(ctx, nil)
+	return nil
 }
 
 func (w *applier) drop(format string, args ...any) {
@@ -201,12 +206,12 @@ func (w *applier) verdict() error {
 func (w *applier) apply(ctx context.Context, j *record.Job) error {
 	counts := struct{ failed, dropped, lost int }{w.failed, w.dropped, w.lost}
 	err := w.transact(ctx, write, func(c *conn) error { return w.write(c, j) })
+	w.answers, w.arena = w.answers[:0], w.arena[:0]
 	if err != nil {
 		w.failed, w.dropped, w.lost = counts.failed, counts.dropped, counts.lost
-		return err
+		w.lines = 0 // the run ends here: there is nothing to try again with
 	}
-	w.answers, w.arena = w.answers[:0], w.arena[:0]
-	return nil
+	return err
 }
 
 // A claim is what the database knows of a batch.
@@ -372,19 +377,21 @@ func (w *applier) vectors(c *conn, b claim, s *source) error {
 		return err
 	}
 	defer r.close()
-	rows, err := c.appender("", "", b.embeddings, varchar(), hugeint(), floats(b.dim), bigint(), varchar(), varchar())
+	// The rows may go in as the cores come to them.
+	if err := c.exec("SET preserve_insertion_order = false"); err != nil {
+		return err
+	}
+	rows, err := c.inserter(fmt.Sprintf("INSERT INTO %s SELECT CAST(id AS %s), text_hash, embedding, tokens, %s, %s::TIMESTAMP FROM appended", e, s.idType, literal(w.batch), literal(now())),
+		[]string{"id", "text_hash", "embedding", "tokens"}, varchar(), hugeint(), floats(b.dim), bigint())
 	if err != nil {
 		return err
 	}
-	at := now()
 	for r.next() {
 		a := &w.answers[r.int(0)]
 		rows.setString(0, r.borrow(1))
 		rows.setHash(1, r.hash(2))
 		rows.setVector(2, a.values)
 		rows.setInt(3, max(a.tokens, 0))
-		rows.setString(4, w.batch)
-		rows.setString(5, at)
 		if err := rows.next(); err != nil {
 			return err
 		}

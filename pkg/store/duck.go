@@ -113,7 +113,13 @@ func (c *conn) attach(d Database, mode access) error {
 	if err != nil {
 		return err
 	}
-	return c.exec("USE " + ident(name))
+	if err := c.exec("USE " + ident(name)); err != nil || mode != write {
+		return err
+	}
+	// Vectors do not become smaller than by a sixth, and the outbox is there
+	// for hours: to try all of DuckDB's compressions on them takes longer than
+	// to write them.
+	return c.exec("SET force_compression = 'uncompressed'")
 }
 
 // instance is a DuckDB without a file yet.
@@ -395,10 +401,26 @@ var (
 // appender opens an appender on a table whose columns have the given types, or
 // types that DuckDB casts them to: text to a number, say.
 func (c *conn) appender(catalog, schema, table string, types ...mapping.LogicalType) (*appender, error) {
-	a := &appender{size: int(mapping.VectorSize()), columns: make([]cell, len(types))}
-	if mapping.AppenderCreateExt(c.c, catalog, schema, table, &a.a) == mapping.StateError {
+	a := new(appender)
+	state := mapping.AppenderCreateExt(c.c, catalog, schema, table, &a.a)
+	return a.begin(state, types)
+}
+
+// inserter opens an appender whose rows are handed to an INSERT as the table
+// appended, with columns of the given names and types, when it is closed. Such
+// an INSERT works on all cores.
+func (c *conn) inserter(insert string, names []string, types ...mapping.LogicalType) (*appender, error) {
+	a := new(appender)
+	state := mapping.AppenderCreateQuery(c.c, insert, types, "appended", names, &a.a)
+	return a.begin(state, types)
+}
+
+func (a *appender) begin(state mapping.State, types []mapping.LogicalType) (*appender, error) {
+	if state == mapping.StateError {
 		return nil, a.fail()
 	}
+	a.size = int(mapping.VectorSize())
+	a.columns = make([]cell, len(types))
 	a.chunk = mapping.CreateDataChunk(types)
 	for i := range types {
 		a.columns[i].array = mapping.GetTypeId(types[i]) == mapping.TypeArray

@@ -34,9 +34,18 @@ type Pending struct {
 	DryRun      bool     `help:"Claim nothing; print a line for each batch that would be claimed."`
 }
 
-// round is how many chunks are claimed at a time, in one scan of the source. A
-// reader that stops leaves no more than this many claimed.
-const round = 100_000
+// roundSize is how many chunks are claimed at a time. A reader that stops
+// leaves no more than this many claimed.
+const roundSize = 100_000
+
+// A round is where the claiming stands. The chunks of a table are looked at
+// once, in the order of their rowids, whatever the number of rounds; those of a
+// view or SELECT once a round.
+type round struct {
+	left  int   // of --limit, where there is one
+	after int64 // the last rowid of the round before
+	last  bool
+}
 
 // A planned batch is what --dry-run prints.
 type planned struct {
@@ -81,26 +90,20 @@ func (p *Pending) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	left := p.Limit
-	for {
+	r := round{left: p.Limit}
+	for !r.last {
 		if err := p.print(ctx, out, claimed); err != nil {
 			return err
 		}
-		var n, taken int
 		err := p.transact(ctx, write, func(c *conn) (err error) {
-			claimed, n, taken, err = p.claim(c, left)
+			claimed, err = p.claim(c, &r)
 			return err
 		})
 		if err != nil {
 			return err
 		}
-		if p.Limit > 0 {
-			left -= n
-		}
-		if taken == 0 || p.Limit > 0 && left <= 0 {
-			return p.print(ctx, out, claimed)
-		}
 	}
+	return p.print(ctx, out, claimed)
 }
 
 // prepare makes what is missing in the database, and refuses a source or a
@@ -232,39 +235,55 @@ func (p *Pending) batch(ctx context.Context, buf []byte, name string) ([]byte, e
 
 // claim takes up to a round of pending chunks: it copies the vector of a text
 // that has one already, notes what cannot be embedded, and writes the others
-// to the outbox. It returns the new batches, their requests, and how many
-// chunks were dealt with in any of the three ways.
-func (p *Pending) claim(c *conn, limit int) (batches []string, requests, taken int, err error) {
+// to the outbox, as the batches it returns.
+func (p *Pending) claim(c *conn, r *round) (batches []string, err error) {
 	s, err := c.source(p.From)
 	if err != nil {
-		return nil, 0, 0, err
+		return nil, err
 	}
-	if taken, err = p.pick(c, s, round); err != nil || taken == 0 {
-		return nil, 0, 0, err
+	where := ""
+	if s.table && r.after > 0 {
+		where = fmt.Sprintf("WHERE rowid > %d", r.after)
+	}
+	picked, err := p.pick(c, s, where, roundSize)
+	if err != nil {
+		return nil, err
+	}
+	r.last = picked < roundSize
+	if picked == 0 {
+		return nil, nil
+	}
+	if s.table {
+		if r.after, err = c.count("SELECT max(rid) FROM picked"); err != nil {
+			return nil, err
+		}
 	}
 	if err := p.copies(c, s); err != nil {
-		return nil, 0, 0, err
+		return nil, err
 	}
 	if err := p.unfit(c, s); err != nil {
-		return nil, 0, 0, err
+		return nil, err
 	}
-	cuts, err := p.cut(c, limit)
+	cuts, err := p.cut(c, r.left)
 	if err != nil || len(cuts) == 0 {
-		return nil, 0, taken, err
+		return nil, err
 	}
 	batches = batchNames(len(cuts))
 	if err := c.exec("CREATE OR REPLACE TEMP TABLE cut (batch VARCHAR, low BIGINT, high BIGINT)"); err != nil {
-		return nil, 0, 0, err
+		return nil, err
 	}
 	for i, cut := range cuts {
-		requests += cut.Requests
+		if p.Limit > 0 {
+			r.left -= cut.Requests
+			r.last = r.last || r.left == 0
+		}
 		err := c.exec("INSERT INTO cut VALUES (?, ?, ?)", batches[i], cut.low, cut.high)
 		if err == nil {
 			err = c.exec(`INSERT INTO gbatch.jobs (batch, model, dim, task_type, requests, claimed_at, source, embeddings)
 				VALUES (?, ?, ?, ?, ?, ?::TIMESTAMP, ?, ?)`, batches[i], p.Model, p.Dim, p.TaskType, cut.Requests, now(), p.From, p.Embeddings)
 		}
 		if err != nil {
-			return nil, 0, 0, err
+			return nil, err
 		}
 	}
 	err = c.exec(fmt.Sprintf(`INSERT INTO gbatch.items
@@ -275,19 +294,19 @@ func (p *Pending) claim(c *conn, limit int) (batches []string, requests, taken i
 		err = c.exec(fmt.Sprintf(`UPDATE %s AS t SET %s FROM picked p, cut WHERE t.rowid = p.rid AND p.first BETWEEN cut.low AND cut.high
 			AND t.embedding_status IS DISTINCT FROM 'PENDING'`, s.sql, s.setCourtesy("'PENDING'", "NULL")))
 	}
-	return batches, requests, taken, err
+	return batches, err
 }
 
 // pick writes up to limit pending chunks, in the source's order, to the
 // temporary table picked. first is the seq of the first of them with the same
 // text: that one stands for all.
-func (p *Pending) pick(c *conn, s *source, limit int) (int, error) {
+func (p *Pending) pick(c *conn, s *source, where string, limit int) (int, error) {
 	top := ""
 	if limit > 0 {
 		top = fmt.Sprintf("LIMIT %d", limit)
 	}
 	err := c.exec(fmt.Sprintf(`CREATE OR REPLACE TEMP TABLE pending AS
-		SELECT id, key, rid, text_hash, again, bytes FROM (%s) WHERE status = 'PENDING' %s`, s.status(p.Embeddings), top))
+		SELECT id, key, rid, text_hash, again, bytes, title_bytes FROM (%s) WHERE status = 'PENDING' %s`, s.status(p.Embeddings, where), top))
 	if err != nil {
 		return 0, err
 	}
@@ -326,26 +345,40 @@ func (p *Pending) copies(c *conn, s *source) error {
 
 // unfit notes the picked chunks that no request can carry as failed.
 func (p *Pending) unfit(c *conn, s *source) error {
-	const reason = `CASE WHEN bytes = 0 THEN 'the text is empty'
-		WHEN bytes > %d THEN 'the text is longer than a line may be: 16 MiB' END`
-	n, err := c.count(fmt.Sprintf("SELECT count(*) FROM picked WHERE "+reason+" IS NOT NULL", maxText))
+	// A text far below the limit keeps it, however much of it must be escaped.
+	suspect := fmt.Sprintf("bytes + title_bytes + strlen(key) > %d", maxLine/6)
+	n, err := c.count("SELECT count(*) FROM picked WHERE bytes = 0 OR " + suspect)
 	if err != nil || n == 0 {
 		return err
 	}
+	length := ""
+	for _, column := range []string{"p.key", "s.title", "s.body"} {
+		length += fmt.Sprintf(` + coalesce(strlen(%[1]s) + strlen(regexp_replace(%[1]s, '[^"\\]', '', 'g')) + 5 * strlen(regexp_replace(%[1]s, '[^\x00-\x1f]', '', 'g')), 0)`, column)
+	}
+	err = c.exec(fmt.Sprintf(`CREATE OR REPLACE TEMP TABLE unfit AS SELECT *, 'the text is empty' AS reason FROM picked WHERE bytes = 0;
+		INSERT INTO unfit SELECT p.*, 'the text is longer than a line may be: 16 MiB' FROM (SELECT * FROM picked WHERE bytes > 0 AND %s) p
+			JOIN (SELECT %s AS rid, %s AS title, %s AS body FROM %s) s ON s.rid = p.rid WHERE 0 %s > %d`,
+		suspect, s.rid(), s.title(), s.body(), s.sql, length, maxLine))
+	if err != nil {
+		return err
+	}
+	if n, err = c.count("SELECT count(*) FROM unfit"); err != nil || n == 0 {
+		return err
+	}
 	slog.Warn("chunks that cannot be embedded are noted as failed; see chunks-status", "chunks", n)
-	err = c.exec(fmt.Sprintf(`CREATE OR REPLACE TEMP TABLE unfit AS SELECT *, `+reason+` AS reason FROM picked WHERE reason IS NOT NULL;
-		DELETE FROM gbatch.failures WHERE embeddings = %[2]s AND chunk_id IN (SELECT key FROM unfit);
-		INSERT INTO gbatch.failures SELECT key, text_hash, %[2]s, 3, 'INVALID_ARGUMENT', reason, 0, true, NULL, %[3]s::TIMESTAMP FROM unfit;
-		DELETE FROM picked WHERE seq IN (SELECT seq FROM unfit)`, maxText, literal(p.Embeddings), literal(now())))
+	err = c.exec(fmt.Sprintf(`DELETE FROM gbatch.failures WHERE embeddings = %[1]s AND chunk_id IN (SELECT key FROM unfit);
+		INSERT INTO gbatch.failures SELECT key, text_hash, %[1]s, 3, 'INVALID_ARGUMENT', reason, 0, true, NULL, %[2]s::TIMESTAMP FROM unfit;
+		DELETE FROM picked WHERE seq IN (SELECT seq FROM unfit)`, literal(p.Embeddings), literal(now())))
 	if err != nil || !s.courtesy() {
 		return err
 	}
 	return c.exec(fmt.Sprintf("UPDATE %s AS t SET %s FROM unfit u WHERE t.rowid = u.rid", s.sql, s.setCourtesy("'FAILED'", "u.reason")))
 }
 
-// maxText is how long a text may be in bytes, so that its line keeps the limit
-// unless most of it must be escaped.
-const maxText = 12 << 20
+// maxLine is how long a chunk may be as its strings stand on a line, where
+// quotes and backslashes take two bytes and control characters six. What a
+// request has around them fits into the rest.
+const maxLine = ndjson.MaxLine - 1<<10
 
 // A cut is a batch to be: the picked chunks from low to high.
 type cut struct {
@@ -399,7 +432,7 @@ func (p *Pending) plan(ctx context.Context, out io.Writer) error {
 		if err != nil {
 			return err
 		}
-		if _, err := p.pick(c, s, 0); err != nil {
+		if _, err := p.pick(c, s, "", 0); err != nil {
 			return err
 		}
 		if err := p.copies(c, s); err != nil {

@@ -25,19 +25,15 @@ type source struct {
 // a query does is one, and runs as it stands.
 func (c *conn) source(from string) (*source, error) {
 	s := &source{from: from, columns: map[string]string{}}
-	word, _, _ := strings.Cut(strings.ToUpper(strings.TrimSpace(from)), " ")
+	word := ""
+	if words := strings.Fields(strings.ToUpper(from)); len(words) > 0 {
+		word = words[0]
+	}
 	switch strings.TrimLeft(word, "(") {
 	case "SELECT", "FROM", "WITH", "VALUES":
-		s.sql = "(" + from + ")"
+		s.sql = "(" + from + "\n)" // it may end in a comment
 	default:
-		found, err := c.one(func(r *rows) {
-			s.schema, s.name, s.table = r.string(0), r.string(1), r.bool(2)
-			s.sql = ident(s.schema) + "." + ident(s.name)
-		}, `SELECT schema_name, name, is_table FROM (
-				SELECT schema_name, table_name AS name, true AS is_table FROM duckdb_tables() WHERE database_name = current_database()
-				UNION ALL SELECT schema_name, view_name, false FROM duckdb_views() WHERE database_name = current_database() AND NOT internal)
-			WHERE (schema_name = current_schema() AND name = $1) OR schema_name || '.' || name = $1
-			ORDER BY schema_name = current_schema() DESC LIMIT 1`, from)
+		found, err := c.lookup(s, from)
 		if err != nil {
 			return nil, err
 		}
@@ -72,6 +68,18 @@ func (c *conn) source(from string) (*source, error) {
 		s.managed, err = c.isMarked(s)
 	}
 	return s, err
+}
+
+// lookup finds the table or view of a name, as DuckDB does without regard to case.
+func (c *conn) lookup(s *source, name string) (found bool, err error) {
+	return c.one(func(r *rows) {
+		s.schema, s.name, s.table = r.string(0), r.string(1), r.bool(2)
+		s.sql = ident(s.schema) + "." + ident(s.name)
+	}, `SELECT schema_name, name, is_table FROM (
+			SELECT schema_name, table_name AS name, true AS is_table FROM duckdb_tables() WHERE database_name = current_database()
+			UNION ALL SELECT schema_name, view_name, false FROM duckdb_views() WHERE database_name = current_database() AND NOT internal)
+		WHERE (schema_name = current_schema() AND lower(name) = lower($1)) OR lower(schema_name || '.' || name) = lower($1)
+		ORDER BY schema_name = current_schema() DESC LIMIT 1`, name)
 }
 
 // courtesy reports whether the source is a table with a column for the status.
@@ -114,22 +122,23 @@ func (s *source) rid() string {
 	return "id"
 }
 
-// status is a SELECT of every chunk's id, key, rid, text_hash, bytes, status,
-// message, embedding and tokens, and whether it is to be embedded again. The hash of the present text decides: READY when
+// status is a SELECT of every chunk's id, key, rid, text_hash, bytes,
+// title_bytes, status, message, embedding and tokens, and whether it is to be embedded again. The hash of the present text decides: READY when
 // embeddings holds it for this chunk, else QUEUED when an open batch holds it,
-// else FAILED when a lasting failure does, else PENDING.
-func (s *source) status(embeddings string) string {
+// else FAILED when a lasting failure does, else PENDING. where leaves chunks
+// out.
+func (s *source) status(embeddings, where string) string {
 	return fmt.Sprintf(`
 	SELECT c.*, e.embedding, e.tokens, f.message, c.reset AND e.chunk_id IS NOT NULL AS again,
 		CASE WHEN e.chunk_id IS NOT NULL AND NOT c.reset THEN 'READY'
 			WHEN q.text_hash IS NOT NULL THEN 'QUEUED'
 			WHEN f.final AND NOT c.reset THEN 'FAILED'
 			ELSE 'PENDING' END AS status
-	FROM (SELECT id, CAST(id AS VARCHAR) AS key, %[1]s AS rid, %[2]s AS text_hash, %[3]s AS reset, strlen(%[4]s) AS bytes FROM %[5]s) c
+	FROM (SELECT id, CAST(id AS VARCHAR) AS key, %[1]s AS rid, %[2]s AS text_hash, %[3]s AS reset, strlen(%[4]s) AS bytes, strlen(coalesce(%[9]s, '')) AS title_bytes FROM %[5]s %[8]s) c
 	LEFT JOIN %[6]s e ON e.chunk_id = c.id AND e.text_hash = c.text_hash
 	LEFT JOIN (SELECT DISTINCT text_hash FROM gbatch.items JOIN gbatch.jobs USING (batch) WHERE embeddings = %[7]s) q ON q.text_hash = c.text_hash
 	LEFT JOIN (SELECT * FROM gbatch.failures WHERE embeddings = %[7]s) f ON f.chunk_id = c.key AND f.text_hash = c.text_hash`,
-		s.rid(), s.hash(), s.reset(), s.body(), s.sql, ident(embeddings), literal(embeddings))
+		s.rid(), s.hash(), s.reset(), s.body(), s.sql, ident(embeddings), literal(embeddings), where, s.title())
 }
 
 // view makes chunk_status, for people and their queries. A view or table of
@@ -145,7 +154,7 @@ func (c *conn) view(s *source, embeddings string) error {
 	return c.exec(`CREATE OR REPLACE VIEW chunk_status AS
 		SELECT id, status AS embedding_status, CASE WHEN status = 'FAILED' THEN message END AS error_message,
 			CASE WHEN status = 'READY' THEN embedding END AS embedding
-		FROM (` + s.status(embeddings) + `)`)
+		FROM (` + s.status(embeddings, "") + `)`)
 }
 
 // The mark on a courtesy column tells a table in which the toolkit has set the
@@ -171,7 +180,7 @@ func (c *conn) adopt(s *source, embeddings string) error {
 	err := c.exec(fmt.Sprintf(`UPDATE %s AS t SET %s FROM (
 			SELECT rid, CASE status WHEN 'QUEUED' THEN 'PENDING' ELSE status END AS status, CASE WHEN status = 'FAILED' THEN message END AS message
 			FROM (%s)) u
-		WHERE t.rowid = u.rid AND t.embedding_status IS DISTINCT FROM u.status`, s.sql, s.setCourtesy("u.status", "u.message"), s.status(embeddings)))
+		WHERE t.rowid = u.rid AND t.embedding_status IS DISTINCT FROM u.status`, s.sql, s.setCourtesy("u.status", "u.message"), s.status(embeddings, "")))
 	if err != nil {
 		return err
 	}

@@ -99,7 +99,7 @@ func (s *Status) counts(c *conn, claimed bool) ([]statusCount, error) {
 			if _, err := c.one(func(r *rows) { model = r.string(0) }, "SELECT model FROM gbatch.jobs WHERE embeddings = ? LIMIT 1", s.Embeddings); err != nil {
 				return nil, err
 			}
-			query = "SELECT status, bytes, tokens FROM (" + src.status(s.Embeddings) + ")"
+			query = "SELECT status, bytes, tokens FROM (" + src.status(s.Embeddings, "") + ")"
 		}
 	}
 	limit = estimate(model, 1<<62)

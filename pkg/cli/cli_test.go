@@ -1,0 +1,201 @@
+package cli
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// A probe is a command that does what its flag says.
+type probe struct {
+	Do   string `default:"nothing" help:"What to do."`
+	Size Size   `default:"1KB" help:"A size."`
+	Name string `arg:"" optional:"" help:"A name."`
+}
+
+const manual = `// Probe is a manual
+// of two lines.
+//
+//	probe --do nothing
+package main
+// not this
+`
+
+func (p *probe) Run(ctx context.Context, in io.Reader, out io.Writer) error {
+	switch p.Do {
+	case "nothing":
+		_, err := fmt.Fprintf(out, "%d\n", p.Size)
+		return err
+	case "fail":
+		return errors.New("it went wrong with k3y-secret\x1b[31m and\nso on")
+	case "code":
+		return fmt.Errorf("wrapped: %w", Errorf(Unknown, "the code is inside"))
+	case "log":
+		slog.Debug("a debug line")
+		slog.Info("an info line")
+		slog.Warn("a warning", "key", "k3y-secret", "text", "\x1b[31mred")
+		return nil
+	case "write":
+		for {
+			if _, err := fmt.Fprintln(out, "line"); err != nil {
+				return fmt.Errorf("print: %w", err)
+			}
+		}
+	case "wait":
+		fmt.Fprintln(out, "ready")
+		<-ctx.Done()
+		return errors.New("stopped while waiting, the jobs go on")
+	case "read":
+		fmt.Fprintln(out, "ready")
+		_, err := io.ReadAll(in)
+		return err
+	}
+	return nil
+}
+
+func TestMain(m *testing.M) {
+	if os.Getenv("BE_PROBE") != "" {
+		Main(manual, new(probe))
+	}
+	os.Exit(m.Run())
+}
+
+func start(t *testing.T, args ...string) *exec.Cmd {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self, args...)
+	cmd.Args[0] = "probe"
+	cmd.Env = append(os.Environ(), "BE_PROBE=1", "GEMINI_API_KEY=k3y-secret")
+	return cmd
+}
+
+func TestRun(t *testing.T) {
+	for _, test := range []struct {
+		args             string
+		code             int
+		stdout, stderr   string // what they hold; empty is nothing
+		environment, not string
+	}{
+		{args: "", stdout: "1000\n"},
+		{args: "--size 64KiB", stdout: "65536\n"},
+		{args: "", environment: "GBATCH_SIZE=2MB", stdout: "2000000\n"},
+		{args: "--size 1XB", code: Usage, stderr: `probe: error: --size: "1XB" is not a size such as 100MB or 64KiB (see probe --help)`},
+		{args: "--nonsense", code: Usage, stderr: "probe: error: unknown flag --nonsense (see probe --help)\n"},
+		{args: "a b", code: Usage, stderr: "probe: error: unexpected argument b"},
+		{args: "--help", stdout: "Probe is a manual of two lines."},
+		{args: "--help", stdout: "--do=\"nothing\"", not: "not this"},
+		{args: "--version", stdout: "probe "},
+		{args: "--do fail", code: Error, stderr: `probe: error: it went wrong with [API key]\u001b[31m and\u000aso on` + "\n", not: "k3y"},
+		{args: "--do code", code: Unknown, stderr: "probe: error: wrapped: the code is inside\n"},
+		{args: "--do log", stderr: "probe: warning: a warning key=[API key] text", not: "k3y"},
+		{args: "--do log", stderr: `text="\x1b[31mred"`, not: "\x1b"},
+		{args: "--do log -q"},
+		{args: "--do log -v", stderr: "probe: a debug line\nprobe: an info line\n"},
+	} {
+		cmd := start(t, strings.Fields(test.args)...)
+		if test.environment != "" {
+			cmd.Env = append(cmd.Env, test.environment)
+		}
+		var stdout, stderr bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &stdout, &stderr
+		cmd.Run()
+		if code := cmd.ProcessState.ExitCode(); code != test.code {
+			t.Errorf("%q: exit code %d, want %d", test.args, code, test.code)
+		}
+		for _, s := range []struct{ what, got, want string }{{"stdout", stdout.String(), test.stdout}, {"stderr", stderr.String(), test.stderr}} {
+			if !strings.Contains(s.got, s.want) || s.want == "" && s.got != "" {
+				t.Errorf("%q: %s is %q, want %q", test.args, s.what, s.got, s.want)
+			}
+			if test.not != "" && strings.Contains(s.got, test.not) {
+				t.Errorf("%q: %s holds %q: %s", test.args, s.what, test.not, s.got)
+			}
+		}
+	}
+}
+
+func TestReaderThatLeft(t *testing.T) {
+	cmd := start(t, "--do", "write")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	bufio.NewReader(out).ReadString('\n')
+	out.Close()
+	cmd.Wait()
+	if code := cmd.ProcessState.ExitCode(); code != 141 || stderr.Len() > 0 {
+		t.Errorf("exit code %d, stderr %q", code, &stderr)
+	}
+}
+
+func TestSignals(t *testing.T) {
+	for _, test := range []struct {
+		do     string
+		signal syscall.Signal
+		code   int
+		stderr string
+	}{
+		{"wait", syscall.SIGINT, 130, "probe: error: stopped while waiting, the jobs go on\n"},
+		{"wait", syscall.SIGTERM, 143, "probe: error: stopped while waiting, the jobs go on\n"},
+		{"read", syscall.SIGTERM, 143, ""}, // though nobody writes to its input, or closes it
+	} {
+		cmd := start(t, "--do", test.do)
+		in, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer in.Close()
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		bufio.NewReader(out).ReadString('\n')
+		cmd.Process.Signal(test.signal)
+		cmd.Wait()
+		if code := cmd.ProcessState.ExitCode(); code != test.code || stderr.String() != test.stderr {
+			t.Errorf("%v: exit code %d, stderr %q", test, code, &stderr)
+		}
+	}
+}
+
+func TestSize(t *testing.T) {
+	for text, want := range map[string]Size{"1": 1, "10b": 10, "1KB": 1000, "1kib": 1024, " 2 MB ": 2e6, "3GiB": 3 << 30, "0": 0, "-1": 0, "1.5MB": 0, "": 0, "MB": 0, "99999999999999GB": 0} {
+		var got Size
+		if err := got.UnmarshalText([]byte(text)); got != want || (err == nil) != (want > 0) {
+			t.Errorf("%q is %d, %v", text, got, err)
+		}
+	}
+}
+
+func TestPrintable(t *testing.T) {
+	for s, want := range map[string]string{
+		"plain é 中 🙂":     "plain é 中 🙂",
+		"\x1b[2J\a\u009b": `\u001b[2J\u0007\u009b`,
+		"a\u202eb\u2066c": `a\u202eb\u2066c`,
+		"line\nbreak\t":   `line\u000abreak\u0009`,
+	} {
+		if got := Printable(s); got != want {
+			t.Errorf("%q became %q, want %q", s, got, want)
+		}
+	}
+}
