@@ -1,0 +1,53 @@
+// gbatch-submit submits batches of requests to Google's Gemini Batch API, or
+// finds the jobs that an earlier run created for them.
+//
+//	chunks-pending kb.duckdb | to-jsonl | gbatch-submit > jobs.ndjson
+//	gbatch-submit --model gemini-embedding-2 < requests.jsonl
+//
+// It reads request lines, as to-jsonl prints them, each batch behind its
+// header. It uploads each batch as a file, creates a job for it and prints the
+// job:
+//
+//	{"job":"batches/abc","batch":"b01","state":"QUEUED","model":"gemini-embedding-001","dim":768,"requests":2,"input":"files/x"}
+//
+// A header whose count is not met means that a command before this one ended
+// early: nothing of the batch is sent, exit 7. Requests without a header are
+// cut into batches at --max-requests and --max-bytes.
+//
+// No batch is paid for twice. A job's display name holds the batch's name and
+// a hash of its lines, and before one is created all jobs of the project are
+// listed: the one of that name is taken, unless it failed, expired or was
+// cancelled. A batch that was submitted before with other lines is refused. A
+// create is sent once. When its answer is lost, the list is searched until the
+// job shows or --settle has passed, and then the exit code is 6: run the line
+// again. What is under way is noted in $XDG_STATE_HOME/gbatch
+// (~/.local/state/gbatch), so that a run after kill -9 knows it, and two at
+// once create one job. For a batch to be found again, the same lines must
+// come again: chunks-pending sees to it.
+//
+// With --canary N, N requests of each batch are sent a second time under
+// reserved keys, spread through the file; gbatch-fetch compares the answers
+// and refuses a job whose answers are under the wrong keys. They are paid for
+// like the others.
+//
+// A quota that is full is waited for, for --retry-for.
+//
+// Environment: GEMINI_API_KEY, or GOOGLE_API_KEY which goes before it;
+// GOOGLE_GEMINI_BASE_URL for another server; TMPDIR for a copy of the batch at
+// work and of the next one.
+//
+// Exit codes: 0 done, 1 failed, 2 usage, 5 try later, 6 the outcome of a
+// create is unknown, 7 input cut short or malformed, 8 a batch over 2 GB.
+package main
+
+import (
+	_ "embed"
+
+	"gbatch/pkg/cli"
+	"gbatch/pkg/gbatch"
+)
+
+//go:embed main.go
+var manual string
+
+func main() { cli.Main(manual, new(gbatch.Submit)) }

@@ -1,0 +1,291 @@
+package gbatch
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math"
+	"runtime"
+	"slices"
+	"strings"
+
+	"gbatch/pkg/cli"
+	"gbatch/pkg/ndjson"
+	"gbatch/pkg/record"
+	"gbatch/pkg/vector"
+)
+
+// blockSize is how much of a result is parsed at a time by one worker. Larger
+// ones are no faster and take more memory.
+const blockSize = 256 << 10
+
+// A block is some whole lines of a result, and what became of them.
+type block struct {
+	in, out []byte
+	got     answers
+	line    int // the line that err is about, the first is 1
+	err     error
+	done    chan struct{}
+}
+
+// convert turns a result file into vector and error records, in the order of
+// its lines: as many workers as processors parse blocks, and a fixed number of
+// blocks goes around, so that memory does not grow with the file. stop ends a
+// Read of r that hangs.
+func convert(r io.Reader, stop func(), c *converter, out io.Writer) (got answers, err error) {
+	workers := runtime.GOMAXPROCS(0)
+	free := make(chan *block, 3*workers)
+	for range cap(free) {
+		free <- new(block)
+	}
+	todo := make(chan *block, cap(free))
+	order := make(chan *block, cap(free))
+	quit := make(chan struct{})
+	var readErr error
+	go func() {
+		readErr = cutBlocks(r, free, todo, order, quit)
+		close(todo)
+		close(order)
+	}()
+	for range workers {
+		w := *c
+		go func() {
+			for b := range todo {
+				w.block(b)
+				close(b.done)
+			}
+		}()
+	}
+	defer func() { // the reader has ended before the caller closes r
+		close(quit)
+		stop()
+		for b := range order {
+			<-b.done
+		}
+	}()
+	lines := 0 // before the block
+	for b := range order {
+		<-b.done
+		if b.err != nil {
+			return got, fmt.Errorf("line %d of the result: %w", lines+b.line, b.err)
+		}
+		lines += bytes.Count(b.in, []byte("\n"))
+		got.add(b.got)
+		if _, err := out.Write(b.out); err != nil {
+			return got, err
+		}
+		free <- b
+	}
+	return got, readErr
+}
+
+// cutBlocks reads r into free blocks, which end with a line each but for the
+// last, and sends them both to the workers and to the writer.
+func cutBlocks(r io.Reader, free <-chan *block, todo, order chan<- *block, quit <-chan struct{}) error {
+	var rest []byte
+	for {
+		var b *block
+		select {
+		case b = <-free:
+		case <-quit:
+			return nil
+		}
+		*b = block{in: append(b.in[:0], rest...), out: b.out[:0], done: make(chan struct{})}
+		rest = rest[:0]
+		var err error
+		for err == nil {
+			if len(b.in) == cap(b.in) {
+				b.in = slices.Grow(b.in, max(blockSize, len(b.in)))
+			}
+			var n int
+			n, err = r.Read(b.in[len(b.in):cap(b.in)])
+			b.in = b.in[:len(b.in)+n]
+			if len(b.in) < blockSize {
+				continue
+			}
+			if end := bytes.LastIndexByte(b.in, '\n') + 1; end > 0 {
+				rest = append(rest, b.in[end:]...)
+				b.in = b.in[:end]
+				break
+			}
+			if len(b.in) > ndjson.MaxLine {
+				return &oneBatch{cli.Errorf(cli.Malformed, "a line of the result is longer than 16 MiB")}
+			}
+		}
+		if err != nil && err != io.EOF {
+			return err
+		}
+		if err == io.EOF && len(rest) > 0 { // Read gave the last bytes together with the end
+			b.in = append(b.in, rest...)
+		}
+		if len(b.in) > 0 {
+			todo <- b
+			order <- b
+		}
+		if err == io.EOF {
+			return nil
+		}
+	}
+}
+
+// A converter turns lines of one job's result into records. Each worker has
+// its own.
+type converter struct {
+	*Fetch
+	job    *record.Job
+	key    string // Google's API key, to be kept out of messages
+	parser record.ResponseParser
+}
+
+func (c *converter) block(b *block) {
+	for in := b.in; len(in) > 0; {
+		b.line++
+		line, rest, whole := bytes.Cut(in, []byte("\n"))
+		in = rest
+		if line = bytes.TrimSpace(line); len(line) == 0 {
+			continue
+		}
+		r, err := parse(&c.parser, line)
+		if err != nil && !whole {
+			err = fmt.Errorf("it ends in half a line: %w", err)
+		}
+		if err != nil {
+			b.err = &oneBatch{cli.WithCode(cli.Malformed, err)}
+			return
+		}
+		if r.Key == "" {
+			b.err = &oneBatch{errors.New("an answer without a key: nothing tells which text it belongs to")}
+			return
+		}
+		b.got.lines++
+		b.got.tokens += max(r.Tokens, 0)
+		if _, is := canaryOf(r.Key); is {
+			continue
+		}
+		b.got.own++
+		if fail := c.check(r); fail != nil {
+			b.got.failed++
+			fail.Status = cmp.Or(fail.Status, codeName(fail.Code))
+			fail.Message = redact(fail.Message, c.key)
+			line, err := ndjson.Marshal(record.KeyError{Key: r.Key, Batch: c.job.Batch, Error: *fail})
+			if err != nil {
+				b.err = err
+				return
+			}
+			b.out = append(append(b.out, line...), '\n')
+		} else {
+			b.got.vectors++
+			b.out = record.AppendVectorLine(b.out, r.Key, c.job.Batch, r.Values, r.Tokens)
+		}
+	}
+}
+
+// parse reads a line of a result. One that has a key, and neither a vector nor
+// an error, is an error of its key.
+func parse(p *record.ResponseParser, line []byte) (*record.Response, error) {
+	r, err := p.Parse(line)
+	var bad *record.AnswerError
+	if errors.As(err, &bad) && bad.Key != "" {
+		return &record.Response{Key: bad.Key, HasKey: true, Err: internal("the answer %s", bad.Reason)}, nil
+	}
+	return r, err
+}
+
+func internal(format string, args ...any) *record.Status {
+	return &record.Status{Code: 13, Message: fmt.Sprintf(format, args...)}
+}
+
+// check returns what is wrong with an answer, or nil and a vector to print.
+func (c *converter) check(r *record.Response) *record.Status {
+	switch {
+	case r.Err != nil:
+		return r.Err
+	case len(r.Values) == 0:
+		return internal("an answer without values")
+	case c.job.Dim > 0 && len(r.Values) != c.job.Dim:
+		return internal("vector of %d values instead of %d", len(r.Values), c.job.Dim)
+	case !vector.Finite(r.Values):
+		return internal("a vector with values that are not finite")
+	case c.Normalize && !vector.Normalize(r.Values):
+		return internal("a vector of length zero cannot be normalized")
+	}
+	return nil
+}
+
+// alike is the cosine from which on two vectors count as one text's.
+const alike = 0.999
+
+// verify compares the answers to n canaries with those to the requests that
+// they repeat. all starts the result anew each time.
+func verify(all func() io.Reader, n int) error {
+	type pair struct {
+		key           string
+		canary, first []float32
+		failed        bool // one of the two, with an error of its own
+	}
+	pairs := make(map[string]*pair) // by the canary's key
+	repeated := make(map[string][]*pair)
+	err := eachAnswer(all(), func(r *record.Response) {
+		if key, is := canaryOf(r.Key); is {
+			p := &pair{key: key, canary: slices.Clone(r.Values), failed: r.Err != nil}
+			pairs[r.Key] = p
+			repeated[key] = append(repeated[key], p)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	err = eachAnswer(all(), func(r *record.Response) {
+		for _, p := range repeated[r.Key] {
+			p.first = slices.Clone(r.Values)
+			p.failed = p.failed || r.Err != nil
+		}
+	})
+	if err != nil {
+		return err
+	}
+	var bad []string
+	for _, id := range slices.Sorted(maps.Keys(pairs)) {
+		p := pairs[id]
+		if !p.failed && !same(p.canary, p.first) {
+			bad = append(bad, fmt.Sprintf("%q", p.key))
+		}
+	}
+	const advice = "no vector of the job is printed and its input is kept: fetch it again, and if it stays so, do not trust the job"
+	switch {
+	case len(bad) > 0:
+		return cli.Errorf(cli.Partial, "the answers to %d of %d requests sent twice differ or are missing, they may be swapped: keys %s; %s", len(bad), n, strings.Join(bad, " "), advice)
+	case len(pairs) < n:
+		return cli.Errorf(cli.Partial, "%d of %d requests sent twice have one answer only; %s", n-len(pairs), n, advice)
+	}
+	return nil
+}
+
+func same(a, b []float32) bool {
+	return len(a) > 0 && len(a) == len(b) && (slices.EqualFunc(a, b, func(x, y float32) bool {
+		return math.Float32bits(x) == math.Float32bits(y)
+	}) || vector.Cosine(a, b) >= alike)
+}
+
+// eachAnswer calls f with every line of a result; the values are f's during
+// the call.
+func eachAnswer(r io.Reader, f func(*record.Response)) error {
+	var parser record.ResponseParser
+	for in := ndjson.NewReader(r); ; {
+		line, err := in.Next()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		a, err := parse(&parser, line)
+		if err != nil {
+			return in.Errorf("%w", err)
+		}
+		f(a)
+	}
+}

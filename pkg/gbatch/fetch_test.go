@@ -1,0 +1,607 @@
+package gbatch
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"gbatch/pkg/cli"
+	"gbatch/pkg/emulator"
+	"gbatch/pkg/record"
+	"gbatch/pkg/vector"
+)
+
+// ended submits batches and waits for their jobs.
+func (g *google) ended(submit *Submit, in string) string {
+	g.t.Helper()
+	return g.ok(newWait(), g.ok(submit, in))
+}
+
+// What breaks on the way is fetched whole and once.
+func TestFetchResumes(t *testing.T) {
+	const n, dim = 60, 768 // a result of about 600 KB: several blocks
+	for _, c := range []struct {
+		name   string
+		faults []string
+		wrap   func(http.Handler) http.Handler
+	}{
+		{"whole", nil, nil},
+		{"cut once", []string{"download nth=1 cut=100000"}, nil},
+		{"cut again and again", []string{"download nth=1-6 cut=70001"}, nil},
+		{"cut at the first byte", []string{"download nth=1-2 cut=0"}, nil},
+		{"refused for a while", []string{"download nth=1-2 status=503 retry=1ms"}, nil},
+		{"refused in between", []string{"download nth=1 cut=300000", "download nth=2-3 status=429 retry=1ms"}, nil},
+		{"no ranges", []string{"download nth=1-2 cut=200000"}, func(h http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				r.Header.Del("Range")
+				h.ServeHTTP(w, r)
+			})
+		}},
+		{"no length", nil, func(h http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if strings.HasSuffix(r.URL.Path, ":download") {
+					w = chunked{w}
+				}
+				h.ServeHTTP(w, r)
+			})
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			g := newGoogle(t, emulator.Options{})
+			if c.wrap != nil {
+				g.serve(c.wrap(g.Server))
+			}
+			jobs := g.ended(newSubmit(), batch("b1", n, dim))
+			g.faults(c.faults...)
+			out := g.ok(newFetch(), jobs)
+			vectors, _ := answersOf(t, out)
+			checkVectors(t, vectors, "b1", n, dim)
+			if j := oneJob(t, out); !j.Whole() || *j.Succeeded != n || !strings.HasSuffix(out, mustLine(j)) {
+				t.Errorf("closed by %+v", j)
+			}
+			if lines := strings.Count(out, "\n"); lines != n+1 {
+				t.Errorf("%d lines", lines)
+			}
+			for _, f := range g.Faults() {
+				if f.Fired == 0 {
+					t.Errorf("fault %s did not strike", f.Fault)
+				}
+			}
+			g.files(0)
+		})
+	}
+}
+
+// A chunked reply does not say how long it is.
+type chunked struct{ http.ResponseWriter }
+
+func (c chunked) WriteHeader(code int) {
+	c.Header().Del("Content-Length")
+	c.ResponseWriter.WriteHeader(code)
+}
+
+// What is not whole, or cannot be trusted, gets no closing record, and its
+// input stays. The job behind it is fetched all the same.
+func TestFetchNotWhole(t *testing.T) {
+	const dim = 8
+	for _, c := range []struct {
+		name  string
+		fault []string
+		code  int
+		said  string
+	}{
+		{"half a line", []string{"results match=bad half"}, cli.Malformed, "half a line"},
+		{"garbage", []string{"results match=bad garbage last=3"}, cli.Malformed, "line "},
+		{"without a key", []string{"results match=bad nokey first=1"}, cli.Error, "without a key"},
+		{"NaN", []string{"results match=bad values=nan first=1"}, cli.Malformed, "line "},
+		{"cut on the way", []string{"download match=JOB short=500"}, cli.Malformed, ""},
+		{"fewer than counted", []string{"get match=JOB status=200 body=STATS"}, cli.Malformed, "google counts 11 answers, its result holds 10"},
+		{"gone", []string{"download match=JOB status=404"}, cli.Error, "404"},
+		{"gone, as files are", []string{`download match=JOB status=403 message="You do not have permission to access the File x or it may not exist."`}, cli.Error, "may not exist"},
+		{"no destination", []string{"get match=JOB status=200 body=NODEST"}, cli.Error, "no results"},
+		{"a destination elsewhere", []string{"get match=JOB status=200 body=ELSEWHERE"}, cli.Error, "not a name of a file"},
+		{"running after all", []string{"get match=JOB state=BATCH_STATE_RUNNING"}, cli.Error, "says RUNNING now"},
+		{"not visible", []string{"get match=JOB status=404"}, cli.Error, "not visible to this key"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			g := newGoogle(t, emulator.Options{})
+			var replace atomic.Pointer[[2]string] // path, body
+			g.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if x := replace.Load(); x != nil && r.URL.Path == x[0] {
+					io.WriteString(w, x[1])
+					return
+				}
+				g.ServeHTTP(w, r)
+			}))
+			var atEnd, later []string
+			for _, f := range c.fault {
+				if strings.HasPrefix(f, "results") {
+					atEnd = append(atEnd, f)
+				} else {
+					later = append(later, f)
+				}
+			}
+			g.faults(atEnd...)
+			jobs := g.ended(newSubmit(), batch("bad", 10, dim)+batch("good", 4, dim))
+			list := jobsOf(t, jobs)
+			if list[0].Batch == "good" { // they end in any order
+				list[0], list[1] = list[1], list[0]
+			}
+			id := strings.TrimPrefix(list[0].Job, "batches/")
+			for i, f := range later {
+				later[i] = strings.ReplaceAll(f, "JOB", id)
+				if _, kind, ok := strings.Cut(f, "body="); ok {
+					body := map[string]string{
+						"STATS":     `{"metadata":{"state":"BATCH_STATE_SUCCEEDED","batchStats":{"successfulRequestCount":"11"},"output":{"responsesFile":"files/batch-ID"}}}`,
+						"NODEST":    `{"metadata":{"state":"BATCH_STATE_SUCCEEDED"}}`,
+						"ELSEWHERE": `{"metadata":{"state":"BATCH_STATE_SUCCEEDED","output":{"responsesFile":"files/../models"}}}`,
+					}[kind]
+					replace.Store(&[2]string{"/v1beta/" + list[0].Job, strings.ReplaceAll(body, "ID", id)})
+					later[i] = ""
+				}
+			}
+			g.faults(later...)
+			out := g.fails(newFetch(), mustLine(list[0])+mustLine(list[1]), c.code, list[0].Job, c.said)
+			if job := oneJob(t, out); job.Batch != "good" || !job.Whole() {
+				t.Errorf("closed %+v", job)
+			}
+			if b := g.books(); len(b.Uploaded) != 1 || b.Uploaded[0].Name != list[0].Input {
+				t.Errorf("left at google: %+v, want %s", b.Uploaded, list[0].Input)
+			}
+		})
+	}
+}
+
+// What is wrong with one key is an error of that key.
+func TestFetchKeys(t *testing.T) {
+	const n, dim = 10, 8
+	for _, c := range []struct {
+		fault string
+		bad   int // answers that are errors
+		want  record.Status
+	}{
+		{`results error=3 first=5 message="bad text"`, 5, record.Status{Code: 3, Status: "INVALID_ARGUMENT", Message: "bad text"}},
+		{`results error=13 first=1 place=response`, 1, record.Status{Code: 13, Status: "INTERNAL", Message: "injected fault"}},
+		{"results length=3 first=2", 2, record.Status{Code: 13, Status: "INTERNAL", Message: "vector of 3 values instead of 8"}},
+		{"results length=-1 first=1", 1, record.Status{Code: 13, Status: "INTERNAL", Message: "vector of 7 values instead of 8"}},
+		{"results values=null-element first=1", 1, record.Status{Code: 13, Status: "INTERNAL"}},
+		{"results values=nan-string first=1", 1, record.Status{Code: 13, Status: "INTERNAL"}},
+		{"results values=huge first=1", 1, record.Status{Code: 13, Status: "INTERNAL"}},
+		{"results values=absent first=1", 1, record.Status{Code: 13, Status: "INTERNAL"}},
+		{"results values=null first=1", 1, record.Status{Code: 13, Status: "INTERNAL"}},
+		{"results values=empty first=1", 1, record.Status{Code: 13, Status: "INTERNAL"}},
+	} {
+		t.Run(c.fault, func(t *testing.T) {
+			g := newGoogle(t, emulator.Options{})
+			g.faults(c.fault)
+			out := g.fails(newFetch(), g.ended(newSubmit(), batch("b1", n, dim)), cli.Partial)
+			vectors, failed := answersOf(t, out)
+			for key, status := range failed {
+				if c.want.Message == "" {
+					status.Message = ""
+				}
+				if status != c.want {
+					t.Errorf("%s: %+v", key, status)
+				}
+			}
+			job := oneJob(t, out)
+			if len(failed) != c.bad || len(vectors) != n-c.bad || !job.Whole() || *job.Failed != c.bad || *job.Succeeded != n-c.bad {
+				t.Errorf("%d errors, %d vectors, closed by %+v", len(failed), len(vectors), job)
+			}
+			if !strings.Contains(out, `"batch":"b1"`) {
+				t.Error("the batch is not in the records")
+			}
+			g.files(0)
+		})
+	}
+}
+
+// Answers that are missing are the database's to notice; the job is whole all
+// the same when Google does not count them.
+func TestFetchMissing(t *testing.T) {
+	g := newGoogle(t, emulator.Options{})
+	jobs := g.ended(newSubmit(), batch("b1", 5, 4))
+	job := oneJob(t, jobs)
+	job.Requests = 7
+	out := g.ok(newFetch(), mustLine(job))
+	if closed := oneJob(t, out); *closed.Succeeded != 5 || closed.Requests != 7 {
+		t.Errorf("%+v", closed)
+	}
+	if !strings.Contains(g.log.String(), "level=WARN msg=\"some requests were not answered\"") {
+		t.Error("no warning")
+	}
+}
+
+func TestFetchPassesOn(t *testing.T) {
+	g := newGoogle(t, emulator.Options{})
+	var lines string
+	for i, state := range []string{record.Failed, record.Expired, record.Cancelled} {
+		job := record.Job{Job: fmt.Sprint("batches/", i), Batch: "b", State: state, Model: "m", Dim: 4, Requests: 1,
+			Input: g.upload("input", "x"), Error: &record.Status{Code: 4, Message: "why"}}
+		lines += mustLine(job)
+	}
+	gone := mustLine(record.Job{Job: "batches/8", State: record.Failed, Input: "files/gone"})
+	open := mustLine(record.Job{Job: "batches/9", State: record.Running, Input: g.upload("open", "x")})
+
+	keep := newFetch()
+	keep.KeepInput = true
+	if out := g.fails(keep, lines, cli.Partial); out != lines {
+		t.Errorf("printed %s, want %s", out, lines)
+	}
+	g.files(4)
+	if out := g.fails(newFetch(), lines+gone, cli.Partial, "4 jobs"); out != lines+gone {
+		t.Errorf("printed %s, want %s", out, lines)
+	}
+	g.files(1)
+	if out := g.fails(newFetch(), open+gone, cli.Unfinished, "1 unfinished"); out != open+gone {
+		t.Errorf("printed %s, want %s", out, open)
+	}
+	g.files(1)
+	if strings.Contains(g.log.String(), "level=WARN") {
+		t.Error("warned of a file that is gone")
+	}
+}
+
+// A delete that fails is a warning.
+func TestDeleteFails(t *testing.T) {
+	g := newGoogle(t, emulator.Options{})
+	jobs := g.ended(newSubmit(), batch("b1", 2, 4))
+	g.faults("file.delete status=500")
+	if job := oneJob(t, g.ok(newFetch(), jobs)); !job.Whole() {
+		t.Errorf("%+v", job)
+	}
+	if !strings.Contains(g.log.String(), "level=WARN msg=\"an input file was not deleted") {
+		t.Error("no warning")
+	}
+}
+
+// The input goes after the last vector is out and before the record that
+// closes the job.
+func TestReaderOfVectorsLeft(t *testing.T) {
+	g := newGoogle(t, emulator.Options{})
+	jobs := g.ended(newSubmit(), batch("b1", 200, 768))
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
+	defer w.Close()
+	if err := newFetch().Run(t.Context(), strings.NewReader(jobs), w); !errors.Is(err, syscall.EPIPE) {
+		t.Errorf("error %v", err)
+	}
+	g.files(1)
+	vectors, _ := answersOf(t, g.ok(newFetch(), jobs))
+	checkVectors(t, vectors, "b1", 200, 768)
+}
+
+func TestFetchInterrupted(t *testing.T) {
+	g := newGoogle(t, emulator.Options{})
+	jobs := g.ended(newSubmit(), batch("b1", 60, 768))
+	g.faults("download hold=half at=300000")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	go func() {
+		g.WaitHold(t.Context(), "half")
+		cancel(interrupted{})
+	}()
+	out, err := g.runContext(ctx, newFetch(), jobs)
+	if !errors.As(err, new(interrupted)) || len(jobsOf(t, out)) != 0 {
+		t.Errorf("%v, printed %d jobs", err, len(jobsOf(t, out)))
+	}
+	g.files(1)
+}
+
+func TestNormalize(t *testing.T) {
+	g := newGoogle(t, emulator.Options{})
+	jobs := g.ended(newSubmit(), batch("b1", 3, 8))
+	f := newFetch()
+	f.Normalize = true
+	vectors, _ := answersOf(t, g.ok(f, jobs))
+	for key, v := range vectors {
+		want := emulator.CheapVector(strings.Replace(key, "b1/", "text ", 1)+" of b1", 8)
+		var sum float64
+		for _, x := range v {
+			sum += float64(x) * float64(x)
+		}
+		if math.Abs(sum-1) > 1e-6 || vector.Cosine(v, want) < 0.999999 || slices.Equal(v, want) {
+			t.Errorf("%s: %v, length %v", key, v, sum)
+		}
+	}
+}
+
+// Inline answers are taken by their key, and not at all where one has none.
+func TestInline(t *testing.T) {
+	for _, c := range []struct {
+		items string
+		code  int
+		want  int
+	}{
+		{`[{"metadata":{"key":"a"},"response":{"tokenCount":"2","embedding":{"values":[1,
+			2]}}},{"metadata":{"key":"b"},"error":{"code":3,"message":"no"}}]`, cli.Partial, 2},
+		{`[{"key":"a","response":{"embedding":{"values":[1,2]}}}]`, cli.OK, 1},
+		{`[{"metadata":{"key":"a"},"response":{"embedding":{"values":[1,2]}}},{"response":{"embedding":{"values":[3,4]}}}]`, cli.Error, 0},
+		{`[{"metadata":{"other":1},"response":{"embedding":{"values":[1,2]}}}]`, cli.Error, 0},
+		{`[{"metadata":{"key":7},"response":{"embedding":{"values":[1,2]}}}]`, cli.Error, 0},
+	} {
+		g := newGoogle(t, emulator.Options{})
+		g.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			fmt.Fprintf(w, `{"metadata":{"state":"BATCH_STATE_SUCCEEDED","output":{"inlinedResponses":{"inlinedResponses":%s}}}}`, c.items)
+		}))
+		out, err := g.run(newFetch(), `{"job":"batches/x","state":"SUCCEEDED","dim":2,"requests":1}`)
+		vectors, failed := answersOf(t, out)
+		if cli.ExitCode(err) != c.code || len(vectors)+len(failed) != c.want || c.code == cli.Error && out != "" {
+			t.Errorf("%s: exit %d (%v), printed %s", c.items, cli.ExitCode(err), err, out)
+		}
+		if c.code == cli.Error && strings.Contains(err.Error(), "has no key") != !strings.Contains(c.items, "7") {
+			t.Errorf("%v", err)
+		}
+	}
+}
+
+func TestCanariesAgree(t *testing.T) {
+	g := newGoogle(t, emulator.Options{})
+	submit := newSubmit()
+	submit.Canary = 3
+	jobs := g.ended(submit, batch("b1", 20, 8))
+	if j := oneJob(t, jobs); j.Canary != 3 || j.Requests != 20 {
+		t.Errorf("%+v", j)
+	}
+	out := g.ok(newFetch(), jobs)
+	vectors, failed := answersOf(t, out)
+	checkVectors(t, vectors, "b1", 20, 8)
+	if j := oneJob(t, out); *j.Succeeded != 20 || *j.Failed != 0 || len(failed) != 0 || strings.Contains(out, canaryPrefix) {
+		t.Errorf("%+v", j)
+	}
+	if b := g.books(); b.Canaries != 3 || b.MaxPaid != 1 || b.RequestsPaid != 20 {
+		t.Errorf("%+v", b)
+	}
+	g.files(0)
+
+	// Adopted with its canaries, whatever is asked for now.
+	forgetReceipts(t, g)
+	if j := oneJob(t, g.ok(newSubmit(), batch("b1", 20, 8))); j.Canary != 3 {
+		t.Errorf("adopted %+v", j)
+	}
+	g.jobs(1)
+}
+
+func TestCanariesDisagree(t *testing.T) {
+	for _, c := range []struct {
+		name, fault string
+		code        int
+		said        string
+	}{
+		{"swapped", "results swap keys=b1/0,b1/7", cli.Partial, `keys "b1/0"`},
+		{"swapped canaries", "results swap keys=gbatch-canary:0:b1/0,gbatch-canary:1:b1/6", cli.Partial, `"b1/0" "b1/6"`},
+		{"a canary is missing", "results missing keys=gbatch-canary:1:b1/6", cli.Partial, "1 of 3"},
+		{"a repeated one is missing", "results missing keys=b1/6", cli.Partial, "missing"},
+		{"a canary is of another length", "results length=3 keys=gbatch-canary:1:b1/6", cli.Partial, `"b1/6"`},
+		{"a canary failed", "results error=13 keys=gbatch-canary:1:b1/6", cli.OK, ""},
+		{"a repeated one failed", "results error=13 keys=b1/6", cli.Partial, "keys did"},
+		{"half", "results half", cli.Malformed, "line"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			g := newGoogle(t, emulator.Options{})
+			g.faults(c.fault)
+			submit := newSubmit()
+			submit.Canary = 3
+			job := oneJob(t, g.ended(submit, batch("b1", 20, 8)))
+			job.Canary = 0 // as it comes from a database; the job's name still tells
+			out, err := g.run(newFetch(), mustLine(job))
+			if cli.ExitCode(err) != c.code || err != nil && !strings.Contains(err.Error(), c.said) {
+				t.Errorf("exit %d: %v", cli.ExitCode(err), err)
+			}
+			trusted := strings.Contains(c.name, "failed")
+			if trusted != (out != "") || trusted && len(jobsOf(t, out)) != 1 {
+				t.Errorf("printed %s", out)
+			}
+			g.files(map[bool]int{true: 0, false: 1}[trusted])
+		})
+	}
+}
+
+// Vectors that differ by rounding are one text's.
+func TestSame(t *testing.T) {
+	a := []float32{0.5, -0.25, 1, 0}
+	for _, c := range []struct {
+		b    []float32
+		want bool
+	}{
+		{[]float32{0.5, -0.25, 1, 0}, true}, {[]float32{0.5001, -0.25, 1, 0}, true}, {[]float32{0.25, -0.5, 1, 0}, false},
+		{[]float32{0.5, -0.25, 1}, false}, {nil, false}, {[]float32{0, 0, 0, 0}, false},
+	} {
+		if same(a, c.b) != c.want || same(c.b, a) != c.want {
+			t.Errorf("%v: %v", c.b, !c.want)
+		}
+	}
+	if zero := []float32{0, 0}; same(nil, nil) || !same(zero, zero) {
+		t.Error("nothing, or zeros")
+	}
+}
+
+// convert gives every line once and in order, however the bytes arrive.
+func TestConvert(t *testing.T) {
+	var in, want bytes.Buffer
+	for i := range 3000 {
+		fmt.Fprintf(&in, `{"response":{"tokenCount":"1","embedding":{"values":[%d%s]}},"key":"k%d"}`, i, strings.Repeat(",0.25", i%100), i)
+		in.WriteString([]string{"\n", "\r\n", "\n\n"}[i%3])
+		fmt.Fprintf(&want, "k%d ", i)
+	}
+	for _, r := range []io.Reader{bytes.NewReader(in.Bytes()), &pieces{in.Bytes(), 1000, false}, &pieces{in.Bytes(), 1 << 18, true}, &pieces{bytes.TrimSpace(in.Bytes()), 1<<18 - 1, true}} {
+		var out, got strings.Builder
+		a, err := convert(r, func() {}, &converter{Fetch: new(Fetch), job: new(record.Job)}, &out)
+		if err != nil || a.lines != 3000 || a.own != 3000 || a.vectors != 3000 || a.tokens != 3000 || a.failed != 0 {
+			t.Errorf("%+v, %v", a, err)
+		}
+		for line := range strings.Lines(out.String()) {
+			_, key, _ := strings.Cut(line, `"key":"`)
+			key, _, _ = strings.Cut(key, `"`)
+			got.WriteString(key + " ")
+		}
+		if got.String() != want.String() {
+			t.Error("keys are lost, twice or in another order")
+		}
+	}
+	// A wrong line is named by its number in the file.
+	lines := strings.Split(in.String(), "\n")
+	lines[2500] = "x"
+	_, err := convert(strings.NewReader(strings.Join(lines, "\n")), func() {}, &converter{Fetch: new(Fetch), job: new(record.Job)}, io.Discard)
+	if err == nil || !strings.Contains(err.Error(), "line 2501 of the result") {
+		t.Errorf("%v", err)
+	}
+	_, err = convert(&pieces{bytes.Repeat([]byte("x"), 17<<20), 1 << 20, false}, func() {}, &converter{Fetch: new(Fetch), job: new(record.Job)}, io.Discard)
+	if err == nil || !strings.Contains(err.Error(), "16 MiB") {
+		t.Errorf("%v", err)
+	}
+}
+
+// pieces reads n bytes at a time, and can give the end with the last ones.
+type pieces struct {
+	b    []byte
+	n    int
+	soon bool
+}
+
+func (p *pieces) Read(b []byte) (int, error) {
+	n := copy(b, p.b[:min(p.n, len(p.b))])
+	p.b = p.b[n:]
+	if len(p.b) == 0 && (n == 0 || p.soon) {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+// A file that changes while it is read is not pieced together.
+func TestDownloadChanges(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		next func(w http.ResponseWriter)
+		said string
+	}{
+		{"another size", func(w http.ResponseWriter) {
+			w.Header().Set("Content-Range", "bytes 5-10/11")
+			w.WriteHeader(206)
+		}, "changed"},
+		{"another version", func(w http.ResponseWriter) {
+			w.Header().Set("ETag", `"b"`)
+			w.Header().Set("Content-Length", "10")
+			w.WriteHeader(200)
+		}, "changed"},
+		{"another range", func(w http.ResponseWriter) {
+			w.Header().Set("Content-Range", "bytes 6-9/10")
+			w.WriteHeader(206)
+		}, "bytes from 5 on"},
+		{"no range", func(w http.ResponseWriter) { w.WriteHeader(206) }, "bytes from 5 on"},
+		{"too many bytes", func(w http.ResponseWriter) {
+			w.Header().Set("Content-Range", "bytes 5-9/10")
+			w.WriteHeader(206)
+			io.WriteString(w, "6789012345")
+		}, "longer than the 10 bytes"},
+		{"gone", func(w http.ResponseWriter) { w.WriteHeader(404) }, "404"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			g := newGoogle(t, emulator.Options{})
+			var calls atomic.Int32
+			g.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if calls.Add(1) == 1 {
+					w.Header().Set("Content-Length", "10")
+					w.Header().Set("ETag", `"a"`)
+					io.WriteString(w, "12345")
+					w.(http.Flusher).Flush()
+					panic(http.ErrAbortHandler)
+				}
+				if r.Header.Get("Range") != "bytes=5-" || r.Header.Get("If-Range") != `"a"` {
+					t.Errorf("asked for %v", r.Header)
+				}
+				c.next(w)
+			}))
+			client, err := newClient(t.Context(), 5*time.Second)
+			if err != nil {
+				t.Fatal(err)
+			}
+			d := client.download(t.Context(), "files/x")
+			defer d.Close()
+			data, err := io.ReadAll(d)
+			if err == nil || !strings.Contains(err.Error(), c.said) || passing(err) {
+				t.Errorf("%v after %q", err, data)
+			}
+		})
+	}
+}
+
+// A server may send less than the range that it was asked for, or nothing.
+func TestDownloadShortRanges(t *testing.T) {
+	g := newGoogle(t, emulator.Options{})
+	const text = "0123456789"
+	var calls atomic.Int32
+	g.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var from int
+		fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-", &from)
+		end := min(from+4, len(text))
+		if calls.Add(1)%2 == 0 {
+			end = from
+		}
+		w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, end-1, len(text)))
+		w.WriteHeader(206)
+		io.WriteString(w, text[from:end])
+	}))
+	client, err := newClient(t.Context(), 10*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := client.download(t.Context(), "files/x")
+	defer d.Close()
+	if data, err := io.ReadAll(d); string(data) != text || err != nil {
+		t.Errorf("%q, %v", data, err)
+	}
+}
+
+// An interrupt ends a command whose input does not.
+func TestInterruptedRead(t *testing.T) {
+	newGoogle(t, emulator.Options{})
+	for _, cmd := range []cli.Command{newSubmit(), newWait(), newFetch()} {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancelCause(t.Context())
+		cancel(interrupted{})
+		if err := cmd.Run(ctx, r, io.Discard); !errors.As(err, new(interrupted)) {
+			t.Errorf("%T: %v", cmd, err)
+		}
+		w.Close()
+	}
+}
+
+func FuzzConvert(f *testing.F) {
+	f.Add([]byte(`{"response":{"tokenCount":"1","embedding":{"values":[-0.034,0.0025]}},"key":"request_1"}` + "\n" + `{"key":"k","error":{"code":13,"message":"m"}}`))
+	f.Add([]byte("\r\n{\"key\":\"gbatch-canary:0:k\",\"response\":{\"embedding\":{\"values\":[1]}}}"))
+	f.Add([]byte(`{"key":"k","response":{"embedding":{"values":[1,`))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		c := &converter{Fetch: new(Fetch), job: &record.Job{Dim: 2, Batch: "b"}}
+		var out strings.Builder
+		got, err := convert(bytes.NewReader(in), func() {}, c, &out)
+		vectors, failed := 0, 0
+		for line := range strings.Lines(out.String()) {
+			if strings.Contains(line, `"error":`) {
+				failed++
+			} else {
+				vectors++
+			}
+		}
+		if err == nil && (vectors+failed != got.own || got.vectors+got.failed != got.own || got.lines < got.own) {
+			t.Errorf("%+v, printed %d lines", got, vectors+failed)
+		}
+		verify(func() io.Reader { return bytes.NewReader(in) }, 1)
+	})
+}

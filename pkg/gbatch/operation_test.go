@@ -1,0 +1,194 @@
+package gbatch
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"gbatch/pkg/record"
+)
+
+// All states that Google's SDK and REST reference name, and some they do not.
+func TestStates(t *testing.T) {
+	for _, c := range []struct {
+		google, want string
+		ended        bool
+	}{
+		{"BATCH_STATE_UNSPECIFIED", "UNSPECIFIED", false},
+		{"BATCH_STATE_PENDING", record.Queued, false},
+		{"BATCH_STATE_RUNNING", record.Running, false},
+		{"BATCH_STATE_SUCCEEDED", record.Succeeded, true},
+		{"BATCH_STATE_FAILED", record.Failed, true},
+		{"BATCH_STATE_CANCELLED", record.Cancelled, true},
+		{"BATCH_STATE_EXPIRED", record.Expired, true},
+		{"JOB_STATE_UNSPECIFIED", "UNSPECIFIED", false},
+		{"JOB_STATE_QUEUED", record.Queued, false},
+		{"JOB_STATE_PENDING", record.Queued, false},
+		{"JOB_STATE_RUNNING", record.Running, false},
+		{"JOB_STATE_SUCCEEDED", record.Succeeded, true},
+		{"JOB_STATE_FAILED", record.Failed, true},
+		{"JOB_STATE_CANCELLING", "CANCELLING", false},
+		{"JOB_STATE_CANCELLED", record.Cancelled, true},
+		{"JOB_STATE_PAUSED", record.Paused, false},
+		{"JOB_STATE_EXPIRED", record.Expired, true},
+		{"JOB_STATE_UPDATING", "UPDATING", false},
+		{"JOB_STATE_PARTIALLY_SUCCEEDED", "PARTIALLY_SUCCEEDED", false},
+		{"BATCH_STATE_LATER", "LATER", false},
+		{"SUCCEEDED", record.Succeeded, true},
+		{"", "UNSPECIFIED", false},
+	} {
+		got := jobState(c.google)
+		if got != c.want || (&record.Job{State: got}).Ended() != c.ended || c.ended && lives(got) != (got == record.Succeeded) {
+			t.Errorf("%q is %q, want %q, ended %v", c.google, got, c.want, c.ended)
+		}
+	}
+}
+
+var operations = []struct {
+	name, body string
+	want       string // state input responses answers error inlined
+}{
+	{"as published", `{"name":"batches/xyz","metadata":{"@type":"type.googleapis.com/google.ai.generativelanguage.v1main.EmbedContentBatch",
+		"model":"models/gemini-embedding-001","displayName":"d","inputConfig":{"fileName":"files/abc"},"output":{"responsesFile":"files/batch-xyz"},
+		"createTime":"2025-09-10T10:00:00.1Z","endTime":"2025-09-10T10:05:00Z","updateTime":"2025-09-10T10:05:00Z",
+		"batchStats":{"requestCount":"3","successfulRequestCount":"3"},"state":"BATCH_STATE_SUCCEEDED","name":"batches/xyz"},
+		"done":true,"response":{"@type":"x","responsesFile":"files/batch-xyz"}}`, "SUCCEEDED files/abc files/batch-xyz 3 <nil> 0"},
+	{"the output in the response only", `{"metadata":{"state":"BATCH_STATE_SUCCEEDED"},"response":{"responsesFile":"files/r"}}`, "SUCCEEDED  files/r -1 <nil> 0"},
+	{"snake case", `{"metadata":{"state":"BATCH_STATE_RUNNING","inputConfig":{"file_name":"files/abc"}}}`, "RUNNING files/abc  -1 <nil> 0"},
+	{"numbers", `{"metadata":{"batchStats":{"successfulRequestCount":2,"failedRequestCount":"1","requestCount":null}}}`, "UNSPECIFIED   3 <nil> 0"},
+	{"all failed", `{"metadata":{"batchStats":{"requestCount":"2","failedRequestCount":"2"}}}`, "UNSPECIFIED   2 <nil> 0"},
+	{"failed", `{"metadata":{"state":"BATCH_STATE_FAILED"},"done":true,"error":{"code":3,"message":"no\nway"}}`, "FAILED   -1 {3 no; way} 0"},
+	{"an error and done, but no state", `{"done":true,"error":{"code":13,"message":"m"}}`, "FAILED   -1 {13 m} 0"},
+	{"an error and done, but running", `{"metadata":{"state":"BATCH_STATE_RUNNING"},"done":true,"error":{"code":13,"message":"m"}}`, "FAILED   -1 {13 m} 0"},
+	{"an error, and not done", `{"metadata":{"state":"BATCH_STATE_RUNNING"},"error":{"code":13,"message":"m"}}`, "RUNNING   -1 {13 m} 0"},
+	{"cancelled", `{"metadata":{"state":"BATCH_STATE_CANCELLED"},"done":true,"error":{"code":1}}`, "CANCELLED   -1 {1 } 0"},
+	{"inline", `{"metadata":{"output":{"inlinedResponses":{"inlinedResponses":[{},{}]}}}}`, "UNSPECIFIED   -1 <nil> 2"},
+	{"inline in the response", `{"response":{"inlinedResponses":{"inlinedResponses":[{}]}}}`, "UNSPECIFIED   -1 <nil> 1"},
+	{"nothing", `{}`, "UNSPECIFIED   -1 <nil> 0"},
+	{"not JSON", `<html>`, "error"},
+	{"another type", `[]`, "error"},
+	{"a count that is none", `{"metadata":{"batchStats":{"failedRequestCount":"x"}}}`, "error"},
+}
+
+func TestOperations(t *testing.T) {
+	for _, c := range operations {
+		op, err := decodeOperation([]byte(c.body), "")
+		got := "error"
+		if err == nil {
+			status := "<nil>"
+			if op.err != nil {
+				status = fmt.Sprintf("{%d %s}", op.err.Code, op.err.Message)
+			}
+			got = fmt.Sprint(op.state, " ", op.input, " ", op.responses, " ", op.answers, " ", status, " ", len(op.inlined))
+		}
+		if got != c.want {
+			t.Errorf("%s: %q, want %q (%v)", c.name, got, c.want, err)
+		}
+	}
+}
+
+// A job that ended without results has a reason, Google's own where it gives one.
+func TestReasons(t *testing.T) {
+	for _, state := range []string{record.Failed, record.Cancelled, record.Expired} {
+		var job record.Job
+		(&operation{state: state}).update(&job)
+		if job.Error == nil || job.Error.Code == 0 || job.Error.Message == "" {
+			t.Errorf("%s: %+v", state, job.Error)
+		}
+		own := &record.Status{Code: 9, Message: "own"}
+		(&operation{state: state, err: own}).update(&job)
+		if job.Error != own {
+			t.Errorf("%s: %+v", state, job.Error)
+		}
+	}
+	job := record.Job{Input: "files/mine", Error: &record.Status{}}
+	(&operation{state: record.Succeeded, input: "files/theirs", created: "c", ended: "e"}).update(&job)
+	if want := (record.Job{State: record.Succeeded, Input: "files/mine", CreatedAt: "c", EndedAt: "e"}); job != want {
+		t.Errorf("%+v, want %+v", job, want)
+	}
+}
+
+var apiErrors = []struct {
+	code         int
+	retry, body  string
+	text         string
+	wait         time.Duration
+	refused, key bool
+}{
+	{429, "", `{"error":{"code":429,"message":"Quota\nexceeded","status":"RESOURCE_EXHAUSTED","details":[{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"30s"}]}}`,
+		"google answered 429 RESOURCE_EXHAUSTED: Quota; exceeded", 30 * time.Second, false, false},
+	{429, "7", `{}`, "google answered 429: Too Many Requests", 7 * time.Second, false, false},
+	{503, "0.25", ``, "google answered 503: Service Unavailable", 250 * time.Millisecond, false, false},
+	{503, "-1", `<html>proxy</html>`, "google answered 503: Service Unavailable", 0, false, false},
+	{502, "soon", "bad\ngateway", "google answered 502: bad; gateway", 0, false, false},
+	{408, "", "", "google answered 408: Request Timeout", 0, false, false},
+	{400, "", `{"error":{"message":"API key not valid.","status":"INVALID_ARGUMENT","details":[{"reason":"API_KEY_INVALID"}]}}`,
+		"the API key was refused, check GEMINI_API_KEY: google answered 400 INVALID_ARGUMENT: API key not valid.", 0, true, true},
+	{401, "", "", "the API key was refused, check GEMINI_API_KEY: google answered 401: Unauthorized", 0, true, true},
+	{403, "", `{"error":{"message":"no SECRET here?key=SECRET"}}`, "the API key was refused, check GEMINI_API_KEY: google answered 403: no [API key] here?key=[API key]", 0, true, true},
+	{404, "", `{"error":{"message":"Requested entity was not found.","status":"NOT_FOUND"}}`, "google answered 404 NOT_FOUND: Requested entity was not found.", 0, true, false},
+	{400, "", `{"error":{"message":"Error on line 1: a\nError on line 2: b\n\nError on line 3: c\nError on line 4: d\nError on line 5: e\nError on line 6: f\n"}}`,
+		"google answered 400: Error on line 1: a; Error on line 2: b; Error on line 3: c; Error on line 4: d; and 2 lines more", 0, true, false},
+	{400, "", `{"error":"text"}`, `google answered 400: {"error":"text"}`, 0, true, false},
+	{302, "", "", "google answered 302: Found", 0, true, false},
+}
+
+func TestAPIErrors(t *testing.T) {
+	for _, c := range apiErrors {
+		header := http.Header{}
+		header.Set("Retry-After", c.retry)
+		e := newAPIError(&http.Response{StatusCode: c.code, Header: header}, []byte(c.body), "SECRET")
+		if e.Error() != c.text || e.wait != c.wait || refused(e) != c.refused || passing(e) == c.refused || e.auth() != c.key {
+			t.Errorf("%d %s:\n%s, wait %v, refused %v, auth %v\nwant\n%s", c.code, c.body, e, e.wait, refused(e), e.auth(), c.text)
+		}
+	}
+	at := http.Header{}
+	at.Set("Retry-After", time.Now().Add(time.Hour).UTC().Format(http.TimeFormat))
+	if e := newAPIError(&http.Response{StatusCode: 503, Header: at}, nil, ""); e.wait < 59*time.Minute || e.wait > time.Hour {
+		t.Errorf("Retry-After as a date: %v", e.wait)
+	}
+	if !passing(errors.New("connection reset")) || refused(errors.New("x")) {
+		t.Error("an error of the network does not pass")
+	}
+	long := newAPIError(&http.Response{StatusCode: 500}, []byte(strings.Repeat("я", 10000)), "")
+	if n := len([]rune(long.message)); n > 510 {
+		t.Errorf("a message of %d characters", n)
+	}
+}
+
+func FuzzOperation(f *testing.F) {
+	for _, c := range operations {
+		f.Add([]byte(c.body))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		op, err := decodeOperation(body, "SECRET")
+		if err != nil {
+			return
+		}
+		var job record.Job
+		op.update(&job)
+		if op.state == "" || op.err != nil && strings.ContainsAny(op.err.Message, "\n") {
+			t.Errorf("%+v", op)
+		}
+		if _, err := json.Marshal(job); err != nil {
+			t.Error(err)
+		}
+		keyed(op.inlined)
+	})
+}
+
+func FuzzAPIError(f *testing.F) {
+	for _, c := range apiErrors {
+		f.Add(c.code, c.retry, []byte(c.body))
+	}
+	f.Fuzz(func(t *testing.T, code int, retry string, body []byte) {
+		e := newAPIError(&http.Response{StatusCode: code, Header: http.Header{"Retry-After": {retry}}}, body, "SECRET")
+		if strings.ContainsAny(e.Error(), "\n\r") || strings.Contains(e.Error(), "SECRET") || len(e.message) > 4000 || e.wait < 0 {
+			t.Errorf("%+v", e)
+		}
+	})
+}

@@ -1,0 +1,95 @@
+package gbatch
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"gbatch/pkg/cli"
+	"gbatch/pkg/emulator"
+)
+
+// The test binary is gbatch-submit too, for the tests that kill it.
+func TestMain(m *testing.M) {
+	if os.Getenv("GBATCH_TEST_SUBMIT") != "" {
+		os.Exit(cli.ExitCode(newSubmit().Run(context.Background(), os.Stdin, os.Stdout)))
+	}
+	os.Exit(m.Run())
+}
+
+func submitProcess(t *testing.T, in string) (*exec.Cmd, *bytes.Buffer) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), "GBATCH_TEST_SUBMIT=1")
+	cmd.Stdin = strings.NewReader(in)
+	out := new(bytes.Buffer)
+	cmd.Stdout, cmd.Stderr = out, os.Stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return cmd, out
+}
+
+// Killed at any call, started again: one job, one file, nothing left behind.
+func TestKilled(t *testing.T) {
+	for at, phase := range map[string]string{
+		"list": "", "list when=after": "",
+		"upload.start": phaseUpload, "upload.start when=after": phaseUpload,
+		"upload.data": phaseUpload, "upload.data when=after": phaseUpload,
+		"create": phaseCreate, "create when=after": phaseCreate,
+	} {
+		t.Run(at, func(t *testing.T) {
+			g := newGoogle(t, emulator.Options{})
+			op, when, _ := strings.Cut(at, " ")
+			g.faults(strings.TrimSpace(op + " nth=1 hold=here " + when))
+			in := batch("b1", 5, 4)
+			cmd, out := submitProcess(t, in)
+			if err := g.WaitHold(t.Context(), "here"); err != nil {
+				t.Fatal(err)
+			}
+			cmd.Process.Kill()
+			cmd.Wait()
+			data, err := os.ReadFile(filepath.Join(g.state, nameOf(t, in)+".json"))
+			if err != nil || phase == "" != (len(data) == 0) || !strings.Contains(string(data), phase) {
+				t.Errorf("the intent is %s (%v), want phase %q", data, err, phase)
+			}
+			g.faults()
+			submit := newSubmit()
+			submit.Settle = 200 * time.Millisecond
+			g.ok(submit, in)
+			g.jobs(1)
+			g.files(1)
+			if out.Len() > 0 {
+				t.Errorf("printed %s", out)
+			}
+		})
+	}
+}
+
+// Two processes at once create one job.
+func TestTwoProcesses(t *testing.T) {
+	g := newGoogle(t, emulator.Options{})
+	g.faults("create nth=1 hold=sent")
+	in := batch("b1", 5, 4)
+	a, outA := submitProcess(t, in)
+	b, outB := submitProcess(t, in)
+	if err := g.WaitHold(t.Context(), "sent"); err != nil {
+		t.Fatal(err)
+	}
+	g.Release("sent")
+	if err := a.Wait(); err != nil {
+		t.Error(err)
+	}
+	if err := b.Wait(); err != nil {
+		t.Error(err)
+	}
+	if x, y := oneJob(t, outA.String()), oneJob(t, outB.String()); x.Job != y.Job {
+		t.Errorf("%s and %s", x.Job, y.Job)
+	}
+	g.jobs(1)
+}
