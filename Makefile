@@ -1,0 +1,89 @@
+# make            builds the commands into bin/
+# make demo       runs the whole line on real text against the local emulator
+# make test       all tests
+# make embed DB=kb.duckdb    your own database: the whole line, waits for the jobs
+# make flush DB=kb.duckdb    … submit what is pending, do not wait
+# make sync  DB=kb.duckdb    … collect the jobs that have ended
+
+SHELL := bash
+.SHELLFLAGS := -o pipefail -ec
+.ONESHELL:
+
+COMMANDS := $(patsubst cmd/%/main.go,%,$(wildcard cmd/*/main.go))
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
+FUZZTIME := 3s
+SEED := 1
+
+.PHONY: build test check race lint fuzz torture bench demo test-live install clean embed flush sync need-db
+
+build:
+	go build -o bin/ $(COMMANDS:%=./cmd/%)
+
+test:
+	go test ./...
+
+# The scripts, against the built programs in place of the test binary.
+check: build
+	GBATCH_BIN=$(CURDIR)/bin go test . -run TestScripts -count=1
+
+race:
+	go test -race -short ./...
+
+lint:
+	test -z "$$(gofmt -l .)" || { gofmt -d .; exit 1; }
+	go vet ./...
+	go mod tidy -diff
+	go run $(STATICCHECK) ./...
+	# Where its database cannot be reached, govulncheck has no opinion.
+	out=$$(go run $(GOVULNCHECK) ./... 2>&1) || {
+		echo "$$out" >&2
+		grep -q 'fetching vulnerabilities' <<<"$$out" || exit 1
+		echo "make: warning: no look at known vulnerabilities was taken" >&2
+	}
+
+# Every fuzz target for FUZZTIME each.
+fuzz:
+	grep -rEo --include='*_test.go' '^func Fuzz[A-Za-z0-9]+' pkg | sort | while IFS=: read -r file target; do
+		echo "$${target#func } in $$(dirname $$file)"
+		go test ./$$(dirname $$file) -run '^$$' -fuzz "^$${target#func }$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1s > fuzz.out 2>&1 || { cat fuzz.out; exit 1; }
+	done
+	rm -f fuzz.out
+
+# Kills, faults and edits by the hundred; then the books must balance.
+torture: build
+	PATH="$(CURDIR)/bin:$$PATH" go run ./cmd/internal/torture --seed $(SEED)
+
+# Side by side with what one would run instead; writes BENCHMARKS.md.
+bench: build
+	PATH="$(CURDIR)/bin:$$PATH" go run -C cmd/internal/bench .
+
+demo: build
+	PATH="$(CURDIR)/bin:$$PATH" go run ./cmd/internal/demo
+
+# Two or three chunks through Google's own API, for a fraction of a cent.
+test-live:
+	go test ./pkg/gbatch -run Live -count=1 -v
+
+install:
+	go install $(COMMANDS:%=./cmd/%)
+
+clean:
+	rm -rf bin fuzz.out
+
+# Your own database. Flags of the commands come from the environment, such as
+# GBATCH_FROM, GBATCH_MODEL or GBATCH_LIMIT.
+embed: need-db build
+	export PATH="$(CURDIR)/bin:$$PATH"
+	chunks-pending "$(DB)" | to-jsonl | gbatch-submit | gbatch-wait | gbatch-fetch | vectors-apply "$(DB)"
+
+flush: need-db build
+	export PATH="$(CURDIR)/bin:$$PATH" GBATCH_LIMIT=$${GBATCH_LIMIT:-100000}
+	chunks-pending "$(DB)" | to-jsonl | gbatch-submit | vectors-apply "$(DB)"
+
+sync: need-db build
+	export PATH="$(CURDIR)/bin:$$PATH"
+	jobs-pending "$(DB)" | gbatch-wait --once | gbatch-fetch | vectors-apply "$(DB)"
+
+need-db:
+	test -n "$(DB)" || { echo "make: say which database: make $(MAKECMDGOALS) DB=kb.duckdb" >&2; exit 2; }

@@ -1,0 +1,222 @@
+// Demo runs the whole line on real text, the Go specification and memory model
+// that ship with every Go toolchain, against the local emulator: no key, no
+// network. It expects the commands on PATH; make demo puts them there.
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"html"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"gbatch/pkg/record"
+	"gbatch/pkg/store"
+	"gbatch/pkg/vector"
+)
+
+const line = "chunks-pending kb.duckdb | to-jsonl | gbatch-submit | gbatch-wait | gbatch-fetch | vectors-apply kb.duckdb"
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "demo: error:", err)
+		os.Exit(1)
+	}
+}
+
+func run() error {
+	chunks, err := passages()
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "gbatch-demo")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	if err := write(filepath.Join(dir, "passages.ndjson"), chunks); err != nil {
+		return err
+	}
+	edited := chunks[len(chunks)/2]
+	edited.Text = "Edited by hand: " + edited.Text
+	if err := write(filepath.Join(dir, "edited.ndjson"), []record.Chunk{edited}); err != nil {
+		return err
+	}
+	server := exec.Command("gemini-emulator", "--dir", filepath.Join(dir, "emulator"))
+	url, err := start(server)
+	if err != nil {
+		return err
+	}
+	defer server.Wait()
+	defer server.Process.Signal(os.Interrupt)
+
+	env := append(os.Environ(), "GOOGLE_GEMINI_BASE_URL="+url, "GEMINI_API_KEY=demo", "XDG_STATE_HOME="+dir, "GBATCH_INTERVAL=100ms")
+	shell := func(command string) (out string, err error) {
+		fmt.Println("\n$ " + command)
+		cmd := exec.Command("bash", "-o", "pipefail", "-c", command)
+		var b bytes.Buffer
+		cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = dir, env, &b, os.Stderr
+		err = cmd.Run()
+		fmt.Print(b.String())
+		return b.String(), err
+	}
+
+	fmt.Printf("%d passages of real text become chunks, and the line embeds them:\n", len(chunks))
+	for _, command := range []string{"chunks-add kb.duckdb < passages.ndjson", line, "chunks-status kb.duckdb"} {
+		if _, err := shell(command); err != nil {
+			return err
+		}
+	}
+
+	const text = "When is a send on a channel synchronized before a receive?"
+	fmt.Printf("\nThe passages nearest to %q:\n", text)
+	question, err := embed(url, text)
+	if err != nil {
+		return err
+	}
+	db := store.Database{DB: filepath.Join(dir, "kb.duckdb")}
+	type neighbour struct {
+		id     string
+		cosine float64
+	}
+	var near []neighbour
+	err = db.Each(context.Background(), "chunks", "embeddings", func(c store.Chunk) error {
+		near = append(near, neighbour{c.ID, vector.Cosine(question, c.Vector)})
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(near, func(a, b neighbour) int { return cmp.Compare(b.cosine, a.cosine) })
+	for _, n := range near[:3] {
+		fmt.Printf("  %.3f  %s\n", n.cosine, n.id)
+	}
+
+	fmt.Println("\nRun again, the line has nothing left to do:")
+	if out, err := shell(line); err != nil {
+		return err
+	} else if out != "" {
+		return errors.New("the second run did something")
+	}
+
+	fmt.Printf("\nOne passage is edited (%s). Only it is embedded again:\n", edited.ID)
+	if _, err := shell("chunks-add kb.duckdb < edited.ndjson"); err != nil {
+		return err
+	}
+	if out, err := shell(line); err != nil {
+		return err
+	} else if !strings.Contains(out, `"requests":1,`) {
+		return errors.New("not just the edited passage was embedded")
+	}
+	return nil
+}
+
+// passages cuts the toolchain's documents by their headings.
+func passages() (chunks []record.Chunk, err error) {
+	root, err := exec.Command("go", "env", "GOROOT").Output()
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range []string{"go_spec", "go_mem"} {
+		page, err := os.ReadFile(filepath.Join(strings.TrimSpace(string(root)), "doc", name+".html"))
+		if err != nil {
+			return cut(`(?m)^#+ (?P<title>.*)$`, "README.md", "CHANGELOG.md", "docs/records.md", "docs/database.md")
+		}
+		chunks = append(chunks, split(heading, name, string(page))...)
+	}
+	return chunks, nil
+}
+
+var (
+	heading = regexp.MustCompile(`<h[2-4][^>]*>(?P<title>[^\n]*)</h[2-4]>`)
+	tag     = regexp.MustCompile(`<[^>]*>`)
+)
+
+// cut cuts the repository's own documents, where the toolchain has none.
+func cut(pattern string, files ...string) (chunks []record.Chunk, err error) {
+	for _, name := range files {
+		page, err := os.ReadFile(name)
+		if err != nil {
+			return nil, err
+		}
+		chunks = append(chunks, split(regexp.MustCompile(pattern), name, html.EscapeString(string(page)))...)
+	}
+	return chunks, nil
+}
+
+// split makes a chunk of what stands between each heading and the next.
+func split(heading *regexp.Regexp, name, page string) (chunks []record.Chunk) {
+	plain := func(s string) string { return strings.TrimSpace(html.UnescapeString(tag.ReplaceAllString(s, ""))) }
+	at := heading.FindAllStringSubmatchIndex(page, -1)
+	for i, h := range at {
+		end := len(page)
+		if i+1 < len(at) {
+			end = at[i+1][0]
+		}
+		title := plain(page[h[2]:h[3]])
+		if text := plain(page[h[1]:end]); text != "" {
+			chunks = append(chunks, record.Chunk{ID: fmt.Sprintf("%s/%d %s", name, i+1, title), Text: text, Title: title})
+		}
+	}
+	return chunks
+}
+
+func write(path string, chunks []record.Chunk) error {
+	var b bytes.Buffer
+	encoder := json.NewEncoder(&b)
+	for _, c := range chunks {
+		if err := encoder.Encode(c); err != nil {
+			return err
+		}
+	}
+	return os.WriteFile(path, b.Bytes(), 0o600)
+}
+
+// start starts the emulator, and returns the URL that it prints.
+func start(server *exec.Cmd) (string, error) {
+	server.Stderr = os.Stderr
+	out, err := server.StdoutPipe()
+	if err != nil {
+		return "", err
+	}
+	if err := server.Start(); err != nil {
+		return "", err
+	}
+	var at struct{ URL string }
+	text, err := bufio.NewReader(out).ReadBytes('\n')
+	if err == nil {
+		err = json.Unmarshal(text, &at)
+	}
+	return at.URL, err
+}
+
+// embed asks for the vector of a question, online.
+func embed(url, text string) ([]float32, error) {
+	body, err := json.Marshal(map[string]any{"content": map[string]any{"parts": []any{map[string]any{"text": text}}}, "taskType": "RETRIEVAL_QUERY", "outputDimensionality": 768})
+	if err != nil {
+		return nil, err
+	}
+	reply, err := http.Post(url+"/v1beta/models/gemini-embedding-001:embedContent?key=demo", "application/json", bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	defer reply.Body.Close()
+	var answer struct{ Embedding struct{ Values []float32 } }
+	if err := json.NewDecoder(reply.Body).Decode(&answer); err != nil {
+		return nil, err
+	}
+	if len(answer.Embedding.Values) == 0 {
+		return nil, fmt.Errorf("the emulator answered %s", reply.Status)
+	}
+	return answer.Embedding.Values, nil
+}

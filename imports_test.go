@@ -1,0 +1,88 @@
+package gbatch
+
+import (
+	"encoding/json"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// owners says which packages may import a module that is not ours. A module has
+// one, so that its replacement is one package's work.
+var owners = map[string][]string{
+	"github.com/duckdb/":              {"gbatch/pkg/store"},
+	"google.golang.org/genai":         {"gbatch/pkg/gbatch"},
+	"github.com/alecthomas/kong":      {"gbatch/pkg/cli"},
+	"github.com/charmbracelet/":       {"gbatch/pkg/cli"},
+	"golang.org/x/term":               {"gbatch/pkg/cli"},
+	"github.com/goccy/go-json":        {"gbatch/pkg/ndjson", "gbatch/pkg/record"},
+	"github.com/rogpeppe/go-internal": nil, // tests only
+}
+
+// never says what a program must not be linked with.
+var never = map[string][]string{
+	"gbatch/cmd/to-jsonl":        {"github.com/duckdb/", "google.golang.org/genai"},
+	"gbatch/cmd/gbatch-submit":   {"github.com/duckdb/"},
+	"gbatch/cmd/gbatch-wait":     {"github.com/duckdb/"},
+	"gbatch/cmd/gbatch-fetch":    {"github.com/duckdb/"},
+	"gbatch/cmd/chunks-add":      {"google.golang.org/genai"},
+	"gbatch/cmd/chunks-pending":  {"google.golang.org/genai"},
+	"gbatch/cmd/vectors-apply":   {"google.golang.org/genai"},
+	"gbatch/cmd/jobs-pending":    {"google.golang.org/genai"},
+	"gbatch/cmd/chunks-status":   {"google.golang.org/genai"},
+	"gbatch/cmd/gemini-emulator": {"github.com/duckdb/", "google.golang.org/genai"},
+	// The emulator must not share the client's reading of the API.
+	"gbatch/pkg/emulator": {"gbatch/", "github.com/duckdb/", "google.golang.org/"},
+}
+
+func TestImports(t *testing.T) {
+	out, err := exec.Command("go", "list", "-json=ImportPath,Imports,Deps", "./...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	for d := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p struct {
+			ImportPath    string
+			Imports, Deps []string
+		}
+		if err := d.Decode(&p); err == io.EOF {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		seen[p.ImportPath] = true
+		for _, path := range p.Imports {
+			host, _, _ := strings.Cut(path, "/")
+			if !strings.Contains(host, ".") {
+				continue
+			}
+			known := false
+			for module, packages := range owners {
+				if strings.HasPrefix(path, module) {
+					known = true
+					if !slices.Contains(packages, p.ImportPath) {
+						t.Errorf("%s imports %s, which is for %v", p.ImportPath, path, packages)
+					}
+				}
+			}
+			if !known {
+				t.Errorf("%s imports %s, which no package is to import", p.ImportPath, path)
+			}
+		}
+		for _, prefix := range never[p.ImportPath] {
+			for _, path := range p.Deps {
+				if strings.HasPrefix(path, prefix) {
+					t.Errorf("%s is linked with %s", p.ImportPath, path)
+				}
+			}
+		}
+	}
+	for path := range never {
+		if !seen[path] {
+			t.Errorf("there is no %s", path)
+		}
+	}
+}
