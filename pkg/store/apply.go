@@ -44,139 +44,179 @@ type answer struct {
 	err    *record.Status
 }
 
-// An applier holds the answers of one batch that are not in the database yet.
+// A unit is what goes into the database in one transaction: answers of one
+// batch, and how it goes on with the batch.
+type unit struct {
+	batch   string
+	answers []answer
+	arena   []float32           // holds the answers' values
+	lines   int                 // vector and error lines of the batch up to here
+	keys    map[string]struct{} // of the answers of the batch, whole in the last unit
+	twice   int                 // second answers among them
+	last    bool                // the batch has no more answers in the input
+	job     *record.Job         // the record behind its last answer, where it came
+}
+
+// A divider reads the input and divides it into units.
+type divider struct {
+	ctx   context.Context
+	units chan *unit
+	free  chan *unit
+	at    *unit
+	err   error // what ended the reading, once units is closed; nil at the end of the input
+}
+
+func (d *divider) run(in io.Reader) {
+	defer close(d.units)
+	r := ndjson.NewReader(in)
+	var parser record.AnswerParser
+	for d.err == nil {
+		line, err := r.Next()
+		if err == nil {
+			var rec record.Answer
+			if rec, err = parser.Parse(line); err == nil {
+				err = d.take(rec)
+			}
+			if err != nil {
+				err = r.Errorf("%w", err)
+			}
+		}
+		d.err = err
+	}
+	// What came whole before an error is kept: it is paid for.
+	if d.at != nil {
+		d.at.last = true
+		d.send()
+	}
+	if d.err == io.EOF {
+		d.err = nil
+	}
+}
+
+// take adds a record to the unit at hand, or sends that on and begins another.
+func (d *divider) take(rec record.Answer) error {
+	if rec.Batch == "" {
+		return errors.New("the record has no batch: its chunks were not claimed by chunks-pending, so there is no text to hold it against")
+	}
+	if d.at != nil && d.at.batch != rec.Batch {
+		d.at.last = true
+		d.send()
+	}
+	if d.at == nil {
+		d.begin(rec.Batch, 0, map[string]struct{}{})
+	}
+	if rec.Job != nil {
+		d.at.job, d.at.last = rec.Job, true
+		d.send()
+		return nil
+	}
+	if len(d.at.answers) == transaction {
+		lines, keys := d.at.lines, d.at.keys
+		d.send()
+		d.begin(rec.Batch, lines, keys)
+	}
+	u := d.at
+	u.lines++
+	if _, again := u.keys[rec.Key]; again {
+		slog.Warn("a key is answered twice: the second answer is dropped", "batch", u.batch, "key", rec.Key)
+		u.twice++
+		return nil
+	}
+	u.keys[rec.Key] = struct{}{}
+	ans := answer{key: rec.Key, tokens: rec.Tokens, err: rec.Err}
+	if rec.Err == nil {
+		if vector.Finite(rec.Values) {
+			n := len(u.arena)
+			u.arena = append(u.arena, rec.Values...)
+			ans.values = u.arena[n:len(u.arena):len(u.arena)]
+		} else {
+			ans.err = &record.Status{Code: 13, Status: "INTERNAL", Message: "the vector has a value that is not a finite number"}
+		}
+	}
+	u.answers = append(u.answers, ans)
+	return nil
+}
+
+// begin takes a free unit for answers of a batch.
+func (d *divider) begin(batch string, lines int, keys map[string]struct{}) {
+	select {
+	case d.at = <-d.free:
+	case <-d.ctx.Done():
+		d.at = new(unit)
+	}
+	*d.at = unit{batch: batch, answers: d.at.answers[:0], arena: d.at.arena[:0], lines: lines, keys: keys}
+}
+
+func (d *divider) send() {
+	select {
+	case d.units <- d.at:
+	case <-d.ctx.Done():
+	}
+	d.at = nil
+}
+
+// An applier is a run of Apply.
 type applier struct {
 	*Apply
-	out     *ndjson.Writer
-	batch   string
-	keys    map[string]struct{} // of all answers of the batch so far
-	answers []answer
-	arena   []float32
-	lines   int  // vector and error lines of the batch so far
-	done    bool // the batch was closed already when it was last looked at
+	*unit      // at hand
+	done  bool // the batch of the unit was closed before
 
 	failed, dropped, lost, unwhole int
 }
 
 // Run applies the records of in, and prints to out each job record whose
-// effect is in the database.
+// effect is in the database. The next records are read while some are written.
 func (a *Apply) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	if a.MaxAttempts < 1 {
 		return cli.Errorf(cli.Usage, "--max-attempts is at least 1")
 	}
-	w := applier{Apply: a, out: ndjson.NewWriter(out), keys: map[string]struct{}{}}
-	r := ndjson.NewReader(in)
-	var parser record.AnswerParser
-	for {
-		line, err := r.Next()
-		if err == io.EOF {
-			break
-		}
-		if err == nil {
-			var rec record.Answer
-			if rec, err = parser.Parse(line); err != nil {
-				err = r.Errorf("%w", err)
-			} else if err = w.take(ctx, rec); err != nil && cli.ExitCode(err) == cli.Error {
-				err = fmt.Errorf("line %d: %w", r.Line(), err)
-			}
-		}
+	reading, stop := context.WithCancel(ctx)
+	defer stop()
+	d := divider{ctx: reading, units: make(chan *unit), free: make(chan *unit, 2)}
+	d.free <- new(unit)
+	d.free <- new(unit)
+	go d.run(in)
+	w := applier{Apply: a}
+	lines := ndjson.NewWriter(out)
+	for w.unit = range d.units {
+		job, err := w.apply(ctx)
 		if err != nil {
-			// What came whole is kept: the answers are paid for.
-			if lost := w.end(context.WithoutCancel(ctx)); lost != nil {
-				slog.Warn("the answers before that are not kept either", "error", lost)
-			}
+			return err
+		}
+		d.free <- w.unit
+		if job == nil {
+			continue
+		}
+		if err := lines.Encode(job); err != nil {
+			return err
+		}
+		if err := lines.Flush(); err != nil {
 			return err
 		}
 	}
-	if err := w.end(ctx); err != nil {
-		return err
+	if d.err != nil {
+		return d.err
 	}
 	return w.verdict()
 }
 
-// take adds a record to the batch at hand, writing the batch before it where
-// the record is of another.
-func (w *applier) take(ctx context.Context, rec record.Answer) error {
-	if rec.Batch == "" {
-		return errors.New("the record has no batch: its chunks were not claimed by chunks-pending, so there is no text to hold it against")
-	}
-	if rec.Batch != w.batch {
-		if err := w.end(ctx); err != nil {
-			return err
-		}
-		w.batch = rec.Batch
-	}
-	if rec.Job != nil {
-		return w.job(ctx, rec.Job)
-	}
-	if len(w.answers) == transaction {
-		if err := w.apply(ctx, nil); err != nil {
-			return err
-		}
-	}
-	w.lines++
-	if _, again := w.keys[rec.Key]; again {
-		w.drop("key %q is answered twice: the second answer is dropped", rec.Key)
-		return nil
-	}
-	w.keys[rec.Key] = struct{}{}
-	ans := answer{key: rec.Key, tokens: rec.Tokens, err: rec.Err}
-	if rec.Err == nil {
-		if vector.Finite(rec.Values) {
-			n := len(w.arena)
-			w.arena = append(w.arena, rec.Values...)
-			ans.values = w.arena[n:len(w.arena):len(w.arena)]
-		} else {
-			ans.err = &record.Status{Code: 13, Status: "INTERNAL", Message: "the vector has a value that is not a finite number"}
-		}
-	}
-	w.answers = append(w.answers, ans)
-	return nil
-}
-
-func (w *applier) drop(format string, args ...any) {
-	w.dropped++
-	slog.Warn("batch " + w.batch + ": " + fmt.Sprintf(format, args...))
-}
-
-// job ends a batch, or notes where its job stands.
-func (w *applier) job(ctx context.Context, j *record.Job) error {
-	if j.Whole() && w.lines != *j.Succeeded+*j.Failed {
+// apply writes the unit at hand in one transaction, and returns the job record
+// whose effect is in the database now. A batch whose answers did not all come
+// stays open.
+func (w *applier) apply(ctx context.Context) (*record.Job, error) {
+	j := w.job
+	if j != nil && j.Whole() && w.lines != *j.Succeeded+*j.Failed {
 		slog.Warn("not every answer of the job is in the input", "batch", j.Batch, "came", w.lines, "printed", *j.Succeeded+*j.Failed)
-		return w.leave(ctx)
+		j = nil
 	}
-	if err := w.apply(ctx, j); err != nil {
-		return err
+	if err := w.transact(ctx, write, func(c *conn) error { return w.write(c, j) }); err != nil {
+		return nil, err
 	}
-	w.reset()
-	if err := w.out.Encode(j); err != nil {
-		return err
-	}
-	return w.out.Flush()
-}
-
-// end writes the answers at hand of a batch whose job record did not come.
-func (w *applier) end(ctx context.Context) error {
-	if w.lines == 0 {
-		return nil
-	}
-	return w.leave(ctx)
-}
-
-// leave writes the answers at hand and leaves the batch open, unless it was
-// closed by an earlier run.
-func (w *applier) leave(ctx context.Context) error {
-	err := w.apply(ctx, nil)
-	if err == nil && !w.done {
+	w.dropped += w.twice
+	if w.last && j == nil && !w.done {
 		w.unwhole++
 	}
-	w.reset()
-	return err
-}
-
-func (w *applier) reset() {
-	clear(w.keys)
-	w.lines = 0
+	return j, nil
 }
 
 // verdict is the error of a run whose input came to its end.
@@ -201,24 +241,13 @@ func (w *applier) verdict() error {
 	return cli.Errorf(code, "%s (see chunks-status %s)", strings.Join(parts, ", "), w.DB)
 }
 
-// apply writes the answers at hand, and what j says of their batch where it is
-// not nil, in one transaction.
-func (w *applier) apply(ctx context.Context, j *record.Job) error {
-	counts := struct{ failed, dropped, lost int }{w.failed, w.dropped, w.lost}
-	err := w.transact(ctx, write, func(c *conn) error { return w.write(c, j) })
-	w.answers, w.arena = w.answers[:0], w.arena[:0]
-	if err != nil {
-		w.failed, w.dropped, w.lost = counts.failed, counts.dropped, counts.lost
-		w.lines = 0 // the run ends here: there is nothing to try again with
-	}
-	return err
-}
-
 // A claim is what the database knows of a batch.
 type claim struct {
 	job, from, embeddings string
 	dim                   int
 	closed                bool
+	first, last           int64  // seq of the items
+	items                 string // a SELECT of them
 }
 
 func (w *applier) write(c *conn, j *record.Job) error {
@@ -229,8 +258,9 @@ func (w *applier) write(c *conn, j *record.Job) error {
 	}
 	var b claim
 	found, err := c.one(func(r *rows) {
-		b = claim{job: r.string(0), from: r.string(1), embeddings: r.string(2), dim: int(r.int(3)), closed: r.bool(4)}
-	}, "SELECT job, source, embeddings, dim, closed_at IS NOT NULL FROM gbatch.jobs WHERE batch = ?", w.batch)
+		b = claim{job: r.string(0), from: r.string(1), embeddings: r.string(2), dim: int(r.int(3)), closed: r.bool(4), first: r.int(5), last: r.int(6)}
+		b.items = items(w.batch, b.first, b.last)
+	}, "SELECT job, source, embeddings, dim, closed_at IS NOT NULL, first_seq, last_seq FROM gbatch.jobs WHERE batch = ?", w.batch)
 	switch {
 	case err != nil:
 		return err
@@ -269,7 +299,7 @@ func (w *applier) answer(c *conn, b claim) error {
 	if err := w.stage(c, b); err != nil {
 		return err
 	}
-	if err := w.resolve(c, s); err != nil {
+	if err := w.resolve(c, b, s); err != nil {
 		return err
 	}
 	if n, err := c.count("SELECT (SELECT count(*) FROM target) - (SELECT count(*) FROM valid)"); err != nil {
@@ -277,7 +307,7 @@ func (w *applier) answer(c *conn, b claim) error {
 	} else if n > 0 {
 		slog.Info("chunks have another text now: their answers are dropped", "batch", w.batch, "chunks", n)
 	}
-	if err := w.strangers(c); err != nil {
+	if err := w.strangers(c, b); err != nil {
 		return err
 	}
 	if err := w.vectors(c, b, s); err != nil {
@@ -289,15 +319,15 @@ func (w *applier) answer(c *conn, b claim) error {
 // resolve finds which chunks the answers are for: those of the batch with the
 // text of the key, into the temporary table target, and of these the ones whose
 // text is that still, into valid.
-func (w *applier) resolve(c *conn, s *source) error {
+func (w *applier) resolve(c *conn, b claim, s *source) error {
 	err := c.exec(fmt.Sprintf(`CREATE OR REPLACE TEMP TABLE target AS
 			SELECT a.idx, i.chunk_id AS key, TRY_CAST(i.chunk_id AS %[1]s) AS id, i.text_hash
 			FROM answers a
-			JOIN (SELECT chunk_id, text_hash FROM gbatch.items WHERE batch = %[2]s AND NOT twin) k ON k.chunk_id = a.key
-			JOIN (SELECT chunk_id, text_hash FROM gbatch.items WHERE batch = %[2]s) i ON i.text_hash = k.text_hash;
+			JOIN %[2]s k ON k.chunk_id = a.key AND NOT k.twin
+			JOIN %[2]s i ON i.text_hash = k.text_hash;
 		CREATE OR REPLACE TEMP TABLE here AS
 			SELECT t.*, c.%[3]s AS rid FROM %[4]s c JOIN target t ON t.id = c.id`,
-		s.idType, literal(w.batch), s.rid(), s.sql))
+		s.idType, b.items, s.rid(), s.sql))
 	if err != nil {
 		return err
 	}
@@ -349,14 +379,15 @@ func (w *applier) stage(c *conn, b claim) error {
 }
 
 // strangers reports answers for keys that the batch does not have.
-func (w *applier) strangers(c *conn) error {
-	r, err := c.query("SELECT key FROM answers WHERE key NOT IN (SELECT chunk_id FROM gbatch.items WHERE batch = ? AND NOT twin) ORDER BY idx", w.batch)
+func (w *applier) strangers(c *conn, b claim) error {
+	r, err := c.query("SELECT key FROM answers WHERE key NOT IN (SELECT chunk_id FROM " + b.items + " WHERE NOT twin) ORDER BY idx")
 	if err != nil {
 		return err
 	}
 	defer r.close()
 	for r.next() {
-		w.drop("key %q was never asked for: its answer is dropped", r.string(0))
+		slog.Warn("a key was never asked for: its answer is dropped", "batch", w.batch, "key", r.string(0))
+		w.dropped++
 	}
 	return nil
 }
@@ -364,13 +395,21 @@ func (w *applier) strangers(c *conn) error {
 // vectors writes the vectors that are not in the table yet.
 func (w *applier) vectors(c *conn, b claim, s *source) error {
 	e := ident(b.embeddings)
-	err := c.exec(fmt.Sprintf(`CREATE OR REPLACE TEMP TABLE fresh AS
+	err := c.exec(fmt.Sprintf(`CREATE OR REPLACE TEMP TABLE old AS
+			SELECT rowid AS row, chunk_id, text_hash, batch FROM %[1]s WHERE chunk_id IN (SELECT id FROM valid);
+		CREATE OR REPLACE TEMP TABLE fresh AS
 			SELECT v.* FROM valid v JOIN answers a USING (idx) WHERE a.code IS NULL
-			AND NOT EXISTS (SELECT 1 FROM %[1]s e WHERE e.chunk_id = v.id AND e.text_hash = v.text_hash AND e.batch = %[2]s);
-		DELETE FROM %[1]s WHERE chunk_id IN (SELECT id FROM fresh);
+			AND NOT EXISTS (SELECT 1 FROM old e WHERE e.chunk_id = v.id AND e.text_hash = v.text_hash AND e.batch = %[2]s);
 		DELETE FROM gbatch.failures WHERE embeddings = %[3]s AND chunk_id IN (SELECT key FROM fresh)`, e, literal(w.batch), literal(b.embeddings)))
 	if err != nil {
 		return err
+	}
+	if n, err := c.count("SELECT count(*) FROM old"); err != nil {
+		return err
+	} else if n > 0 {
+		if err := c.exec("DELETE FROM " + e + " WHERE rowid IN (SELECT row FROM old WHERE chunk_id IN (SELECT id FROM fresh))"); err != nil {
+			return err
+		}
 	}
 	r, err := c.query("SELECT idx, key, text_hash FROM fresh ORDER BY idx, key")
 	if err != nil {
@@ -461,7 +500,7 @@ func (w *applier) note(c *conn, b claim, j *record.Job) error {
 	}
 	if j.Whole() || j.Ended() && j.State != record.Succeeded {
 		closed = now()
-		if err := c.exec("DELETE FROM gbatch.items WHERE batch = ?", w.batch); err != nil {
+		if err := c.exec("DELETE FROM gbatch.items WHERE batch = ? AND seq BETWEEN ? AND ?", w.batch, b.first, b.last); err != nil {
 			return err
 		}
 	}
@@ -496,7 +535,7 @@ func (w *applier) unanswered(c *conn, b claim) error {
 	if err := rows.close(); err != nil {
 		return err
 	}
-	missing := fmt.Sprintf("SELECT i.chunk_id AS key, i.text_hash FROM gbatch.items i WHERE i.batch = %[1]s AND i.text_hash IN (SELECT text_hash FROM gbatch.items WHERE batch = %[1]s AND NOT twin AND chunk_id NOT IN (FROM answered))", literal(w.batch))
+	missing := fmt.Sprintf("SELECT i.chunk_id AS key, i.text_hash FROM %[1]s i WHERE i.text_hash IN (SELECT text_hash FROM %[1]s WHERE NOT twin AND chunk_id NOT IN (FROM answered))", b.items)
 	n, err := c.count("SELECT count(*) FROM (" + missing + ")")
 	if err != nil || n == 0 {
 		return err

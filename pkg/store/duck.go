@@ -80,9 +80,10 @@ func (c *conn) attach(d Database, mode access) error {
 	if err != nil {
 		return err
 	}
-	option := fmt.Sprintf("(ROW_GROUP_SIZE %d)", rowGroup)
+	// Without the type, DuckDB takes a CSV file for a table in memory.
+	option := fmt.Sprintf("(TYPE duckdb, ROW_GROUP_SIZE %d)", rowGroup)
 	if mode == read {
-		option = "(READ_ONLY)"
+		option = "(TYPE duckdb, READ_ONLY)"
 	}
 	start := time.Now()
 	for pause := 5 * time.Millisecond; ; pause = min(2*pause, time.Second) {
@@ -154,10 +155,15 @@ func (d *Database) instance(ctx context.Context, path string) (*conn, error) {
 
 // explain says in our words what DuckDB says of a file it cannot open.
 func (d *Database) explain(err error) error {
-	switch text := err.Error(); {
+	text := err.Error()
+	var has, first, last int
+	if _, versions, ok := strings.Cut(text, "version number "); ok {
+		fmt.Sscanf(versions, "%d, but we can only read versions between %d and %d", &has, &first, &last)
+	}
+	switch {
 	case strings.Contains(text, "not a valid DuckDB database file"):
 		return fmt.Errorf("%s is not a DuckDB database", d.DB)
-	case strings.Contains(text, "trying to read a database file with version number"):
+	case has > last:
 		return fmt.Errorf("%s was written by a newer DuckDB than the %s in this program; use a newer gbatch", d.DB, mapping.LibraryVersion())
 	default:
 		return fmt.Errorf("%s: %w", d.DB, err)

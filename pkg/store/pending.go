@@ -204,9 +204,11 @@ func (p *Pending) print(ctx context.Context, out io.Writer, batches []string) er
 func (p *Pending) batch(ctx context.Context, buf []byte, name string) ([]byte, error) {
 	err := p.transact(ctx, read, func(c *conn) error {
 		var h record.Header
+		var lines string
 		found, err := c.one(func(r *rows) {
 			h = record.Header{Batch: name, Count: int(r.int(0)), Model: r.string(1), Dim: int(r.int(2)), TaskType: r.string(3)}
-		}, "SELECT requests, model, dim, task_type FROM gbatch.jobs WHERE batch = ? AND job IS NULL AND closed_at IS NULL", name)
+			lines = items(name, r.int(4), r.int(5))
+		}, "SELECT requests, model, dim, task_type, first_seq, last_seq FROM gbatch.jobs WHERE batch = ? AND job IS NULL AND closed_at IS NULL", name)
 		if err != nil || !found {
 			return err
 		}
@@ -215,7 +217,7 @@ func (p *Pending) batch(ctx context.Context, buf []byte, name string) ([]byte, e
 			return err
 		}
 		buf = append(append(buf, line...), '\n')
-		r, err := c.query("SELECT chunk_id, text, title FROM gbatch.items WHERE batch = ? AND NOT twin ORDER BY seq", name)
+		r, err := c.query("SELECT chunk_id, text, title FROM " + lines + " WHERE NOT twin ORDER BY seq")
 		if err != nil {
 			return err
 		}
@@ -287,9 +289,13 @@ func (p *Pending) claim(c *conn, r *round) (batches []string, err error) {
 		}
 	}
 	err = c.exec(fmt.Sprintf(`INSERT INTO gbatch.items
-		SELECT cut.batch, p.seq, p.key, CASE WHEN p.seq = p.first THEN s.title END, CASE WHEN p.seq = p.first THEN s.body END, p.text_hash, p.seq <> p.first
+		SELECT cut.batch, p.seq + next.seq, p.key, CASE WHEN p.seq = p.first THEN s.title END, CASE WHEN p.seq = p.first THEN s.body END, p.text_hash, p.seq <> p.first
 		FROM picked p JOIN cut ON p.first BETWEEN cut.low AND cut.high
-		JOIN (SELECT %s AS rid, %s AS title, %s AS body FROM %s) s ON s.rid = p.rid`, s.rid(), s.title(), s.body(), s.sql))
+		JOIN (SELECT %s AS rid, %s AS title, %s AS body FROM %s) s ON s.rid = p.rid,
+		(SELECT coalesce(max(seq) + 1, 0) AS seq FROM gbatch.items) next;
+		UPDATE gbatch.jobs AS j SET first_seq = i.first_seq, last_seq = i.last_seq
+		FROM (SELECT batch, min(seq) AS first_seq, max(seq) AS last_seq FROM gbatch.items GROUP BY batch) i
+		WHERE j.batch = i.batch AND j.first_seq IS NULL`, s.rid(), s.title(), s.body(), s.sql))
 	if err == nil && s.courtesy() {
 		err = c.exec(fmt.Sprintf(`UPDATE %s AS t SET %s FROM picked p, cut WHERE t.rowid = p.rid AND p.first BETWEEN cut.low AND cut.high
 			AND t.embedding_status IS DISTINCT FROM 'PENDING'`, s.sql, s.setCourtesy("'PENDING'", "NULL")))

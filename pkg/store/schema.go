@@ -22,12 +22,18 @@ CREATE TABLE IF NOT EXISTS gbatch.jobs (
 	batch VARCHAR, job VARCHAR, state VARCHAR, model VARCHAR, dim BIGINT, task_type VARCHAR,
 	requests BIGINT, succeeded BIGINT, failed BIGINT, tokens BIGINT, canary BIGINT, input VARCHAR,
 	claimed_at TIMESTAMP, submitted_at TIMESTAMP, ended_at TIMESTAMP, closed_at TIMESTAMP, error VARCHAR,
-	source VARCHAR, embeddings VARCHAR);
+	source VARCHAR, embeddings VARCHAR, first_seq BIGINT, last_seq BIGINT);
 CREATE TABLE IF NOT EXISTS gbatch.items (
 	batch VARCHAR, seq BIGINT, chunk_id VARCHAR, title VARCHAR, text VARCHAR, text_hash UHUGEINT, twin BOOLEAN);
 CREATE TABLE IF NOT EXISTS gbatch.failures (
 	chunk_id VARCHAR, text_hash UHUGEINT, embeddings VARCHAR, code BIGINT, status VARCHAR, message VARCHAR,
 	attempts BIGINT, final BOOLEAN, batch VARCHAR, failed_at TIMESTAMP);`
+
+// items is a SELECT of the items of a batch. The range of seq spares DuckDB
+// most of the outbox, which may hold a million chunks.
+func items(batch string, first, last int64) string {
+	return fmt.Sprintf("(SELECT * FROM gbatch.items WHERE batch = %s AND seq BETWEEN %d AND %d)", literal(batch), first, last)
+}
 
 // hasSchema reports whether the toolkit has been at work in this database.
 func (c *conn) hasSchema() (bool, error) {
