@@ -77,9 +77,9 @@ func (c caught) ExitCode() int { return 128 + int(c.Signal) }
 
 type grammar struct {
 	Command `embed:""`
-	Verbose bool             `short:"v" help:"Say on stderr what is being done."`
-	Quiet   bool             `short:"q" help:"Say nothing on stderr but errors."`
-	Version kong.VersionFlag `help:"Print the version."`
+	Verbose bool             `short:"v" help:"Say on stderr what is being done." env:"-"`
+	Quiet   bool             `short:"q" help:"Say nothing on stderr but errors." env:"-"`
+	Version kong.VersionFlag `help:"Print the version." env:"-"`
 }
 
 // Main runs cmd with the process's arguments and streams, and ends the process

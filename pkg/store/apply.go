@@ -483,7 +483,7 @@ func (w *applier) fail(c *conn, b claim, s *source, query string) error {
 func (w *applier) note(c *conn, b claim, j *record.Job) error {
 	reason := ""
 	if j.Error != nil {
-		reason = strings.TrimSpace(fmt.Sprintf("%s: %s", j.Error.Status, j.Error.Message))
+		reason = strings.TrimPrefix(fmt.Sprintf("%s: %s", j.Error.Status, j.Error.Message), ": ") // a status is optional
 	}
 	var succeeded, failed, tokens, closed any
 	if j.Whole() {

@@ -25,9 +25,9 @@ import (
 
 // A Database holds the flags of every command that takes a database.
 type Database struct {
-	DB          string        `arg:"" name:"db" help:"The DuckDB file." env:"-"`
+	DB          string        `arg:"" name:"db" help:"The DuckDB file."`
 	LockTimeout time.Duration `default:"1m" help:"How long to try again while another process holds the file."`
-	MemoryLimit string        `help:"DuckDB's memory limit, such as 2GB. Default: DuckDB's own."`
+	MemoryLimit string        `default:"1GB" help:"What DuckDB may take; beyond it goes to disk."`
 }
 
 // A conn is an open database file and the one connection to it. DuckDB lets

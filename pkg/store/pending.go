@@ -38,13 +38,12 @@ type Pending struct {
 // leaves no more than this many claimed.
 const roundSize = 100_000
 
-// A round is where the claiming stands. The chunks of a table are looked at
-// once, in the order of their rowids, whatever the number of rounds; those of a
-// view or SELECT once a round.
+// A round is where the claiming stands.
 type round struct {
-	left  int   // of --limit, where there is one
-	after int64 // the last rowid of the round before
-	last  bool
+	left   int     // of --limit, where there is one
+	bounds []int64 // of a table: the last rowid of each round to come
+	low    int64   // the first rowid of the next
+	last   bool
 }
 
 // A planned batch is what --dry-run prints.
@@ -80,17 +79,19 @@ func (p *Pending) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 	if p.DryRun {
 		return p.plan(ctx, out)
 	}
+	r := round{left: p.Limit}
 	err := p.transact(ctx, write, func(c *conn) (err error) {
 		if err := p.prepare(c); err != nil {
 			return err
 		}
-		claimed, err = c.unsent()
-		return err
+		if claimed, err = c.unsent(); err != nil {
+			return err
+		}
+		return p.divide(c, &r)
 	})
 	if err != nil {
 		return err
 	}
-	r := round{left: p.Limit}
 	for !r.last {
 		if err := p.print(ctx, out, claimed); err != nil {
 			return err
@@ -217,48 +218,94 @@ func (p *Pending) batch(ctx context.Context, buf []byte, name string) ([]byte, e
 			return err
 		}
 		buf = append(append(buf, line...), '\n')
-		r, err := c.query("SELECT chunk_id, text, title FROM " + lines + " WHERE NOT twin ORDER BY seq")
-		if err != nil {
-			return err
-		}
-		defer r.close()
-		for r.next() {
-			buf = ndjson.AppendString(append(buf, `{"id":`...), r.borrow(0))
-			buf = ndjson.AppendString(append(buf, `,"text":`...), r.borrow(1))
-			if title := r.borrow(2); title != "" {
-				buf = ndjson.AppendString(append(buf, `,"title":`...), title)
+		head := len(buf)
+		// The items lie in the order of seq, unless DuckDB moved them about.
+		for _, order := range []string{"", " ORDER BY seq"} {
+			var sorted bool
+			if buf, sorted, err = c.chunks(buf[:head], lines, order); err != nil || sorted {
+				return err
 			}
-			buf = append(buf, "}\n"...)
 		}
 		return nil
 	})
 	return buf, err
 }
 
-// claim takes up to a round of pending chunks: it copies the vector of a text
-// that has one already, notes what cannot be embedded, and writes the others
-// to the outbox, as the batches it returns.
+// chunks appends the chunk lines of a SELECT of items to buf, and reports
+// whether they came in the order of seq.
+func (c *conn) chunks(buf []byte, items, order string) (_ []byte, sorted bool, err error) {
+	r, err := c.query("SELECT chunk_id, text, title, seq FROM " + items + " WHERE NOT twin" + order)
+	if err != nil {
+		return buf, false, err
+	}
+	defer r.close()
+	for last := int64(-1); r.next(); {
+		if r.int(3) < last {
+			return buf, false, nil
+		}
+		last = r.int(3)
+		buf = ndjson.AppendString(append(buf, `{"id":`...), r.borrow(0))
+		buf = ndjson.AppendString(append(buf, `,"text":`...), r.borrow(1))
+		if title := r.borrow(2); title != "" {
+			buf = ndjson.AppendString(append(buf, `,"title":`...), title)
+		}
+		buf = append(buf, "}\n"...)
+	}
+	return buf, true, nil
+}
+
+// divide finds the pending chunks of a table in one scan, and divides the table
+// into rounds of so many of them: a round then looks at its part alone. The
+// chunks of a view or SELECT are looked at anew each round.
+func (p *Pending) divide(c *conn, r *round) error {
+	s, err := c.source(p.From)
+	if err != nil || !s.table {
+		return err
+	}
+	rows, err := c.query(fmt.Sprintf(`CREATE OR REPLACE TEMP TABLE todo AS SELECT rid FROM (%s) WHERE status = 'PENDING' ORDER BY rid;
+		SELECT rid FROM todo WHERE (rowid + 1) %% %d = 0 OR rowid = (SELECT max(rowid) FROM todo) ORDER BY rid`, s.status(p.Embeddings, ""), roundSize))
+	if err != nil {
+		return err
+	}
+	defer rows.close()
+	for rows.next() {
+		r.bounds = append(r.bounds, rows.int(0))
+	}
+	r.last = len(r.bounds) == 0
+	return nil
+}
+
+// part is the WHERE clause for the chunks that a round is to look at, and the
+// most it may take.
+func (r *round) part(s *source) (where string, limit int) {
+	if !s.table {
+		return "", roundSize
+	}
+	high := r.bounds[0]
+	where = fmt.Sprintf("WHERE rowid BETWEEN %d AND %d", r.low, high)
+	r.bounds, r.low = r.bounds[1:], high+1
+	r.last = len(r.bounds) == 0
+	return where, 0
+}
+
+// claim takes a round of pending chunks: it copies the vector of a text that
+// has one already, notes what cannot be embedded, and writes the others to the
+// outbox, as the batches it returns.
 func (p *Pending) claim(c *conn, r *round) (batches []string, err error) {
 	s, err := c.source(p.From)
 	if err != nil {
 		return nil, err
 	}
-	where := ""
-	if s.table && r.after > 0 {
-		where = fmt.Sprintf("WHERE rowid > %d", r.after)
-	}
-	picked, err := p.pick(c, s, where, roundSize)
+	where, limit := r.part(s)
+	picked, err := p.pick(c, s, where, limit)
 	if err != nil {
 		return nil, err
 	}
-	r.last = picked < roundSize
+	if limit > 0 {
+		r.last = picked < limit
+	}
 	if picked == 0 {
 		return nil, nil
-	}
-	if s.table {
-		if r.after, err = c.count("SELECT max(rid) FROM picked"); err != nil {
-			return nil, err
-		}
 	}
 	if err := p.copies(c, s); err != nil {
 		return nil, err
@@ -288,19 +335,36 @@ func (p *Pending) claim(c *conn, r *round) (batches []string, err error) {
 			return nil, err
 		}
 	}
-	err = c.exec(fmt.Sprintf(`INSERT INTO gbatch.items
-		SELECT cut.batch, p.seq + next.seq, p.key, CASE WHEN p.seq = p.first THEN s.title END, CASE WHEN p.seq = p.first THEN s.body END, p.text_hash, p.seq <> p.first
-		FROM picked p JOIN cut ON p.first BETWEEN cut.low AND cut.high
-		JOIN (SELECT %s AS rid, %s AS title, %s AS body FROM %s) s ON s.rid = p.rid,
-		(SELECT coalesce(max(seq) + 1, 0) AS seq FROM gbatch.items) next;
-		UPDATE gbatch.jobs AS j SET first_seq = i.first_seq, last_seq = i.last_seq
-		FROM (SELECT batch, min(seq) AS first_seq, max(seq) AS last_seq FROM gbatch.items GROUP BY batch) i
-		WHERE j.batch = i.batch AND j.first_seq IS NULL`, s.rid(), s.title(), s.body(), s.sql))
-	if err == nil && s.courtesy() {
-		err = c.exec(fmt.Sprintf(`UPDATE %s AS t SET %s FROM picked p, cut WHERE t.rowid = p.rid AND p.first BETWEEN cut.low AND cut.high
-			AND t.embedding_status IS DISTINCT FROM 'PENDING'`, s.sql, s.setCourtesy("'PENDING'", "NULL")))
+	if err := p.put(c, s, where); err != nil {
+		return nil, err
+	}
+	if s.courtesy() {
+		err = c.exec(fmt.Sprintf(`UPDATE %s AS t SET %s FROM chosen p WHERE t.rowid = p.rid AND t.embedding_status IS DISTINCT FROM 'PENDING'`, s.sql, s.setCourtesy("'PENDING'", "NULL")))
 	}
 	return batches, err
+}
+
+// put writes the picked chunks of the cuts to the outbox, in the order of seq.
+func (p *Pending) put(c *conn, s *source, where string) error {
+	err := c.exec(`CREATE OR REPLACE TEMP TABLE chosen AS SELECT cut.batch, p.* FROM picked p JOIN cut ON p.first BETWEEN cut.low AND cut.high;
+		CREATE OR REPLACE TEMP TABLE next AS SELECT coalesce(max(seq) + 1, 0) AS seq FROM gbatch.items`)
+	if err != nil {
+		return err
+	}
+	// A table is scanned in the order of seq: if the join keeps to how it is
+	// written, the items come in that order and need not be sorted.
+	if s.table {
+		if err := c.exec("SET disabled_optimizers = 'join_order,build_side_probe_side'"); err != nil {
+			return err
+		}
+	}
+	return c.exec(fmt.Sprintf(`INSERT INTO gbatch.items
+		SELECT p.batch, p.seq + (SELECT seq FROM next), p.key, CASE WHEN p.seq = p.first THEN s.title END, CASE WHEN p.seq = p.first THEN s.body END, p.text_hash, p.seq <> p.first
+		FROM (SELECT %s AS rid, %s AS title, %s AS body FROM %s %s) s JOIN chosen p ON s.rid = p.rid;
+		RESET disabled_optimizers;
+		UPDATE gbatch.jobs AS j SET first_seq = i.first_seq, last_seq = i.last_seq
+		FROM (SELECT batch, min(seq) AS first_seq, max(seq) AS last_seq FROM gbatch.items WHERE seq >= (SELECT seq FROM next) GROUP BY batch) i
+		WHERE j.batch = i.batch`, s.rid(), s.title(), s.body(), s.sql, where))
 }
 
 // pick writes up to limit pending chunks, in the source's order, to the
@@ -317,7 +381,7 @@ func (p *Pending) pick(c *conn, s *source, where string, limit int) (int, error)
 		return 0, err
 	}
 	if err := c.exec(`CREATE OR REPLACE TEMP TABLE picked AS
-		SELECT rowid AS seq, *, min(rowid) OVER (PARTITION BY text_hash) AS first FROM pending ORDER BY seq;
+		SELECT *, min(seq) OVER (PARTITION BY text_hash) AS first FROM (SELECT row_number() OVER (ORDER BY rid) AS seq, * FROM pending);
 		DROP TABLE pending`); err != nil {
 		return 0, err
 	}
