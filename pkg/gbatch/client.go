@@ -216,7 +216,7 @@ func newAPIError(resp *http.Response, body []byte, key string) *apiError {
 		}
 	}
 	if json.Unmarshal(body, &doc) == nil {
-		e.status, e.message = doc.Error.Status, doc.Error.Message
+		e.status, e.message = oneLine(redact(doc.Error.Status, key)), doc.Error.Message
 		for _, d := range doc.Error.Details {
 			if wait, err := time.ParseDuration(d.RetryDelay); err == nil {
 				e.wait = max(e.wait, wait)
@@ -246,7 +246,7 @@ func newAPIError(resp *http.Response, body []byte, key string) *apiError {
 func oneLine(s string) string {
 	const most = 500
 	var lines []string
-	for l := range strings.Lines(s) {
+	for l := range strings.FieldsFuncSeq(s, func(r rune) bool { return r == '\n' || r == '\r' }) {
 		if l = strings.TrimSpace(l); l != "" {
 			lines = append(lines, l)
 		}

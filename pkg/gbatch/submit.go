@@ -42,10 +42,8 @@ type Submit struct {
 // those behind it back; the error is returned at the end.
 func (s *Submit) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	switch {
-	case s.Canary < 0:
-		return cli.Errorf(cli.Usage, "--canary must not be below 0")
-	case s.MaxRequests <= 0 || s.MaxBytes <= 0:
-		return cli.Errorf(cli.Usage, "--max-requests and --max-bytes must be above 0")
+	case s.Canary < 0 || s.MaxRequests <= 0 || s.MaxBytes <= 0:
+		return cli.Errorf(cli.Usage, "--canary must not be below 0, --max-requests and --max-bytes must be above")
 	case !names.MatchString(bareModel(s.Model)):
 		return cli.Errorf(cli.Usage, "--model %q is not a name of a model", s.Model)
 	}
