@@ -274,14 +274,19 @@ func (e *apiError) Error() string {
 }
 
 func (e *apiError) auth() bool {
-	return e.http == 401 || e.http == 403 || e.reason == "API_KEY_INVALID"
+	return e.http == 401 || e.http == 403 && !e.missing() || e.reason == "API_KEY_INVALID"
 }
 
-// missing reports whether err says that a thing is not there, or is not this
-// key's to see. For files Google answers 403 in both cases.
+// missing reports whether the thing is not there, or is not this key's to see.
+// For files Google answers 403 in both cases.
+func (e *apiError) missing() bool {
+	return e.http == 404 || e.http == 403 && strings.Contains(e.message, "may not exist")
+}
+
+// missing is [apiError.missing] of any error.
 func missing(err error) bool {
 	var e *apiError
-	return errors.As(err, &e) && (e.http == 404 || e.http == 403 && strings.Contains(e.message, "may not exist"))
+	return errors.As(err, &e) && e.missing()
 }
 
 // refused reports whether err is Google's no, after which nothing was done.

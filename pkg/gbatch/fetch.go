@@ -77,7 +77,7 @@ func (f *Fetch) fetch(ctx context.Context, c *client, job *record.Job, out io.Wr
 		if err != nil {
 			err = fmt.Errorf("%s: %w", job.Job, err)
 			var e *apiError
-			if errors.As(err, new(lasting)) || refused(err) && errors.As(err, &e) && (!e.auth() || missing(err)) {
+			if errors.As(err, new(lasting)) || refused(err) && errors.As(err, &e) && !e.auth() {
 				err = &oneBatch{err}
 			}
 			return 0, err
@@ -166,6 +166,9 @@ func (f *Fetch) results(ctx context.Context, c *client, job *record.Job, out io.
 		source = all()
 	}
 	got, err = convert(source, stop, &converter{Fetch: f, job: job, key: c.key}, out)
+	if missing(err) {
+		err = fmt.Errorf("its results are gone, or are another project's: give its chunks back as docs/troubleshooting.md says: %w", err)
+	}
 	if err != nil {
 		return got, err
 	}

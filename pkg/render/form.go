@@ -2,6 +2,7 @@ package render
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -44,6 +45,27 @@ func (s space) or(other space) space {
 	}
 	if s.taskType == "" {
 		s.taskType = other.taskType
+	}
+	return s
+}
+
+// environment is what the variables say that stand in for flags. They are meant
+// for several commands, and give way to a header; a flag is meant for this one.
+func environment() space {
+	dim, _ := strconv.Atoi(os.Getenv("GBATCH_DIM"))
+	return space{os.Getenv("GBATCH_MODEL"), dim, os.Getenv("GBATCH_TASK_TYPE")}
+}
+
+// without is s but for what it has in common with other.
+func (s space) without(other space) space {
+	if s.model == other.model {
+		s.model = ""
+	}
+	if s.dim == other.dim {
+		s.dim = 0
+	}
+	if s.taskType == other.taskType {
+		s.taskType = ""
 	}
 	return s
 }

@@ -174,7 +174,7 @@ func (r *run) header(line []byte, m *members) error {
 		return r.r.Errorf("%w", err)
 	}
 	said, flags := space{h.Model, h.Dim, h.TaskType}, space{r.Model, r.Dim, r.TaskType}
-	if name, ok := flags.conflict(said); ok {
+	if name, ok := flags.without(environment()).conflict(said); ok {
 		return usageError{r.r.Errorf("the header of batch %.100q says another %s than --%[2]s: leave the flag out", h.Batch, name)}
 	}
 	full := said.or(flags).or(space{defaultModel, defaultDim, ""})

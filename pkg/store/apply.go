@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -496,7 +497,7 @@ func (w *applier) note(c *conn, b claim, j *record.Job) error {
 		}
 	} else if j.Ended() && j.State != record.Succeeded {
 		w.lost++
-		slog.Warn("the job ended without results: its chunks are pending again", "batch", j.Batch, "job", j.Job, "state", j.State, "reason", reason)
+		slog.Warn("the job ended without results: its chunks are pending again", "batch", j.Batch, "job", j.Job, "state", j.State, "reason", cmp.Or(reason, "not given"))
 	}
 	if j.Whole() || j.Ended() && j.State != record.Succeeded {
 		closed = now()

@@ -117,16 +117,22 @@ func (p *Pending) prepare(c *conn) error {
 	if err != nil {
 		return err
 	}
-	if p.Column != "" {
-		if err := s.hasColumn(p.Column, p.Dim); err != nil {
-			return err
-		}
-	}
 	if err := c.unique(s); err != nil {
 		return err
 	}
 	if err := c.prepare(p.Embeddings, s, p.space()); err != nil {
 		return err
+	}
+	if p.Column != "" {
+		if err := s.hasColumn(p.Column, p.Dim); err != nil {
+			return err
+		}
+		// A column that is newer than the vectors, or was made anew.
+		err := c.exec(fmt.Sprintf("UPDATE %[1]s AS t SET %[2]s = e.embedding FROM %[3]s e WHERE t.%[2]s IS NULL AND e.chunk_id = t.id AND e.text_hash = %[4]s",
+			s.sql, ident(p.Column), ident(p.Embeddings), s.hash()))
+		if err != nil {
+			return err
+		}
 	}
 	if p.RetryFailed {
 		if err := c.exec("UPDATE gbatch.failures SET final = false, attempts = 0 WHERE embeddings = ? AND batch IS NOT NULL", p.Embeddings); err != nil {

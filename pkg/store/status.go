@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -90,7 +91,13 @@ func (s *Status) counts(c *conn, claimed bool) ([]statusCount, error) {
 	model, limit := "gemini-embedding-001", int64(0)
 	query := "SELECT 'PENDING' AS status, strlen(" + src.body() + ") AS bytes, NULL::BIGINT AS tokens FROM " + src.sql
 	if claimed {
-		// The table of vectors may not be there yet; a source then has no status.
+		// A table that is not there yet has no vectors; one that others are there
+		// for is a slip.
+		if known, err := c.tables(); err != nil {
+			return nil, err
+		} else if len(known) > 0 && !slices.Contains(known, s.Embeddings) {
+			return nil, cli.Errorf(cli.Usage, "no chunks were claimed for a table %s, only for %s", s.Embeddings, strings.Join(known, ", "))
+		}
 		n, err := c.count("SELECT count(*) FROM duckdb_tables() WHERE database_name = current_database() AND schema_name = current_schema() AND table_name = ?", s.Embeddings)
 		if err != nil {
 			return nil, err
@@ -120,6 +127,19 @@ func (s *Status) counts(c *conn, claimed bool) ([]statusCount, error) {
 		counts[i].USD = price(model, counts[i].Tokens)
 	}
 	return counts, nil
+}
+
+// tables gives the tables of vectors that chunks were claimed for.
+func (c *conn) tables() (names []string, err error) {
+	r, err := c.query("SELECT DISTINCT embeddings FROM gbatch.jobs ORDER BY 1")
+	if err != nil {
+		return nil, err
+	}
+	defer r.close()
+	for r.next() {
+		names = append(names, r.string(0))
+	}
+	return names, nil
 }
 
 // batches gives every batch there was, oldest first.

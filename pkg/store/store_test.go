@@ -583,6 +583,9 @@ func TestColumn(t *testing.T) {
 			t.Errorf("printed %s", out)
 		}
 		k.expect("SELECT count(*) FROM chunks c JOIN embeddings e ON e.chunk_id = c.id AND c.v = e.embedding", "3")
+		k.sql("UPDATE chunks SET v = NULL WHERE id < 3")
+		k.must(k.pending(column), "")
+		k.expect("SELECT count(*) FROM chunks c JOIN embeddings e ON e.chunk_id = c.id AND c.v = e.embedding", "3")
 		for _, name := range []string{"nothing", "text"} {
 			if _, err := k.run(k.pending(func(p *Pending) { p.Column = name }), ""); cli.ExitCode(err) != cli.Usage {
 				t.Errorf("--column %s: %v", name, err)
