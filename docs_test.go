@@ -1,0 +1,504 @@
+package gbatch
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"gbatch/pkg/emulator"
+	"gbatch/pkg/ndjson"
+	"gbatch/pkg/record"
+	"gbatch/pkg/render"
+)
+
+// pages are the documents whose blocks are run, by path.
+func pages(t *testing.T) map[string]string {
+	t.Helper()
+	names, err := filepath.Glob("docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pages := map[string]string{}
+	for _, name := range append(names, "README.md") {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pages[name] = string(text)
+	}
+	return pages
+}
+
+// A block is what stands between fences.
+type block struct {
+	language, text string
+	line           int
+}
+
+// split parts a page into its blocks and the prose around them.
+func split(page string) (blocks []block, prose string) {
+	var b *block
+	var rest strings.Builder
+	line := 0
+	for text := range strings.Lines(page) {
+		line++
+		switch language, fence := strings.CutPrefix(text, "```"); {
+		case fence && b == nil:
+			b = &block{language: strings.TrimSpace(language), line: line + 1}
+		case fence:
+			blocks = append(blocks, *b)
+			b = nil
+		case b != nil:
+			b.text += text
+		default:
+			rest.WriteString(text)
+		}
+	}
+	return blocks, rest.String()
+}
+
+// programs run the blocks of a language. A language without one is for the eye.
+var programs = map[string]func(text string) *exec.Cmd{
+	"sh":  func(text string) *exec.Cmd { return exec.Command("bash", "-e", "-o", "pipefail", "-c", text) },
+	"sql": func(text string) *exec.Cmd { return exec.Command("sql", "kb.duckdb", text) },
+	"python": func(text string) *exec.Cmd {
+		cmd := exec.Command("python3", "-")
+		cmd.Stdin = strings.NewReader(text)
+		return cmd
+	},
+	"text": nil, "json": nil, "ini": nil, "yaml": nil,
+}
+
+// A desk is a folder with an emulator, in which the blocks of a page are run.
+type desk struct {
+	dir, url string
+	server   *emulator.Server
+	env      []string
+}
+
+const pageKey = "key-of-the-pages"
+
+func newDesk(t *testing.T) *desk {
+	t.Helper()
+	d := &desk{dir: t.TempDir()}
+	var err error
+	// Polls 0: a job has ended at the first look.
+	if d.server, err = emulator.New(emulator.Options{Dir: filepath.Join(d.dir, "emulator")}); err != nil {
+		t.Fatal(err)
+	}
+	web := httptest.NewServer(d.server)
+	t.Cleanup(func() {
+		web.CloseClientConnections()
+		web.Close()
+		d.server.Close()
+	})
+	d.url = web.URL
+	here, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := map[string]string{
+		// DuckDB's shell, as far as the pages use it.
+		"bin/duckdb": "#!/bin/sh\nif [ \"$1\" = -c ]; then shift; exec sql '' \"$@\"; fi\nexec sql \"$@\"\n",
+		// The targets are looked at, not made: they would run this test.
+		"bin/make":   fmt.Sprintf("#!/bin/sh\nPATH=${PATH#*:} MAKEFLAGS= exec make -n -C '%s' \"$@\" > /dev/null\n", here),
+		"tmp/keep":   "",
+		"home/keep":  "",
+		"posts.json": `[{"slug":"gophers","title":"Food","body":"Gophers store food in tunnels."},{"slug":"moles","body":"Moles eat earthworms."}]`,
+		"notes/a.md": "# Notes\n\nOn animals.\n\n## Gophers\n\nThey dig.\n\n## Moles\n\nThey dig, too.\n",
+		"notes/b.md": "## Owls\n\nThey fly.\n\n## Nothing yet\n",
+		"docs/keep":  "",
+	}
+	for name, text := range files {
+		path := filepath.Join(d.dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d.env = append(os.Environ(), "PATH="+filepath.Join(d.dir, "bin")+string(filepath.ListSeparator)+os.Getenv("PATH"),
+		"HOME="+filepath.Join(d.dir, "home"), "TMPDIR="+filepath.Join(d.dir, "tmp"), "XDG_STATE_HOME="+filepath.Join(d.dir, "state"),
+		"GOOGLE_GEMINI_BASE_URL="+d.url, "GEMINI_API_KEY="+pageKey, "GOOGLE_API_KEY=", "GBATCH_INTERVAL=10ms", "GBATCH_SETTLE=1s")
+	d.run(t, exec.Command("sql", "kb.duckdb",
+		"CREATE TABLE chunks (id VARCHAR PRIMARY KEY, text VARCHAR, title VARCHAR, context VARCHAR)",
+		"INSERT INTO chunks SELECT 'p' || i, 'passage ' || i || ' of a text about gophers', if(i % 3 = 0, 'title ' || i, NULL), NULL FROM range(1, 13) r(i)",
+		"COPY (SELECT 'doc ' || i AS doc_id, 'the body of document ' || i AS body FROM range(5) r(i)) TO 'docs/a.parquet'"))
+	return d
+}
+
+// run runs a command, which must succeed, and returns what it prints.
+func (d *desk) run(t *testing.T, cmd *exec.Cmd) string {
+	t.Helper()
+	var out, err bytes.Buffer
+	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = d.dir, d.env, &out, &err
+	if e := cmd.Run(); e != nil {
+		t.Fatalf("%q: %v\n%s%s", cmd.Args, e, err.Bytes(), out.Bytes())
+	}
+	return out.String()
+}
+
+// TestDocs runs every block of the pages that is a program, each page's in
+// their order in one folder.
+func TestDocs(t *testing.T) {
+	for name, page := range pages(t) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			blocks, _ := split(page)
+			d := newDesk(t)
+			gone := "batches/abc" // a job that the page speaks of
+			if name == "docs/troubleshooting.md" {
+				gone = d.loseJob(t)
+			}
+			for _, b := range blocks {
+				program, known := programs[b.language]
+				switch {
+				case !known:
+					t.Fatalf("line %d: no block is in %q: sh, sql and python are run, text, json, ini and yaml are not", b.line, b.language)
+				case program == nil:
+					continue
+				}
+				for _, tool := range []string{"jq", "curl", "python3"} {
+					if _, err := exec.LookPath(tool); err != nil && (strings.Contains(b.text, tool+" ") || b.language == "python" && tool == "python3") {
+						t.Skipf("line %d: this page needs %s, which is not installed", b.line, tool)
+					}
+				}
+				if !t.Run(fmt.Sprintf("line %d", b.line), func(t *testing.T) {
+					d.run(t, program(strings.ReplaceAll(b.text, "batches/abc", gone)))
+				}) {
+					return // what follows builds on it
+				}
+			}
+			if check := checks[name]; check != nil {
+				check(t, d)
+			}
+		})
+	}
+}
+
+// loseJob submits a batch and deletes its job at Google.
+func (d *desk) loseJob(t *testing.T) string {
+	t.Helper()
+	d.run(t, exec.Command("bash", "-e", "-o", "pipefail", "-c",
+		"chunks-pending kb.duckdb --limit 3 | to-jsonl | gbatch-submit | vectors-apply kb.duckdb"))
+	job := strings.TrimSpace(d.run(t, exec.Command("sql", "kb.duckdb", "SELECT job FROM gbatch.jobs")))
+	req, err := http.NewRequest(http.MethodDelete, d.url+"/v1beta/"+job, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("x-goog-api-key", pageKey)
+	reply, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	reply.Body.Close()
+	if reply.StatusCode != http.StatusOK {
+		t.Fatal(reply.Status)
+	}
+	return job
+}
+
+// checks are what must hold after a page.
+var checks = map[string]func(*testing.T, *desk){
+	"README.md": func(t *testing.T, d *desk) {
+		d.sees(t, "READY 14", "SELECT embedding_status || ' ' || count(*) FROM chunk_status GROUP BY embedding_status")
+		books, err := d.server.Books()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if books.RequestsPaid != 14 || books.MaxPaid != 1 || len(books.Uploaded) > 0 {
+			t.Errorf("%d requests were paid, one text %d times; %d files are left", books.RequestsPaid, books.MaxPaid, len(books.Uploaded))
+		}
+	},
+	"docs/troubleshooting.md": func(t *testing.T, d *desk) {
+		d.sees(t, "READY 12", "SELECT embedding_status || ' ' || count(*) FROM chunk_status GROUP BY embedding_status")
+		d.sees(t, "EXPIRED 3 true deleted", "SELECT state || ' ' || requests || ' ' || (closed_at IS NOT NULL) || ' ' || error FROM gbatch.jobs ORDER BY batch LIMIT 1")
+	},
+	"docs/recipes.md": func(t *testing.T, d *desk) {
+		d.sees(t, "late PENDING", "SELECT id || ' ' || embedding_status FROM chunk_status WHERE embedding_status <> 'READY'")
+		d.sees(t, "5 4 2", "SELECT (SELECT count(*) FROM doc_embeddings) || ' ' || (SELECT count(*) FROM note_embeddings) || ' ' || (SELECT count(*) FROM vectors)")
+	},
+}
+
+func (d *desk) sees(t *testing.T, want, query string) {
+	t.Helper()
+	if got := strings.TrimSpace(d.run(t, exec.Command("sql", "kb.duckdb", query))); got != want {
+		t.Errorf("%s gives %q instead of %q", query, got, want)
+	}
+}
+
+// section is the text below a heading, down to the next one.
+func section(t *testing.T, page, heading string) string {
+	t.Helper()
+	_, rest, found := strings.Cut(page, "\n"+heading+"\n")
+	if !found {
+		t.Fatalf("there is no %q", heading)
+	}
+	if end := regexp.MustCompile(`(?m)^##`).FindStringIndex(rest); end != nil {
+		rest = rest[:end[0]]
+	}
+	return rest
+}
+
+// members are the rows of the tables of a section that begin with a member's
+// name, with what the next column says.
+func members(section string) (names, marks []string) {
+	for _, row := range regexp.MustCompile("(?m)^\\| `([a-z_]+)` \\| ?(.*?) ?\\|").FindAllStringSubmatch(section, -1) {
+		names, marks = append(names, row[1]), append(marks, row[2])
+	}
+	return names, marks
+}
+
+// TestRecordsPage holds docs/records.md against the parsers: its examples are
+// what they read and write, its tables name the members there are, and no
+// record is read without a member that is said to be required.
+func TestRecordsPage(t *testing.T) {
+	page := pages(t)["docs/records.md"]
+	examples := func(heading string) (lines []string) {
+		blocks, _ := split(section(t, page, heading))
+		for _, b := range blocks {
+			if b.language == "json" {
+				lines = append(lines, strings.Split(strings.TrimSpace(b.text), "\n")...)
+			}
+		}
+		return lines
+	}
+	again := func(v any) func(string) (string, error) {
+		return func(line string) (string, error) {
+			reflect.ValueOf(v).Elem().SetZero()
+			if err := ndjson.Unmarshal([]byte(line), v); err != nil {
+				return "", err
+			}
+			out, err := ndjson.Marshal(v)
+			return string(out), err
+		}
+	}
+	answer := func(line string) (string, error) {
+		a, err := new(record.AnswerParser).Parse([]byte(line))
+		var out []byte
+		switch {
+		case err != nil:
+		case a.Job != nil:
+			out, err = ndjson.Marshal(a.Job)
+		case a.Err != nil:
+			out, err = ndjson.Marshal(record.KeyError{Key: a.Key, Batch: a.Batch, Error: *a.Err})
+		default:
+			if !slices.Equal(a.Values, []float32{0.05, 0.1}) {
+				err = fmt.Errorf("the values are %v", a.Values)
+			}
+			out = bytes.TrimSpace(record.AppendVectorLine(nil, a.Key, a.Batch, a.Values, a.Tokens))
+		}
+		return string(out), err
+	}
+	header, chunks, requests := examples("## Batch header"), examples("## Chunk"), examples("## Request")
+
+	var rendered bytes.Buffer
+	in := strings.NewReader(strings.Join(append(header[:1:1], chunks...), "\n"))
+	if err := (&render.ToJSONL{}).Run(context.Background(), in, &rendered); err != nil {
+		t.Fatal(err)
+	}
+	if want := strings.Join(append(header[:1:1], requests...), "\n") + "\n"; rendered.String() != want {
+		t.Errorf("to-jsonl prints\n%sinstead of\n%s", rendered.String(), want)
+	}
+
+	d := newDesk(t)
+	submit := func(lines ...string) error {
+		cmd := exec.Command("gbatch-submit")
+		cmd.Env, cmd.Stdin = d.env, strings.NewReader(strings.Join(lines, "\n"))
+		out, err := cmd.CombinedOutput()
+		if err != nil && cmd.ProcessState.ExitCode() != 7 {
+			t.Errorf("gbatch-submit: %v: %s", err, out)
+		}
+		return err
+	}
+	for _, c := range []struct {
+		heading string
+		members []any // structs; Google's line has none
+		write   func(line string) (string, error)
+		read    func(line string) error
+	}{
+		{"## Batch header", []any{record.Header{}}, again(new(record.Header)), func(line string) error { return submit(line, requests[0], requests[1]) }},
+		{"## Chunk", []any{record.Chunk{}}, again(new(record.Chunk)), func(line string) error { return new(record.Chunk).Parse([]byte(line)) }},
+		{"## Request", nil, nil, func(line string) error { return submit(line) }},
+		{"## Job", []any{record.Job{}}, answer, nil},
+		{"## Vector", []any{record.Vector{}}, answer, nil},
+		{"## Error", []any{record.KeyError{}, record.Status{}}, answer, nil},
+	} {
+		t.Run(c.heading, func(t *testing.T) {
+			lines := examples(c.heading)
+			if len(lines) == 0 {
+				t.Fatal("no example")
+			}
+			if c.read == nil {
+				c.read = func(line string) error { _, err := answer(line); return err }
+			}
+			for _, line := range lines {
+				if c.write == nil {
+					continue
+				}
+				if out, err := c.write(line); err != nil || out != line {
+					t.Errorf("%s is read as\n%s (%v)", line, out, err)
+				}
+			}
+			if err := c.read(lines[0]); err != nil {
+				t.Errorf("%s: %v", lines[0], err)
+			}
+			var want []string
+			for _, s := range c.members {
+				for i := range reflect.TypeOf(s).NumField() {
+					name, _, _ := strings.Cut(reflect.TypeOf(s).Field(i).Tag.Get("json"), ",")
+					want = append(want, name)
+				}
+			}
+			if c.members == nil {
+				want = []string{"key", "request"}
+			}
+			names, marks := members(section(t, page, c.heading))
+			if !slices.Equal(names, want) {
+				t.Errorf("the page names %q instead of %q", names, want)
+			}
+			for i, name := range names {
+				if !strings.HasPrefix(marks[i], "required") {
+					continue
+				}
+				line := strings.Replace(lines[0], `"`+name+`":`, `"none":`, 1)
+				if name == "text" {
+					line = strings.Replace(line, `"context":`, `"nothing":`, 1)
+				}
+				if err := c.read(line); err == nil {
+					t.Errorf("%s is read, without %s", line, name)
+				}
+			}
+		})
+	}
+	for _, state := range []string{record.Queued, record.Running, record.Paused, record.Succeeded, record.Failed, record.Cancelled, record.Expired} {
+		if !strings.Contains(section(t, page, "## Job"), "| `"+state+"` |") {
+			t.Errorf("the page lacks the state %s", state)
+		}
+	}
+	if limit := fmt.Sprintf("| a line | %d MiB |", ndjson.MaxLine>>20); !strings.Contains(page, limit) {
+		t.Errorf("the page lacks %q", limit)
+	}
+}
+
+// TestDatabasePage holds docs/database.md against the tables there are.
+func TestDatabasePage(t *testing.T) {
+	d := newDesk(t)
+	d.run(t, exec.Command("bash", "-c", "chunks-pending kb.duckdb"))
+	db, err := sql.Open("duckdb", filepath.Join(d.dir, "kb.duckdb"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	rows, err := db.Query(`SELECT if(schema_name = 'main', '', schema_name || '.') || table_name, column_name, data_type FROM duckdb_columns()
+		WHERE database_name = current_database() AND NOT internal AND table_name <> 'chunks' ORDER BY ALL`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	real := map[string][]string{}
+	for rows.Next() {
+		var table, column, kind string
+		if err := rows.Scan(&table, &column, &kind); err != nil {
+			t.Fatal(err)
+		}
+		real[table] = append(real[table], column+" "+kind)
+	}
+	if err := rows.Err(); err != nil || len(real) != 5 {
+		t.Fatalf("there are %d tables: %v", len(real), err)
+	}
+	page := pages(t)["docs/database.md"]
+	for table, columns := range real {
+		names, kinds := members(section(t, page, "### "+table))
+		var have []string
+		for i := range names {
+			have = append(have, names[i]+" "+kinds[i])
+		}
+		slices.Sort(have)
+		slices.Sort(columns)
+		if !slices.Equal(have, columns) {
+			t.Errorf("%s: the page has\n%q instead of\n%q", table, have, columns)
+		}
+	}
+}
+
+// TestDocsNames looks up the flags, variables, files and headings that the
+// pages name.
+func TestDocsNames(t *testing.T) {
+	commands, err := filepath.Glob("cmd/*/main.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	changes, err := os.ReadFile("CHANGELOG.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := pages(t)
+	var help strings.Builder
+	for _, path := range commands {
+		name := filepath.Base(filepath.Dir(path))
+		out, err := exec.Command(name, "--help").Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		help.Write(out)
+		if !strings.Contains(all["README.md"], "| `"+name) || !strings.Contains(string(changes), "\n### "+name+"\n") {
+			t.Errorf("README.md or CHANGELOG.md lacks %s", name)
+		}
+	}
+	known := regexp.MustCompile(`--[a-z][a-z-]+|GBATCH_[A-Z_]+`).FindAllString(help.String(), -1)
+	for name, page := range all {
+		_, prose := split(page)
+		for _, code := range regexp.MustCompile("`[^`]+`").FindAllString(prose, -1) {
+			for _, word := range regexp.MustCompile(`--[a-z][a-z-]+`).FindAllString(code, -1) {
+				if !slices.Contains(known, word) {
+					t.Errorf("%s: no command has %s", name, word)
+				}
+			}
+		}
+		for _, word := range regexp.MustCompile(`GBATCH_[A-Z_]+`).FindAllString(page, -1) {
+			if word != "GBATCH_" && !slices.Contains(known, word) {
+				t.Errorf("%s: no command has %s", name, word)
+			}
+		}
+		for _, link := range regexp.MustCompile(`\]\(([^)#]*)(#[^)]*)?\)`).FindAllStringSubmatch(prose, -1) {
+			target, text := filepath.Join(filepath.Dir(name), link[1]), page
+			switch {
+			case strings.Contains(link[1], "://"):
+				continue
+			case link[1] != "":
+				file, err := os.ReadFile(target)
+				if err != nil {
+					t.Errorf("%s: %v", name, err)
+					continue
+				}
+				text = string(file)
+			}
+			if link[2] != "" && !slices.Contains(anchors(text), link[2]) {
+				t.Errorf("%s: no heading is %s%s", name, link[1], link[2])
+			}
+		}
+	}
+}
+
+// anchors are the names that a page's headings can be linked by.
+func anchors(page string) (names []string) {
+	_, prose := split(page)
+	for _, heading := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(prose, -1) {
+		name := regexp.MustCompile(`[^\w\- ]`).ReplaceAllString(strings.ToLower(heading[1]), "")
+		names = append(names, "#"+strings.ReplaceAll(name, " ", "-"))
+	}
+	return names
+}
