@@ -103,6 +103,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("GEMINI_API_KEY", "test-key-of-the-scripts")
 			env.Setenv("GBATCH_INTERVAL", "10ms")
 			env.Setenv("GBATCH_SETTLE", "1s")
+			env.Setenv("GBATCH_RETRY_FOR", "20s")
 			env.Setenv("LINE", `set -o pipefail; chunks-pending kb.duckdb | to-jsonl | gbatch-submit | gbatch-wait | gbatch-fetch | vectors-apply kb.duckdb`)
 			return nil
 		},

@@ -9,7 +9,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"regexp"
 	"time"
 
 	"gbatch/pkg/cli"
@@ -95,9 +94,6 @@ func (f *Fetch) fetch(ctx context.Context, c *client, job *record.Job, out io.Wr
 	}
 	return failed, err
 }
-
-// fileNames are the names that Google gives; they become part of a URL.
-var fileNames = regexp.MustCompile(`^files/[A-Za-z0-9_-]+$`)
 
 // answers is what a result, or a part of it, holds.
 type answers struct {

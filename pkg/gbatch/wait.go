@@ -187,8 +187,12 @@ func (w *Wait) pause(age time.Duration) time.Duration {
 	return d*4/5 + rand.N(d*2/5+1)
 }
 
-// jobNames are the names that Google gives; they become part of a URL.
-var jobNames = regexp.MustCompile(`^batches/[A-Za-z0-9_-]+$`)
+// jobNames and fileNames are the names that Google gives; they become part of a
+// URL.
+var (
+	jobNames  = regexp.MustCompile(`^batches/[A-Za-z0-9_-]+$`)
+	fileNames = regexp.MustCompile(`^files/[A-Za-z0-9_-]+$`)
+)
 
 // readJobs reads job records as they come. The error that ended the reading
 // is there once the channel is closed.
@@ -207,6 +211,8 @@ func readJobs(ctx context.Context, in io.Reader) (<-chan *record.Job, *error) {
 					err = r.Errorf("%w", err)
 				} else if !jobNames.MatchString(job.Job) {
 					err = r.Errorf("not a job: a record with job batches/… is expected")
+				} else if job.Input != "" && !fileNames.MatchString(job.Input) {
+					err = r.Errorf("job %s: its input %q is not a name of a file", job.Job, job.Input)
 				}
 			}
 			if err != nil {

@@ -319,7 +319,7 @@ func (w *applier) answer(c *conn, b claim) error {
 
 // resolve finds which chunks the answers are for: those of the batch with the
 // text of the key, into the temporary table target, and of these the ones whose
-// text is that still, into valid.
+// text is that still, into valid, with those that the text has moved to.
 func (w *applier) resolve(c *conn, b claim, s *source) error {
 	err := c.exec(fmt.Sprintf(`CREATE OR REPLACE TEMP TABLE target AS
 			SELECT a.idx, i.chunk_id AS key, TRY_CAST(i.chunk_id AS %[1]s) AS id, i.text_hash
@@ -341,9 +341,20 @@ func (w *applier) resolve(c *conn, b claim, s *source) error {
 			return err
 		}
 	}
-	return c.exec(fmt.Sprintf(`CREATE OR REPLACE TEMP TABLE valid AS
+	err = c.exec(fmt.Sprintf(`CREATE OR REPLACE TEMP TABLE valid AS
 		SELECT h.* FROM here h JOIN (SELECT %s AS rid, %s AS text_hash FROM %s %s) c ON c.rid = h.rid WHERE c.text_hash = h.text_hash`,
 		s.rid(), s.hash(), s.sql, between))
+	if err != nil {
+		return err
+	}
+	// A text that no chunk of the batch has any more is paid for all the same:
+	// where it has moved to another chunk, that one takes the answer.
+	const moved = "(SELECT text_hash, min(idx) AS idx FROM target WHERE text_hash NOT IN (SELECT text_hash FROM valid) GROUP BY text_hash)"
+	if n, err := c.count("SELECT count(*) FROM " + moved); err != nil || n == 0 {
+		return err
+	}
+	return c.exec(fmt.Sprintf(`INSERT INTO valid SELECT m.idx, CAST(c.id AS VARCHAR), c.id, m.text_hash, c.rid
+		FROM (SELECT id, %s AS rid, %s AS text_hash FROM %s) c JOIN `+moved+` m ON m.text_hash = c.text_hash`, s.rid(), s.hash(), s.sql))
 }
 
 // stage writes the answers at hand to the temporary table answers. A vector of

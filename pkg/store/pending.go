@@ -427,14 +427,26 @@ func (p *Pending) unfit(c *conn, s *source) error {
 	if err != nil || n == 0 {
 		return err
 	}
-	length := ""
-	for _, column := range []string{"p.key", "s.title", "s.body"} {
-		length += fmt.Sprintf(` + coalesce(strlen(%[1]s) + strlen(regexp_replace(%[1]s, '[^"\\]', '', 'g')) + 5 * strlen(regexp_replace(%[1]s, '[^\x00-\x1f]', '', 'g')), 0)`, column)
+	r, err := c.query(fmt.Sprintf(`SELECT p.seq, p.key, s.title, s.body FROM (SELECT * FROM picked WHERE %s) p
+		JOIN (SELECT %s AS rid, %s AS title, %s AS body FROM %s) s ON s.rid = p.rid`, suspect, s.rid(), s.title(), s.body(), s.sql))
+	if err != nil {
+		return err
 	}
-	err = c.exec(fmt.Sprintf(`CREATE OR REPLACE TEMP TABLE unfit AS SELECT *, 'the text is empty' AS reason FROM picked WHERE bytes = 0;
-		INSERT INTO unfit SELECT p.*, 'the text is longer than a line may be: 16 MiB' FROM (SELECT * FROM picked WHERE bytes > 0 AND %s) p
-			JOIN (SELECT %s AS rid, %s AS title, %s AS body FROM %s) s ON s.rid = p.rid WHERE 0 %s > %d`,
-		suspect, s.rid(), s.title(), s.body(), s.sql, length, maxLine))
+	var line []byte
+	long := "-1"
+	for r.next() {
+		line = line[:0]
+		for col := 1; col <= 3; col++ {
+			line = ndjson.AppendString(line, r.borrow(col))
+		}
+		if len(line) > maxLine {
+			long += fmt.Sprintf(", %d", r.int(0))
+		}
+	}
+	r.close()
+	err = c.exec(fmt.Sprintf(`CREATE OR REPLACE TEMP TABLE unfit AS
+		SELECT *, CASE WHEN bytes = 0 THEN 'the text is empty' ELSE 'the text is longer than a line may be: 16 MiB' END AS reason
+		FROM picked WHERE bytes = 0 OR seq IN (%s)`, long))
 	if err != nil {
 		return err
 	}
@@ -451,9 +463,8 @@ func (p *Pending) unfit(c *conn, s *source) error {
 	return c.exec(fmt.Sprintf("UPDATE %s AS t SET %s FROM unfit u WHERE t.rowid = u.rid", s.sql, s.setCourtesy("'FAILED'", "u.reason")))
 }
 
-// maxLine is how long a chunk may be as its strings stand on a line, where
-// quotes and backslashes take two bytes and control characters six. What a
-// request has around them fits into the rest.
+// maxLine is how long a chunk's strings may be as they stand on a line, quoted
+// and escaped. What a request has around them fits into the rest.
 const maxLine = ndjson.MaxLine - 1<<10
 
 // A cut is a batch to be: the picked chunks from low to high.
