@@ -9,6 +9,7 @@
 package gbatch
 
 import (
+	"bufio"
 	"cmp"
 	"context"
 	"crypto/tls"
@@ -156,6 +157,20 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		resp.Body.Close()
 		o.err = newAPIError(resp, body, t.key)
 		resp.Body = io.NopCloser(strings.NewReader("{}")) // the SDK makes an error of any body
+	}
+	// The SDK takes an empty reply for an empty list, and a job that is not
+	// listed is created.
+	if resp.StatusCode/100 == 2 && req.Method == http.MethodGet && !strings.HasSuffix(req.URL.Path, ":download") {
+		body := bufio.NewReader(resp.Body)
+		if _, err := body.Peek(1); err == io.EOF {
+			resp.Body.Close()
+			o.err = errors.New("the reply is empty")
+			return nil, o.err
+		}
+		resp.Body = struct {
+			io.Reader
+			io.Closer
+		}{body, resp.Body}
 	}
 	// To a reply without this header the SDK sends the same bytes three times
 	// more, sleeps in between, and then loses the error.

@@ -295,6 +295,22 @@ type spool struct {
 }
 
 func newSpool() (*spool, error) {
+	f, err := nameless()
+	if err != nil {
+		return nil, err
+	}
+	h := sha256.New()
+	return &spool{file: f, w: bufio.NewWriterSize(io.MultiWriter(f, h), 64<<10), hash: h}, nil
+}
+
+// nameless makes a file that no name leads to. Where there is none that never
+// had a name, a process that is killed in between leaves one behind.
+func nameless() (*os.File, error) {
+	if neverNamed != 0 {
+		if f, err := os.OpenFile(os.TempDir(), os.O_RDWR|neverNamed, 0o600); err == nil {
+			return f, nil
+		}
+	}
 	f, err := os.CreateTemp("", "gbatch-*") // with mode 0600
 	if err != nil {
 		return nil, err
@@ -303,8 +319,7 @@ func newSpool() (*spool, error) {
 		f.Close()
 		return nil, err
 	}
-	h := sha256.New()
-	return &spool{file: f, w: bufio.NewWriterSize(io.MultiWriter(f, h), 64<<10), hash: h}, nil
+	return f, nil
 }
 
 func (s *spool) line(line []byte, ends bool) error {

@@ -116,7 +116,9 @@ func (s *submission) job(ctx context.Context, p *payload, in *intent) (*record.J
 	case phaseCreated:
 		op, err := s.operation(ctx, left.Job)
 		switch {
-		case err == nil && lives(op.state) && sameModel(op.model, p.Model):
+		// The chunks of a batch whose job failed go on in another batch, once
+		// the failure is noted, and may be there already.
+		case err == nil && (lives(op.state) || p.Batch != "") && sameModel(op.model, p.Model):
 			return s.adopted(p, op), nil
 		case missing(err):
 			// Either gone, or so new that it is not seen yet.
@@ -350,9 +352,13 @@ func (s *submission) adopt(ctx context.Context, p *payload, in *intent, found *g
 }
 
 func (s *submission) adopted(p *payload, op *operation) *record.Job {
-	slog.Info("the batch was submitted before", "batch", p.Batch, "job", op.name)
+	slog.Info("the batch was submitted before", "batch", p.Batch, "job", op.name, "state", op.state)
 	_, _, canary, _ := parseLabel(op.display)
-	return p.job(op.name, op.state, op.input, canary)
+	job := p.job(op.name, op.state, op.input, canary)
+	if !lives(op.state) {
+		op.update(job) // it is not asked about again
+	}
+	return job
 }
 
 func (p *payload) job(name, state, input string, canary int) *record.Job {

@@ -1,0 +1,5 @@
+//go:build !linux
+
+package gbatch
+
+const neverNamed = 0
