@@ -72,7 +72,7 @@ func convert(r io.Reader, stop func(), c *converter, out io.Writer) (got answers
 		if b.err != nil {
 			return got, fmt.Errorf("line %d of the result: %w", lines+b.line, b.err)
 		}
-		lines += bytes.Count(b.in, []byte("\n"))
+		lines += b.line
 		got.add(b.got)
 		if _, err := out.Write(b.out); err != nil {
 			return got, err
@@ -207,8 +207,6 @@ func (c *converter) check(r *record.Response) *record.Status {
 		return internal("an answer without values")
 	case c.job.Dim > 0 && len(r.Values) != c.job.Dim:
 		return internal("vector of %d values instead of %d", len(r.Values), c.job.Dim)
-	case !vector.Finite(r.Values):
-		return internal("a vector with values that are not finite")
 	case c.Normalize && !vector.Normalize(r.Values):
 		return internal("a vector of length zero cannot be normalized")
 	}

@@ -127,6 +127,10 @@ func (d *divider) take(rec record.Answer) error {
 	ans := answer{key: rec.Key, tokens: rec.Tokens, err: rec.Err}
 	if rec.Err == nil {
 		if vector.Finite(rec.Values) {
+			if u.arena == nil {
+				u.arena = make([]float32, 0, transaction*len(rec.Values))
+				u.answers = slices.Grow(u.answers, transaction)
+			}
 			n := len(u.arena)
 			u.arena = append(u.arena, rec.Values...)
 			ans.values = u.arena[n:len(u.arena):len(u.arena)]

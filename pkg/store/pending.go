@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -224,40 +225,51 @@ func (p *Pending) batch(ctx context.Context, buf []byte, name string) ([]byte, e
 			return err
 		}
 		buf = append(append(buf, line...), '\n')
-		head := len(buf)
-		// The items lie in the order of seq, unless DuckDB moved them about.
-		for _, order := range []string{"", " ORDER BY seq"} {
-			var sorted bool
-			if buf, sorted, err = c.chunks(buf[:head], lines, order); err != nil || sorted {
-				return err
-			}
-		}
-		return nil
+		buf, err = c.chunks(buf, lines)
+		return err
 	})
 	return buf, err
 }
 
-// chunks appends the chunk lines of a SELECT of items to buf, and reports
-// whether they came in the order of seq.
-func (c *conn) chunks(buf []byte, items, order string) (_ []byte, sorted bool, err error) {
-	r, err := c.query("SELECT chunk_id, text, title, seq FROM " + items + " WHERE NOT twin" + order)
+// chunks appends the chunk lines of a SELECT of items to buf, in the order of
+// seq. Threads put items into the table as they come to them, so that blocks of
+// them stand out of order there; the lines are put right here, since DuckDB
+// takes longer to sort rows with texts.
+func (c *conn) chunks(buf []byte, items string) ([]byte, error) {
+	r, err := c.query("SELECT chunk_id, text, title, seq FROM " + items + " WHERE NOT twin")
 	if err != nil {
-		return buf, false, err
+		return buf, err
 	}
 	defer r.close()
-	for last := int64(-1); r.next(); {
-		if r.int(3) < last {
-			return buf, false, nil
+	type block struct {
+		seq        int64 // of its first line
+		start, end int
+	}
+	var blocks []block
+	head := len(buf)
+	for last := int64(-2); r.next(); last = r.int(3) {
+		if r.int(3) != last+1 {
+			blocks = append(blocks, block{seq: r.int(3), start: len(buf)})
 		}
-		last = r.int(3)
 		buf = ndjson.AppendString(append(buf, `{"id":`...), r.borrow(0))
 		buf = ndjson.AppendString(append(buf, `,"text":`...), r.borrow(1))
 		if title := r.borrow(2); title != "" {
 			buf = ndjson.AppendString(append(buf, `,"title":`...), title)
 		}
 		buf = append(buf, "}\n"...)
+		blocks[len(blocks)-1].end = len(buf)
 	}
-	return buf, true, nil
+	bySeq := func(a, b block) int { return cmp.Compare(a.seq, b.seq) }
+	if slices.IsSortedFunc(blocks, bySeq) {
+		return buf, nil
+	}
+	slices.SortFunc(blocks, bySeq)
+	sorted := make([]byte, head, len(buf))
+	copy(sorted, buf)
+	for _, b := range blocks {
+		sorted = append(sorted, buf[b.start:b.end]...)
+	}
+	return sorted, nil
 }
 
 // divide finds the pending chunks of a table in one scan, and divides the table
