@@ -1,0 +1,312 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"gbatch/pkg/record"
+)
+
+// text is how many bytes the chunks of the whole line have.
+const text = 800
+
+// stages of the line, in order.
+var stages = []string{"chunks-pending", "to-jsonl", "gbatch-submit", "gbatch-wait", "gbatch-fetch", "vectors-apply"}
+
+// A point is one size of the line.
+type point struct {
+	n      int
+	stages map[string]sample
+	grown  []growth // of vectors-apply
+	pipe   time.Duration
+	served time.Duration // the emulator's time meanwhile
+	memory map[string]int64
+}
+
+// A growth is what vectors cost once the table has rows.
+type growth struct {
+	rows   int
+	vector time.Duration
+}
+
+// alone is what a stage takes where the emulator's work is done elsewhere:
+// without its processor time, which is spent on the same two cores, but no less
+// than two cores need for the stage's own.
+func (s sample) alone() time.Duration { return min(s.wall, max(s.wall-s.server, s.cpu/2)) }
+
+func (b *bench) line() error {
+	var points []*point
+	for _, n := range b.sizes.line {
+		// Chunks, outbox, input files and vectors; the results of a slice.
+		need := int64(n)*(5*text+3600) + 100_000*14_000
+		if !b.room(need) {
+			b.report.note("The line with %d chunks is left out: it takes %s of disk, which are not free.", n, bytesText(need))
+			continue
+		}
+		p, err := b.staged(n)
+		if err != nil {
+			return err
+		}
+		points = append(points, p)
+		// The results of all jobs, besides.
+		if need += int64(n) * 9600; b.room(need) {
+			if err := b.piped(p); err != nil {
+				return err
+			}
+		} else {
+			b.report.note("The line as a pipe with %d chunks is left out: it takes %s of disk, which are not free.", n, bytesText(need))
+		}
+	}
+	b.linePoints(points)
+	return nil
+}
+
+// setUp makes a database of n chunks, and an emulator for it.
+func (b *bench) setUp(n int) (db string, add sample, s *server, clean func(), err error) {
+	dir := b.path("line")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return "", add, nil, nil, err
+	}
+	db = dir + "/kb.duckdb"
+	if add, err = b.database(db, n, text); err != nil {
+		return "", add, nil, nil, err
+	}
+	if s, err = b.serve(b.two, "gemini-emulator", "--vectors", "cheap", "--dir", dir+"/emulator"); err != nil {
+		return "", add, nil, nil, err
+	}
+	return db, add, s, func() {
+		s.stop()
+		os.RemoveAll(dir)
+	}, nil
+}
+
+// staged runs one stage after the other, through files, so that each has the
+// processors for itself. Jobs are waited for, fetched and applied in slices, and
+// their results deleted, so that the disk need not hold all of them.
+func (b *bench) staged(n int) (*point, error) {
+	say("  %d chunks, stage by stage", n)
+	db, add, emulator, clean, err := b.setUp(n)
+	if err != nil {
+		return nil, err
+	}
+	defer clean()
+	p := &point{n: n, stages: map[string]sample{"chunks-add": add}, memory: map[string]int64{}}
+	env := emulator.env(b.path("line"), "p")
+	in := ""
+	run := func(name string, args ...string) error {
+		out := b.path("line/" + name)
+		s, err := b.into(out, &contender{name: name, args: append([]string{name}, args...), in: in, env: env, cores: "2", server: emulator})
+		if err != nil {
+			return err
+		}
+		if in != "" {
+			os.Remove(in)
+		}
+		in = out
+		settle()
+		sum := p.stages[name]
+		p.stages[name] = sample{wall: sum.wall + s.wall, cpu: sum.cpu + s.cpu, server: sum.server + s.server, rss: max(sum.rss, s.rss)}
+		return nil
+	}
+	if err := run("chunks-pending", claim(db)[1:]...); err != nil {
+		return nil, err
+	}
+	if err := run("to-jsonl"); err != nil {
+		return nil, err
+	}
+	if err := run("gbatch-submit", "-q"); err != nil {
+		return nil, err
+	}
+	jobs, err := os.ReadFile(in)
+	if err != nil {
+		return nil, err
+	}
+	lines := bytes.SplitAfter(bytes.TrimSpace(jobs), []byte("\n"))
+	// 10,000 chunks, then 90,000, then 100,000 at a time.
+	for i, done := 0, 0; i < len(lines); i++ {
+		count := 10
+		if i == 0 {
+			count = 1
+		} else if done == 1 {
+			count = 9
+		}
+		slice := lines[done:min(done+count, len(lines))]
+		if len(slice) == 0 {
+			break
+		}
+		done += len(slice)
+		in = b.path("line/slice")
+		if err := os.WriteFile(in, bytes.Join(slice, nil), 0o600); err != nil {
+			return nil, err
+		}
+		if err := run("gbatch-wait", "--interval", "50ms"); err != nil {
+			return nil, err
+		}
+		if err := run("gbatch-fetch"); err != nil {
+			return nil, err
+		}
+		for _, line := range slice {
+			if err := emulator.prune(line); err != nil {
+				return nil, err
+			}
+		}
+		before := p.stages["vectors-apply"].wall
+		if err := run("vectors-apply", db); err != nil {
+			return nil, err
+		}
+		rows := 0
+		for _, line := range slice {
+			var j record.Job
+			if err := json.Unmarshal(line, &j); err != nil {
+				return nil, err
+			}
+			rows += j.Requests
+		}
+		last := 0
+		if len(p.grown) > 0 {
+			last = p.grown[len(p.grown)-1].rows
+		}
+		p.grown = append(p.grown, growth{last + rows, (p.stages["vectors-apply"].wall - before) / time.Duration(rows)})
+		say("    %d of %d applied", last+rows, n)
+	}
+	p.stages["database"] = sample{rss: size(db)}
+	return p, nil
+}
+
+// prune deletes the results of a job from the emulator.
+func (s *server) prune(job []byte) error {
+	var j record.Job
+	if err := json.Unmarshal(job, &j); err != nil {
+		return err
+	}
+	var op struct {
+		Metadata struct {
+			Output struct{ ResponsesFile string }
+		}
+	}
+	if err := s.call("GET", j.Job, "p", &op); err != nil {
+		return err
+	}
+	return s.call("DELETE", op.Metadata.Output.ResponsesFile, "p", new(struct{}))
+}
+
+// piped runs the line as a pipe.
+func (b *bench) piped(p *point) error {
+	say("  %d chunks, as a pipe", p.n)
+	db, _, emulator, clean, err := b.setUp(p.n)
+	if err != nil {
+		return err
+	}
+	defer clean()
+	env := emulator.env(b.path("line"), "p")
+	args := map[string][]string{"chunks-pending": claim(db)[1:], "gbatch-submit": {"-q"}, "gbatch-wait": {"--interval", "50ms"}, "vectors-apply": {db}}
+	out, err := os.Create(b.path("line/out"))
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	in, err := os.Open(os.DevNull)
+	if err != nil {
+		return err
+	}
+	begun, served := time.Now(), emulator.cpu()
+	var all []*process
+	for i, name := range stages {
+		c := &contender{name: name, args: append([]string{name}, args[name]...), env: env, cores: "2"}
+		next, to := (*os.File)(nil), out
+		if i < len(stages)-1 {
+			if next, to, err = os.Pipe(); err != nil {
+				return err
+			}
+		}
+		process, err := b.begin(c, in, to)
+		if err != nil {
+			return err
+		}
+		all = append(all, process)
+		in.Close()
+		if to != out {
+			to.Close()
+		}
+		in = next
+	}
+	for _, process := range all {
+		s, err := process.end()
+		if err != nil {
+			return err
+		}
+		p.memory[process.name] = s.rss
+	}
+	p.pipe, p.served = time.Since(begun), emulator.cpu()-served
+	return nil
+}
+
+func (b *bench) linePoints(points []*point) {
+	if len(points) == 0 {
+		return
+	}
+	b.report.heading("The whole line")
+	b.report.note("Against the emulator, on the same two cores, with vectors of 768 values that it picks from a table, and texts of about %d bytes. "+
+		"Stage by stage, through files: seconds, the stage's own processor time, the emulator's meanwhile, and the seconds with the emulator's taken out, "+
+		"but no less than two cores need for the stage's own work. gbatch-wait does nothing but wait for the emulator. As a pipe, stages overlap.", text)
+	sum := make([]time.Duration, len(points))
+	for i, p := range points {
+		t := b.report.table(fmt.Sprintf("The whole line: %s chunks", count(p.n)), "", "stage", "seconds", "CPU s", "emulator's CPU s", "seconds without it", "peak MB", "peak MB in the pipe")
+		for _, name := range append([]string{"chunks-add"}, stages...) {
+			s := p.stages[name]
+			without, piped := s.alone(), ""
+			if name == "gbatch-wait" {
+				without = 0
+			}
+			if name != "chunks-add" {
+				sum[i] += without
+			}
+			if rss := p.memory[name]; rss > 0 {
+				piped = num(float64(rss) / 1e6)
+			}
+			t.row(name, seconds(s.wall), seconds(s.cpu), seconds(s.server), seconds(without), num(float64(s.rss)/1e6), piped)
+		}
+		t.row("**the line**, without chunks-add", "", "", "", "**"+seconds(sum[i])+"**", "", "")
+		if p.pipe > 0 {
+			t.row("**the line as a pipe**", "**"+seconds(p.pipe)+"**", "", seconds(p.served), "", "", "")
+		}
+	}
+	last := points[len(points)-1]
+	t := b.report.table("vectors-apply: cost as the table grows", fmt.Sprintf("A run for each slice of the line with %d chunks; the database ends with %s.", last.n, bytesText(last.stages["database"].rss)), "rows in the table afterwards", "µs a vector", "vectors/s")
+	for _, g := range last.grown {
+		t.row(strconv.Itoa(g.rows), num(float64(g.vector.Nanoseconds())/1e3), num(1/g.vector.Seconds()))
+	}
+	b.linePlots(points, sum)
+	// The first slices are short, so that starting counts in them: what is flat
+	// is told by slices of one size.
+	var cost []float64
+	for i, g := range last.grown {
+		if i >= 2 || len(last.grown) < 4 {
+			cost = append(cost, g.vector.Seconds())
+		}
+	}
+	b.figures["apply.flat"] = cost[len(cost)-1] / cost[0]
+	if len(points) < 2 {
+		return
+	}
+	before := points[len(points)-2]
+	more := float64(last.n) / float64(before.n)
+	pending := func(p *point) sample { return p.stages["chunks-pending"] }
+	b.figures["line.flat"] = sum[len(sum)-1].Seconds() / sum[len(sum)-2].Seconds() / more
+	b.figures["line.pending.flat"] = pending(last).wall.Seconds() / pending(before).wall.Seconds() / more
+	b.figures["line.pending.memory"] = float64(pending(last).rss) / float64(pending(before).rss)
+}
+
+// count writes 1000000 as 1,000,000.
+func count(n int) string {
+	s := strconv.Itoa(n)
+	for i := len(s) - 3; i > 0; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return strings.TrimSpace(s)
+}

@@ -1,0 +1,191 @@
+// Bench holds the commands against what one would run in their place, on data
+// that it makes from a seed, and writes BENCHMARKS.md and the plots in docs/.
+//
+//	make bench                  the whole of it: about 25 minutes, 10 GB of disk
+//	go run -C cmd/internal/bench . -quick -out /tmp/bench
+//
+// It expects the commands on PATH; make bench puts them there. Of jq, node,
+// curl and perf it uses what it finds.
+//
+// Each figure is of a process of its own, which reads a file from the page
+// cache and writes to /dev/null: its time and its peak memory are those that
+// the kernel counts. What is held against each other runs in turn, in another
+// order each round, and ratios are taken within a round, since machines are
+// noisy.
+//
+// This is a module by itself, so that what only the benchmark needs is not in
+// the product's go.mod.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// The sizes of the data, for the whole run and for -quick.
+type sizes struct {
+	rounds   int
+	fetch    int // result lines of 768 values; of 3072 a quarter
+	toJSONL  int // chunks of 1.5 KB
+	pending  int // chunks of 1 KB
+	apply    int // vectors of 768
+	submit   int // requests of 1.5 KB
+	memory   int // how many times the results of fetch its memory is measured at
+	versions int // starts of each command
+	line     []int
+}
+
+var (
+	whole = sizes{rounds: 5, fetch: 20_000, toJSONL: 200_000, pending: 200_000, apply: 50_000, submit: 200_000, memory: 10, versions: 50, line: []int{10_000, 100_000, 1_000_000}}
+	quick = sizes{rounds: 2, fetch: 2_000, toJSONL: 20_000, pending: 20_000, apply: 10_000, submit: 20_000, memory: 5, versions: 10, line: []int{10_000, 20_000}}
+)
+
+type bench struct {
+	sizes
+	root  string // of the repository
+	dir   string // of the data; removed at the end
+	tools string // the programs that are not commands of the suite
+	seed  uint64
+	one   string // the processor of one-core runs
+	two   string // those of two-core runs
+	other string // those that a server may have beside a one-core run
+
+	report  report
+	figures map[string]float64 // what the goals are about
+}
+
+// sections in the order of the report.
+var sections = []struct {
+	name string
+	run  func(*bench) error
+}{
+	{"scanner", (*bench).scanner},
+	{"fetch", (*bench).fetch},
+	{"to-jsonl", (*bench).toJSONL},
+	{"pending", (*bench).pending},
+	{"submit", (*bench).submit},
+	{"apply", (*bench).apply},
+	{"line", (*bench).line},
+	{"start", (*bench).start},
+	{"profiles", (*bench).profiles},
+}
+
+func main() {
+	var names []string
+	for _, s := range sections {
+		names = append(names, s.name)
+	}
+	short := flag.Bool("quick", false, "small data and few rounds, for trying: about a minute")
+	only := flag.String("only", strings.Join(names, ","), "run these sections only")
+	out := flag.String("out", "../../..", "folder for BENCHMARKS.md and docs/")
+	tmp := flag.String("tmp", "", "folder for the data (default $TMPDIR)")
+	seed := flag.Uint64("seed", 1, "seed of the data")
+	rounds := flag.Int("rounds", 0, "rounds of each comparison")
+	flag.Parse()
+	b := &bench{sizes: whole, seed: *seed, figures: map[string]float64{}}
+	if *short {
+		b.sizes = quick
+	}
+	if *rounds > 0 {
+		b.rounds = *rounds
+	}
+	if err := b.run(*tmp, *out, strings.Split(*only, ",")); err != nil {
+		fmt.Fprintln(os.Stderr, "bench: error:", err)
+		os.Exit(1)
+	}
+}
+
+func (b *bench) run(tmp, out string, only []string) (err error) {
+	begun := time.Now()
+	if b.root, err = filepath.Abs("../../.."); err != nil {
+		return err
+	}
+	for _, name := range []string{"chunks-add", "chunks-pending", "to-jsonl", "gbatch-submit", "gbatch-wait", "gbatch-fetch", "vectors-apply", "gemini-emulator"} {
+		if !has(name) {
+			return fmt.Errorf("%s is not on PATH: run make bench", name)
+		}
+	}
+	if b.dir, err = os.MkdirTemp(tmp, "gbatch-bench-"); err != nil {
+		return err
+	}
+	defer os.RemoveAll(b.dir)
+	stopped := make(chan os.Signal, 1)
+	signal.Notify(stopped, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		<-stopped
+		os.RemoveAll(b.dir)
+		os.Exit(130)
+	}()
+	b.tools = filepath.Join(b.dir, "tools")
+	build := exec.Command("go", "build", "-o", b.tools+"/", "./timer", "./rival", "./ours", "./duck")
+	build.Stderr = os.Stderr
+	if err := build.Run(); err != nil {
+		return fmt.Errorf("go build: %w", err)
+	}
+	if err := b.processors(); err != nil {
+		return err
+	}
+	for _, s := range sections {
+		if !slices.Contains(only, s.name) {
+			continue
+		}
+		say("%s, after %v", s.name, time.Since(begun).Round(time.Second))
+		if err := s.run(b); err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+	}
+	return b.write(out, time.Since(begun))
+}
+
+// processors picks the last two of those that this process may run on.
+func (b *bench) processors() error {
+	var cpus []string
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return fmt.Errorf("this program reads /proc, so it runs on Linux only: %w", err)
+	}
+	_, list, _ := strings.Cut(string(status), "Cpus_allowed_list:\t")
+	list, _, _ = strings.Cut(list, "\n")
+	for part := range strings.SplitSeq(list, ",") {
+		low, high := 0, 0
+		if n, _ := fmt.Sscanf(part, "%d-%d", &low, &high); n == 1 {
+			high = low
+		}
+		for cpu := low; cpu <= high; cpu++ {
+			cpus = append(cpus, fmt.Sprint(cpu))
+		}
+	}
+	n := len(cpus)
+	if n < 2 {
+		return fmt.Errorf("two processors are needed, there are %d", n)
+	}
+	b.one, b.two, b.other = cpus[n-1], strings.Join(cpus[n-2:], ","), strings.Join(cpus[:n-1], ",")
+	return nil
+}
+
+// path is a file among the data.
+func (b *bench) path(name string) string { return filepath.Join(b.dir, name) }
+
+// tool is a program that was built for the run.
+func (b *bench) tool(name string) string { return filepath.Join(b.tools, name) }
+
+// room reports whether so many bytes are free where the data is.
+func (b *bench) room(need int64) bool {
+	var fs syscall.Statfs_t
+	return syscall.Statfs(b.dir, &fs) == nil && int64(fs.Bavail)*fs.Bsize > need
+}
+
+func has(command string) bool {
+	_, err := exec.LookPath(command)
+	return err == nil
+}
+
+func say(format string, args ...any) { fmt.Fprintf(os.Stderr, "bench: "+format+"\n", args...) }
