@@ -1,0 +1,288 @@
+// Torture looks for a way to pay twice, to lose a vector or to put one on the
+// wrong text. It runs the commands that are on PATH, as real processes in real
+// pipes on real databases, against the emulator over HTTP, and
+//
+//	a  kills them, or one of them, with kill -9 at random moments
+//	b  kills them at every boundary between two steps of a batch
+//	c  makes every call of theirs fail in every way the emulator knows
+//	d  edits, adds and deletes chunks while their jobs are in flight
+//	e  runs two of them at once
+//
+// After each scenario the line is run to its end, and the database and the
+// emulator's books are compared with what ought to be there. docs/reliability.md
+// says what that is.
+//
+// With --mutate NAME it builds the commands from a source in which one
+// safeguard is missing, and is to fail.
+package main
+
+import (
+	"cmp"
+	"errors"
+	"flag"
+	"fmt"
+	"hash/fnv"
+	"maps"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	"gbatch/pkg/emulator"
+)
+
+// A scenario is a world and what happens in it.
+type scenario struct {
+	name    string // part/…
+	options emulator.Options
+	do      func(*world) error
+}
+
+type torture struct {
+	seed uint64
+	dir  string
+	keep bool
+
+	mu     sync.Mutex
+	faults map[string]map[string]int // by operation and fault, how often it struck
+}
+
+// tally notes that a fault struck.
+func (t *torture) tally(spec string, n int) {
+	op, words, _ := strings.Cut(spec, " ")
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if strings.Contains(words, "hold=") || n == 0 {
+		return
+	}
+	if t.faults[op] == nil {
+		t.faults[op] = map[string]int{}
+	}
+	t.faults[op][words] += n
+}
+
+var parts = []struct{ name, about string }{
+	{"a", "killed at random moments"},
+	{"b", "killed at boundaries"},
+	{"c", "faults at each call"},
+	{"d", "chunks changed in flight"},
+	{"e", "two at once"},
+}
+
+func main() {
+	t := &torture{faults: map[string]map[string]int{}}
+	var only, mutation string
+	var kills, at int
+	var short bool
+	flag.Uint64Var(&t.seed, "seed", 1, "what all random choices come from")
+	flag.IntVar(&kills, "kills", 320, "kills at random moments, at least")
+	flag.StringVar(&only, "only", "", "beginnings of the names of scenarios, with commas between: a,b/uploaded")
+	flag.BoolVar(&short, "short", false, "a small part of it")
+	flag.BoolVar(&t.keep, "keep", false, "keep the folders of scenarios that fail")
+	flag.StringVar(&mutation, "mutate", "", "take away a safeguard: "+strings.Join(slices.Sorted(maps.Keys(mutations)), ", "))
+	flag.IntVar(&at, "parallel", 3, "scenarios at a time")
+	flag.Parse()
+
+	list := slices.Concat(randomKills(kills), boundaryKills(3), allFaults(1), edits(3), together(4))
+	if short {
+		list = slices.Concat(randomKills(2*killsEach), boundaryKills(1), allFaults(12), edits(1)[8:], together(1))
+	}
+	if only != "" {
+		list = slices.DeleteFunc(list, func(s scenario) bool {
+			return !slices.ContainsFunc(strings.Split(only, ","), func(name string) bool {
+				return s.name == name || strings.HasPrefix(s.name+"/", strings.TrimSuffix(name, "/")+"/")
+			})
+		})
+	}
+	if err := t.run(list, mutation, at); err != nil {
+		fmt.Fprintln(os.Stderr, "torture: error:", err)
+		os.Exit(1)
+	}
+}
+
+// run runs the scenarios and prints their figures. It fails where one of them
+// does.
+func (t *torture) run(list []scenario, mutation string, at int) (err error) {
+	if t.dir, err = os.MkdirTemp("", "gbatch-torture-"); err != nil {
+		return err
+	}
+	defer func() {
+		if !t.keep {
+			os.RemoveAll(t.dir)
+		}
+	}()
+	interrupted := make(chan os.Signal, 1)
+	signal.Notify(interrupted, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		s := <-interrupted
+		os.RemoveAll(t.dir)
+		fmt.Fprintln(os.Stderr, "torture:", s)
+		os.Exit(1)
+	}()
+	if mutation != "" {
+		if err := mutate(mutation, filepath.Join(t.dir, "bin")); err != nil {
+			return err
+		}
+	}
+	for _, c := range attended {
+		if _, err := exec.LookPath(c[0]); err != nil {
+			return err
+		}
+	}
+	fmt.Printf("seed %d\n\n", t.seed)
+	var total figures
+	total.reached = map[string]int{}
+	var failures []string
+	begun := time.Now()
+	header := "\tscenarios\tlines run\tkills\ttexts\tpaid\tedited\ttwice\twrong\tlost\tseconds"
+	rows := [][]string{strings.Split(header, "\t")}
+	for _, part := range parts {
+		mine := slices.DeleteFunc(slices.Clone(list), func(s scenario) bool { return !strings.HasPrefix(s.name, part.name+"/") })
+		if len(mine) == 0 {
+			continue
+		}
+		sum := figures{reached: map[string]int{}}
+		start := time.Now()
+		var mu sync.Mutex
+		var all sync.WaitGroup
+		slots := make(chan struct{}, at)
+		for _, s := range mine {
+			slots <- struct{}{}
+			all.Go(func() {
+				defer func() { <-slots }()
+				f, failure := t.scenario(s, mutation)
+				mu.Lock()
+				defer mu.Unlock()
+				sum.add(f)
+				if failure != "" {
+					failures = append(failures, s.name)
+					fmt.Println(failure)
+				}
+			})
+		}
+		all.Wait()
+		rows = append(rows, sum.row(part.name+"  "+part.about, time.Since(start)))
+		total.add(sum)
+	}
+	rows = append(rows, total.row("all", time.Since(begun)))
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
+	for _, r := range rows {
+		// The first column is text.
+		fmt.Fprintf(w, "%-27s\t%s\t\n", r[0], strings.Join(r[1:], "\t"))
+	}
+	w.Flush()
+	if len(total.reached) > 0 {
+		fmt.Println("\nboundaries, and how often a kill came there:")
+		var names []string
+		for _, b := range boundaries {
+			if n := total.reached[b.about]; n > 0 && !slices.Contains(names, b.about) {
+				names = append(names, b.about)
+				fmt.Printf("  %s %d", b.about, n)
+			}
+		}
+		fmt.Println()
+	}
+	if len(t.faults) > 0 {
+		fmt.Println("\nfaults by call, how many kinds, and how often they struck:")
+		for _, op := range slices.Sorted(maps.Keys(t.faults)) {
+			n := 0
+			for _, struck := range t.faults[op] {
+				n += struck
+			}
+			fmt.Printf("  %s %d, %d", op, len(t.faults[op]), n)
+		}
+		fmt.Println()
+	}
+	if total.torn > 0 {
+		fmt.Printf("\ndatabases whose own checkpoint a kill tore, and that were mended: %d\n", total.torn)
+	}
+	if len(failures) > 0 {
+		return fmt.Errorf("%d of %d scenarios failed: %s", len(failures), len(list), strings.Join(failures, " "))
+	}
+	fmt.Printf("\nall %d scenarios came to a good end\n", len(list))
+	return nil
+}
+
+// figures are what the table tells.
+type figures struct {
+	scenarios, lines, kills, texts, paid, stale, twice, wrong, lost, torn int
+	reached                                                               map[string]int
+}
+
+func (f *figures) add(g figures) {
+	f.scenarios += g.scenarios
+	f.lines += g.lines
+	f.kills += g.kills
+	f.texts += g.texts
+	f.paid += g.paid
+	f.stale += g.stale
+	f.twice += g.twice
+	f.wrong += g.wrong
+	f.lost += g.lost
+	f.torn += g.torn
+	for name, n := range g.reached {
+		f.reached[name] += n
+	}
+}
+
+func (f *figures) row(name string, d time.Duration) []string {
+	row := []string{name}
+	for _, n := range []int{f.scenarios, f.lines, f.kills, f.texts, f.paid, f.stale, f.twice, f.wrong, f.lost} {
+		row = append(row, fmt.Sprint(n))
+	}
+	return append(row, fmt.Sprintf("%.1f", d.Seconds()))
+}
+
+// scenario runs one scenario, and says how it failed and how to see it again.
+func (t *torture) scenario(s scenario, mutation string) (f figures, failure string) {
+	w, err := t.newWorld(s.name, s.options)
+	if err != nil {
+		return figures{scenarios: 1}, fmt.Sprintf("%s: %v", s.name, err)
+	}
+	err = errors.Join(s.do(w), w.stop())
+	f = figures{scenarios: 1, lines: w.lines, kills: w.kills, texts: w.ready, wrong: w.wrong, lost: w.lost, torn: w.torn, reached: w.reached}
+	if w.books != nil {
+		f.paid, f.twice = w.books.RequestsPaid, len(w.books.PaidTwice)
+		f.stale = max(0, w.books.Texts-w.ready)
+	}
+	if err == nil {
+		if os.Getenv("TORTURE_LOG") != "" {
+			fmt.Println(w.log.String(), w.stderr())
+		}
+		os.RemoveAll(w.dir)
+		return f, ""
+	}
+	again := fmt.Sprintf("torture --seed %d --only %s", t.seed, s.name)
+	if mutation != "" {
+		again += " --mutate " + mutation
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "FAILED %s\n", s.name)
+	for line := range strings.Lines(err.Error() + "\n") {
+		fmt.Fprintf(&b, "    %s", line)
+	}
+	b.WriteString("  what happened:\n")
+	lines := slices.Collect(strings.Lines(w.log.String()))
+	for _, line := range lines[max(0, len(lines)-25):] {
+		fmt.Fprintf(&b, "    %s", line)
+	}
+	fmt.Fprintf(&b, "  again: %s\n", again)
+	if t.keep {
+		fmt.Fprintf(&b, "  its folder: %s\n", w.dir)
+	}
+	return f, b.String()
+}
+
+// seedOf makes a number of a name, so that each scenario has random choices of
+// its own, whatever else runs.
+func seedOf(name string) uint64 {
+	h := fnv.New64a()
+	h.Write([]byte(name))
+	return cmp.Or(h.Sum64(), 1)
+}
