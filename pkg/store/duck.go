@@ -85,11 +85,16 @@ func (c *conn) attach(d Database, mode access) error {
 	if mode == read {
 		option = "(TYPE duckdb, READ_ONLY)"
 	}
+	// The name is the one that DuckDB itself would give the file, so that a
+	// SELECT which spells it out is understood, unless it is taken, or would make
+	// the name of our schema ambiguous.
+	as := ""
+	if base, _, _ := strings.Cut(filepath.Base(path), "."); strings.EqualFold(base, "gbatch") {
+		as = "AS attached "
+	}
 	start := time.Now()
 	for pause := 5 * time.Millisecond; ; pause = min(2*pause, time.Second) {
-		// The name is the one that DuckDB itself would give the file, so that
-		// a SELECT which spells it out is understood, unless it is taken.
-		err := c.exec("ATTACH " + literal(path) + " " + option)
+		err := c.exec("ATTACH " + literal(path) + " " + as + option)
 		if err != nil && strings.Contains(err.Error(), "already exists") {
 			err = c.exec("ATTACH " + literal(path) + " AS attached " + option)
 		}

@@ -711,6 +711,17 @@ func TestFilesThatAreNoDatabase(t *testing.T) {
 	}
 }
 
+func TestNamesOfFiles(t *testing.T) {
+	for _, name := range []string{"gbatch.duckdb", "Gbatch.db", "memory.duckdb", "temp", "select.duckdb", "it's my \"kb\".duckdb"} {
+		k := &kb{t, Database{DB: filepath.Join(t.TempDir(), name), LockTimeout: time.Second}}
+		k.must(&Add{Database: k.Database, Table: "chunks"}, `{"id":"a","text":"one"}`)
+		if n := k.embed(); n != 1 {
+			t.Errorf("%s: %d requests", name, n)
+		}
+		k.right()
+	}
+}
+
 func TestApplyToTheWrongDatabase(t *testing.T) {
 	k := open(t, simple, "INSERT INTO chunks VALUES ('a', 'one')")
 	in := k.vectorLine("b1", "a", vec("one"))
