@@ -270,7 +270,7 @@ func (w *world) unstick() error {
 		return err
 	}
 	if code == 0 {
-		return errors.New("results that cannot be used were taken for good")
+		return errors.Join(errors.New("results that cannot be used were taken for good"), w.finish())
 	}
 	if _, _, err := w.run(flush, nil); err != nil {
 		return err
@@ -335,7 +335,7 @@ func (w *world) restartAt(words string) error {
 	if err := w.hold(l, "here"); err != nil {
 		return err
 	}
-	w.faulty, w.orphans = nil, op == "file.delete"
+	w.faulty, w.orphans = nil, true
 	if err := w.restart(); err != nil {
 		return err
 	}
