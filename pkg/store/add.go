@@ -25,7 +25,8 @@ func (a *Add) Run(ctx context.Context, in io.Reader, _ io.Writer) error {
 	// The input is staged in a database in memory, which spills to disk, and
 	// goes into the file when it is whole: the file is not held while a pipe is
 	// waited for.
-	stage, err := a.instance(ctx, a.DB)
+	defer a.end()
+	stage, err := a.connect(ctx)
 	if err != nil {
 		return err
 	}

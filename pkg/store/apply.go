@@ -175,6 +175,7 @@ func (a *Apply) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	if a.MaxAttempts < 1 {
 		return cli.Errorf(cli.Usage, "--max-attempts is at least 1")
 	}
+	defer a.end()
 	reading, stop := context.WithCancel(ctx)
 	defer stop()
 	d := divider{ctx: reading, units: make(chan *unit), free: make(chan *unit, 2)}
@@ -452,6 +453,9 @@ func (w *applier) vectors(c *conn, b claim, s *source) error {
 		}
 	}
 	if err := rows.close(); err != nil {
+		return err
+	}
+	if err := c.exec("RESET preserve_insertion_order"); err != nil {
 		return err
 	}
 	return c.ready(s, b.embeddings, "fresh", w.Column)

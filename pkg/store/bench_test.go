@@ -21,7 +21,9 @@ const benchRows = 50_000
 
 func benchDB(b *testing.B, rows int) Database {
 	db := Database{DB: filepath.Join(b.TempDir(), "kb.duckdb"), LockTimeout: time.Second}
-	c, err := db.open(context.Background(), create)
+	d := db
+	defer d.end()
+	c, err := d.open(context.Background(), create)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -28,16 +28,19 @@ type Database struct {
 	DB          string        `arg:"" name:"db" help:"The DuckDB file."`
 	LockTimeout time.Duration `default:"1m" help:"How long to try again while another process holds the file."`
 	MemoryLimit string        `default:"1GB" help:"What DuckDB may take; beyond it goes to disk."`
+
+	db mapping.Database // a DuckDB without a file, from the first connection to end
 }
 
-// A conn is an open database file and the one connection to it. DuckDB lets
-// one process write or many read, so a conn lives as long as one transaction
-// and is never held while a pipe or a network is waited for.
+// A conn is a connection and the database file it has open. DuckDB lets one
+// process write or many read, so a conn lives as long as one transaction and is
+// never held while a pipe or a network is waited for.
 type conn struct {
-	db   mapping.Database
 	c    mapping.Connection
 	stop func() bool
 	ctx  context.Context
+	name string   // of the attached file, in DuckDB
+	undo *journal // of a file attached to be written
 }
 
 type access int
@@ -56,7 +59,7 @@ const rowGroup = 2048
 // open opens the file, waiting for its lock up to LockTimeout. The work on the
 // connection is interrupted when ctx is done.
 func (d *Database) open(ctx context.Context, mode access) (*conn, error) {
-	c, err := d.instance(ctx, d.DB)
+	c, err := d.connect(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +70,7 @@ func (d *Database) open(ctx context.Context, mode access) (*conn, error) {
 	return c, nil
 }
 
-// attach opens the file in an instance and makes it the one that names are
+// attach opens the file on a connection and makes it the one that names are
 // looked up in.
 func (c *conn) attach(d Database, mode access) error {
 	if info, err := os.Stat(d.DB); err == nil && info.IsDir() {
@@ -94,14 +97,17 @@ func (c *conn) attach(d Database, mode access) error {
 	}
 	start := time.Now()
 	for pause := 5 * time.Millisecond; ; pause = min(2*pause, time.Second) {
-		err := c.exec("ATTACH " + literal(path) + " " + as + option)
-		if err != nil && strings.Contains(err.Error(), "already exists") {
-			err = c.exec("ATTACH " + literal(path) + " AS attached " + option)
+		if c.undo, err = openJournal(path, mode); err == nil {
+			err = c.exec("ATTACH " + literal(path) + " " + as + option)
+			if err != nil && strings.Contains(err.Error(), "already exists") {
+				err = c.exec("ATTACH " + literal(path) + " AS attached " + option)
+			}
+			if err == nil {
+				break
+			}
+			c.undo.close()
 		}
-		if err == nil {
-			break
-		}
-		if !strings.Contains(err.Error(), "Could not set lock on file") {
+		if !errors.Is(err, errLocked) && !strings.Contains(err.Error(), "Could not set lock on file") {
 			return d.explain(err)
 		}
 		if time.Since(start) > d.LockTimeout {
@@ -114,49 +120,66 @@ func (c *conn) attach(d Database, mode access) error {
 		case <-time.After(pause/2 + rand.N(pause)):
 		}
 	}
-	var name string
-	_, err = c.one(func(r *rows) { name = r.string(0) }, "SELECT database_name FROM duckdb_databases() WHERE NOT internal AND database_name <> 'memory'")
+	_, err = c.one(func(r *rows) { c.name = r.string(0) }, "SELECT database_name FROM duckdb_databases() WHERE NOT internal AND database_name <> 'memory'")
 	if err != nil {
 		return err
 	}
-	if err := c.exec("USE " + ident(name)); err != nil || mode != write {
+	if err := c.exec("USE " + ident(c.name)); err != nil || mode == read {
 		return err
 	}
-	// Vectors do not become smaller than by a sixth, and the outbox is there
-	// for hours: to try all of DuckDB's compressions on them takes longer than
-	// to write them.
-	return c.exec("SET force_compression = 'uncompressed'")
+	if mode == write {
+		// Vectors do not become smaller than by a sixth, and the outbox is there
+		// for hours: to try all of DuckDB's compressions on them takes longer than
+		// to write them.
+		if err := c.exec("SET force_compression = 'uncompressed'"); err != nil {
+			return err
+		}
+	}
+	return c.undo.protect(c)
 }
 
-// instance is a DuckDB without a file yet.
-func (d *Database) instance(ctx context.Context, path string) (*conn, error) {
-	options := map[string]string{"temp_directory": path + ".tmp"}
-	if d.MemoryLimit != "" {
-		options["memory_limit"] = d.MemoryLimit
-	}
-	var config mapping.Config
-	if mapping.CreateConfig(&config) == mapping.StateError {
-		return nil, errors.New("no memory for DuckDB's configuration")
-	}
-	defer mapping.DestroyConfig(&config)
-	for name, value := range options {
-		if mapping.SetConfig(config, name, value) == mapping.StateError {
-			return nil, cli.Errorf(cli.Usage, "DuckDB does not take %q for %s", value, name)
+// connect makes a connection to the process's DuckDB, which has no file open
+// yet.
+func (d *Database) connect(ctx context.Context) (*conn, error) {
+	if d.db.Ptr == nil {
+		if err := d.begin(); err != nil {
+			return nil, err
 		}
 	}
 	c := &conn{ctx: ctx}
-	var message string
-	if mapping.OpenExt(":memory:", &c.db, config, &message) == mapping.StateError {
-		mapping.Close(&c.db)
-		return nil, errors.New("DuckDB: " + firstLine(message))
-	}
-	if mapping.Connect(c.db, &c.c) == mapping.StateError {
-		mapping.Close(&c.db)
+	if mapping.Connect(d.db, &c.c) == mapping.StateError {
 		return nil, errors.New("DuckDB gives no connection")
 	}
 	c.stop = context.AfterFunc(ctx, func() { mapping.Interrupt(c.c) })
 	return c, nil
 }
+
+// begin starts DuckDB, which takes longer than to open a file in it.
+func (d *Database) begin() error {
+	options := map[string]string{"temp_directory": d.DB + ".tmp"}
+	if d.MemoryLimit != "" {
+		options["memory_limit"] = d.MemoryLimit
+	}
+	var config mapping.Config
+	if mapping.CreateConfig(&config) == mapping.StateError {
+		return errors.New("no memory for DuckDB's configuration")
+	}
+	defer mapping.DestroyConfig(&config)
+	for name, value := range options {
+		if mapping.SetConfig(config, name, value) == mapping.StateError {
+			return cli.Errorf(cli.Usage, "DuckDB does not take %q for %s", value, name)
+		}
+	}
+	var message string
+	if mapping.OpenExt(":memory:", &d.db, config, &message) == mapping.StateError {
+		d.end()
+		return errors.New("DuckDB: " + firstLine(message))
+	}
+	return nil
+}
+
+// end ends DuckDB. No connection may be left.
+func (d *Database) end() { mapping.Close(&d.db) }
 
 // explain says in our words what DuckDB says of a file it cannot open.
 func (d *Database) explain(err error) error {
@@ -175,11 +198,19 @@ func (d *Database) explain(err error) error {
 	}
 }
 
-// close ends the connection. An open transaction is rolled back.
+// close ends the connection and closes the file. An open transaction is rolled
+// back.
 func (c *conn) close() {
 	c.stop()
+	c.ctx = context.Background()
+	if c.name != "" {
+		c.exec("ROLLBACK") // an error where there is no transaction
+		if err := c.exec("USE memory; DETACH " + ident(c.name)); err != nil {
+			slog.Error("DuckDB did not close the file", "error", err)
+		}
+	}
+	c.undo.close()
 	mapping.Disconnect(&c.c)
-	mapping.Close(&c.db)
 }
 
 // transact opens the file, runs work in one transaction and closes the file:

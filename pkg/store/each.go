@@ -16,6 +16,7 @@ type Chunk struct {
 // Each calls f with every chunk of a source, as chunks-pending takes it, and
 // the vectors it has in a table of them. The database is open meanwhile.
 func (d *Database) Each(ctx context.Context, from, embeddings string, f func(Chunk) error) error {
+	defer d.end()
 	return d.transact(ctx, read, func(c *conn) error {
 		s, err := c.source(from)
 		if err != nil {

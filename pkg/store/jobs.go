@@ -16,6 +16,7 @@ type Jobs struct {
 
 // Run prints job records to out. in is not read.
 func (j *Jobs) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
+	defer j.end()
 	var jobs []record.Job
 	err := j.transact(ctx, read, func(c *conn) error {
 		if ok, err := c.hasSchema(); err != nil || !ok {

@@ -76,6 +76,7 @@ func (p *Pending) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 	if err := p.check(); err != nil {
 		return err
 	}
+	defer p.end()
 	var claimed []string
 	if p.DryRun {
 		return p.plan(ctx, out)
@@ -168,7 +169,6 @@ func (p *Pending) print(ctx context.Context, out io.Writer, batches []string) er
 		return nil
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	type payload struct {
 		lines []byte
 		err   error
@@ -176,6 +176,11 @@ func (p *Pending) print(ctx context.Context, out io.Writer, batches []string) er
 	read, free := make(chan payload), make(chan []byte, 2)
 	free <- nil
 	free <- nil
+	defer func() {
+		cancel()
+		for range read {
+		}
+	}()
 	go func() {
 		defer close(read)
 		for _, b := range batches {

@@ -49,6 +49,7 @@ type batchStatus struct {
 // Run prints a table where out is a terminal, else a line per status and one
 // per batch. in is not read.
 func (s *Status) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
+	defer s.end()
 	var counts []statusCount
 	var batches []batchStatus
 	err := s.transact(ctx, read, func(c *conn) (err error) {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"math"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -32,13 +33,22 @@ func open(t *testing.T, statements ...string) *kb {
 	return k
 }
 
-func (k *kb) sql(statements ...string) {
+// conn opens the database as a command of its own would.
+func (k *kb) conn(mode access) (c *conn, close func()) {
 	k.Helper()
-	c, err := k.open(context.Background(), create)
+	d := k.Database
+	c, err := d.open(context.Background(), mode)
 	if err != nil {
+		d.end()
 		k.Fatal(err)
 	}
-	defer c.close()
+	return c, func() { c.close(); d.end() }
+}
+
+func (k *kb) sql(statements ...string) {
+	k.Helper()
+	c, close := k.conn(create)
+	defer close()
 	for _, s := range statements {
 		if err := c.exec(s); err != nil {
 			k.Fatalf("%s: %v", s, err)
@@ -49,11 +59,8 @@ func (k *kb) sql(statements ...string) {
 // rows gives a query's rows, their columns joined by a bar.
 func (k *kb) rows(query string) string {
 	k.Helper()
-	c, err := k.open(context.Background(), read)
-	if err != nil {
-		k.Fatal(err)
-	}
-	defer c.close()
+	c, close := k.conn(read)
+	defer close()
 	r, err := c.query("SELECT COLUMNS(*)::VARCHAR FROM (" + query + ")")
 	if err != nil {
 		k.Fatalf("%s: %v", query, err)
@@ -212,11 +219,8 @@ func (k *kb) embed() int {
 // right checks that every chunk is READY with the vector of its text.
 func (k *kb) right() {
 	k.Helper()
-	c, err := k.open(context.Background(), read)
-	if err != nil {
-		k.Fatal(err)
-	}
-	defer c.close()
+	c, close := k.conn(read)
+	defer close()
 	r, err := c.query("SELECT s.id::VARCHAR, s.embedding_status, c.text, s.embedding FROM chunk_status s JOIN chunks c USING (id)")
 	if err != nil {
 		k.Fatal(err)
@@ -650,7 +654,7 @@ func TestAdd(t *testing.T) {
 	k := &kb{t, Database{DB: filepath.Join(t.TempDir(), "new.duckdb"), LockTimeout: time.Second}}
 	add := &Add{Database: k.Database, Table: "chunks"}
 	k.must(add, "")
-	if _, err := k.open(context.Background(), read); err == nil {
+	if _, err := os.Stat(k.DB); err == nil {
 		t.Error("nothing to add made a database")
 	}
 	k.must(add, "\ufeff{\"id\":\"a\",\"text\":\"one\"}\r\n\n{\"text\":\"t\\u0077o\",\"id\":\"b\",\"extra\":[1],\"title\":\"T\"}\n{\"id\":7,\"text\":\"x\",\"context\":\"c\"}")
@@ -693,11 +697,6 @@ func TestAdd(t *testing.T) {
 
 func TestFilesThatAreNoDatabase(t *testing.T) {
 	k := open(t, simple)
-	holder, err := k.open(context.Background(), write)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer holder.close()
 	dir := t.TempDir()
 	for path, want := range map[string]string{
 		dir:                        "is a directory",

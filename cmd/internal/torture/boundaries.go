@@ -23,6 +23,7 @@ type boundary struct {
 
 // boundaries are in the order in which a batch comes to them.
 var boundaries = []boundary{
+	{"claiming", "claiming", (*world).killInClaim},
 	{"claimed", "claimed", func(w *world) error { return w.killWhenPrinted(commands("chunks-pending kb.duckdb")) }},
 	{"claimed-held", "claimed", func(w *world) error { return w.killWhenHeld("list", submitter) }},
 	{"upload-begun", "upload begun", func(w *world) error { return w.killWhenHeld("upload.start when=after", submitter) }},
@@ -400,6 +401,21 @@ func (w *world) killInTransaction() error {
 	if err != nil {
 		return err
 	}
+	return w.killAtChange(attended[5:], answers)
+}
+
+// killInClaim kills chunks-pending when it writes to the database.
+func (w *world) killInClaim() error {
+	w.env["GBATCH_MAX_REQUESTS"] = fmt.Sprint(large)
+	if err := w.add(4_000, 6); err != nil {
+		return err
+	}
+	return w.killAtChange(attended[:1], nil)
+}
+
+// killAtChange kills a command at one of the first changes of the database's
+// files.
+func (w *world) killAtChange(argv [][]string, in []byte) error {
 	state := func() (s [4]int64) {
 		for i, name := range []string{"kb.duckdb", "kb.duckdb.wal"} {
 			if info, err := os.Stat(filepath.Join(w.dir, name)); err == nil {
@@ -409,7 +425,7 @@ func (w *world) killInTransaction() error {
 		return s
 	}
 	was := state()
-	l, err := w.start(attended[5:], bytes.NewReader(answers), nil)
+	l, err := w.start(argv, bytes.NewReader(in), nil)
 	if err != nil {
 		return err
 	}

@@ -212,8 +212,8 @@ func (t *torture) run(list []scenario, mutation string, at int) (err error) {
 		}
 		fmt.Println()
 	}
-	if total.torn > 0 {
-		fmt.Printf("\ndatabases whose own checkpoint a kill tore, and that were mended: %d\n", total.torn)
+	if total.undone > 0 {
+		fmt.Printf("\ncheckpoints that a kill cut short, and that were taken back: %d\n", total.undone)
 	}
 	if len(failures) > 0 {
 		return fmt.Errorf("%d of %d scenarios failed: %s", len(failures), len(list), strings.Join(failures, " "))
@@ -224,8 +224,8 @@ func (t *torture) run(list []scenario, mutation string, at int) (err error) {
 
 // figures are what the table tells.
 type figures struct {
-	scenarios, lines, kills, texts, paid, stale, twice, wrong, lost, torn int
-	reached                                                               map[string]int
+	scenarios, lines, kills, texts, paid, stale, twice, wrong, lost, undone int
+	reached                                                                 map[string]int
 }
 
 func (f *figures) add(g figures) {
@@ -238,7 +238,7 @@ func (f *figures) add(g figures) {
 	f.twice += g.twice
 	f.wrong += g.wrong
 	f.lost += g.lost
-	f.torn += g.torn
+	f.undone += g.undone
 	for name, n := range g.reached {
 		f.reached[name] += n
 	}
@@ -259,7 +259,7 @@ func (t *torture) scenario(s scenario, mutation string) (f figures, failure stri
 		return figures{scenarios: 1}, fmt.Sprintf("%s: %v", s.name, err)
 	}
 	err = errors.Join(s.do(w), w.stop())
-	f = figures{scenarios: 1, lines: w.lines, kills: w.kills, texts: w.ready, wrong: w.wrong, lost: w.lost, torn: w.torn, reached: w.reached}
+	f = figures{scenarios: 1, lines: w.lines, kills: w.kills, texts: w.ready, wrong: w.wrong, lost: w.lost, undone: w.undone, reached: w.reached}
 	if w.books != nil {
 		f.paid, f.twice = w.books.RequestsPaid, len(w.books.PaidTwice)
 		f.stale = max(0, w.books.Texts-w.ready)

@@ -54,7 +54,7 @@ type world struct {
 	struck  int      // calls that a fault struck
 	lines   int
 	kills   int
-	torn    int // blocks, see mend
+	undone  int // checkpoints that were cut short and taken back
 	ready   int // texts READY at the last check
 	books   *emulator.Books
 	wrong   int
@@ -180,7 +180,7 @@ func (w *world) kill(l *line, place int) (bool, error) {
 	}
 	_, err := w.end(l)
 	if err == nil {
-		err = w.mend()
+		err = w.atomic()
 	}
 	return hit, err
 }
@@ -429,6 +429,44 @@ func (w *world) check(books *emulator.Books) error {
 	return errors.Join(bad...)
 }
 
+// atomic opens the database after a kill and checks that it holds no half of a
+// transaction.
+func (w *world) atomic() error {
+	var bad []error
+	written := w.written()
+	for what, query := range map[string]string{
+		"chunks in the outbox are of a batch that is not open": `SELECT chunk_id AS id, batch AS text FROM gbatch.items
+			WHERE batch NOT IN (SELECT batch FROM gbatch.jobs WHERE closed_at IS NULL)`,
+		"open batches do not have their chunks in the outbox": `SELECT batch AS id, '' AS text FROM gbatch.jobs j WHERE closed_at IS NULL
+			AND requests <> (SELECT count(*) FROM gbatch.items i WHERE i.batch = j.batch AND NOT twin)`,
+	} {
+		var found []string
+		err := w.each(query, func(c store.Chunk) { found = append(found, c.ID+" "+c.Text) })
+		if err != nil && strings.Contains(err.Error(), "does not exist") {
+			return nil // nothing was claimed yet
+		}
+		if err != nil {
+			return fmt.Errorf("after the kill: %w", err)
+		}
+		if len(found) > 0 {
+			bad = append(bad, fmt.Errorf("after the kill %d %s: %s", len(found), what, found[0]))
+		}
+	}
+	if w.written() != written {
+		w.undone++
+	}
+	return errors.Join(bad...)
+}
+
+// written is when the database file was last written to.
+func (w *world) written() time.Time {
+	info, err := os.Stat(filepath.Join(w.dir, "kb.duckdb"))
+	if err != nil {
+		return time.Time{}
+	}
+	return info.ModTime()
+}
+
 func sameBits(a, b float32) bool { return math.Float32bits(a) == math.Float32bits(b) }
 
 func (w *world) each(from string, f func(store.Chunk)) error {
@@ -441,7 +479,7 @@ func (w *world) each(from string, f func(store.Chunk)) error {
 
 // leftovers are the files that should not be there when nothing runs.
 func (w *world) leftovers() (names []string) {
-	for _, pattern := range []string{"tmp/*", "kb.duckdb.tmp/*", "kb.duckdb.wal"} {
+	for _, pattern := range []string{"tmp/*", "kb.duckdb.tmp/*", "kb.duckdb.wal", "kb.duckdb.journal"} {
 		found, _ := filepath.Glob(filepath.Join(w.dir, pattern))
 		names = append(names, found...)
 	}
