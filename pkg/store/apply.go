@@ -424,7 +424,7 @@ func (w *applier) vectors(c *conn, b claim, s *source) error {
 	if n, err := c.count("SELECT count(*) FROM old"); err != nil {
 		return err
 	} else if n > 0 {
-		if err := c.exec("DELETE FROM " + e + " WHERE rowid IN (SELECT row FROM old WHERE chunk_id IN (SELECT id FROM fresh))"); err != nil {
+		if err := c.retire(b.embeddings, "fresh"); err != nil {
 			return err
 		}
 	}

@@ -41,11 +41,7 @@ func checkpoints(t *testing.T) (all []checkpoint) {
 			if err := p.prepare(c); err != nil {
 				return err
 			}
-			r := round{left: p.Limit}
-			if err := p.divide(c, &r); err != nil {
-				return err
-			}
-			if _, err := p.claim(c, &r); err != nil {
+			if _, err := p.claim(c, &round{size: roundSize, left: p.Limit}); err != nil {
 				return err
 			}
 			return c.exec("COMMIT")

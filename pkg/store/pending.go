@@ -41,10 +41,10 @@ const roundSize = 100_000
 
 // A round is where the claiming stands.
 type round struct {
-	left   int     // of --limit, where there is one
-	bounds []int64 // of a table: the last rowid of each round to come
-	low    int64   // the first rowid of the next
-	last   bool
+	size int   // how many chunks to look for at most
+	left int   // of --limit, where there is one
+	low  int64 // of a table: the first rowid that was not looked at yet
+	last bool  // there is nothing to look for any more
 }
 
 // A planned batch is what --dry-run prints.
@@ -81,15 +81,15 @@ func (p *Pending) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 	if p.DryRun {
 		return p.plan(ctx, out)
 	}
-	r := round{left: p.Limit}
+	r := round{size: roundSize, left: p.Limit}
 	err := p.transact(ctx, write, func(c *conn) (err error) {
 		if err := p.prepare(c); err != nil {
 			return err
 		}
-		if claimed, err = c.unsent(); err != nil {
-			return err
+		if claimed, err = c.unsent(); err == nil && len(claimed) == 0 {
+			claimed, err = p.claim(c, &r)
 		}
-		return p.divide(c, &r)
+		return err
 	})
 	if err != nil {
 		return err
@@ -277,40 +277,6 @@ func (c *conn) chunks(buf []byte, items string) ([]byte, error) {
 	return sorted, nil
 }
 
-// divide finds the pending chunks of a table in one scan, and divides the table
-// into rounds of so many of them: a round then looks at its part alone. The
-// chunks of a view or SELECT are looked at anew each round.
-func (p *Pending) divide(c *conn, r *round) error {
-	s, err := c.source(p.From)
-	if err != nil || !s.table {
-		return err
-	}
-	rows, err := c.query(fmt.Sprintf(`CREATE OR REPLACE TEMP TABLE todo AS SELECT rid FROM (%s) WHERE status = 'PENDING' ORDER BY rid;
-		SELECT rid FROM todo WHERE (rowid + 1) %% %d = 0 OR rowid = (SELECT max(rowid) FROM todo) ORDER BY rid`, s.status(p.Embeddings, ""), roundSize))
-	if err != nil {
-		return err
-	}
-	defer rows.close()
-	for rows.next() {
-		r.bounds = append(r.bounds, rows.int(0))
-	}
-	r.last = len(r.bounds) == 0
-	return nil
-}
-
-// part is the WHERE clause for the chunks that a round is to look at, and the
-// most it may take.
-func (r *round) part(s *source) (where string, limit int) {
-	if !s.table {
-		return "", roundSize
-	}
-	high := r.bounds[0]
-	where = fmt.Sprintf("WHERE rowid BETWEEN %d AND %d", r.low, high)
-	r.bounds, r.low = r.bounds[1:], high+1
-	r.last = len(r.bounds) == 0
-	return where, 0
-}
-
 // claim takes a round of pending chunks: it copies the vector of a text that
 // has one already, notes what cannot be embedded, and writes the others to the
 // outbox, as the batches it returns.
@@ -319,16 +285,19 @@ func (p *Pending) claim(c *conn, r *round) (batches []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	where, limit := r.part(s)
-	picked, err := p.pick(c, s, where, limit)
+	where, err := p.pick(c, s, r)
 	if err != nil {
 		return nil, err
 	}
-	if limit > 0 {
-		r.last = picked < limit
+	if r.last {
+		defer func() {
+			if err == nil && (p.Limit == 0 || r.left > 0) {
+				err = c.exec("DELETE FROM " + ident(p.Embeddings) + " WHERE chunk_id IS NULL")
+			}
+		}()
 	}
-	if picked == 0 {
-		return nil, nil
+	if n, err := c.count("SELECT count(*) FROM picked"); err != nil || n == 0 {
+		return nil, err
 	}
 	if err := p.copies(c, s); err != nil {
 		return nil, err
@@ -390,26 +359,77 @@ func (p *Pending) put(c *conn, s *source, where string) error {
 		WHERE j.batch = i.batch`, s.rid(), s.title(), s.body(), s.sql, where))
 }
 
-// pick writes up to limit pending chunks, in the source's order, to the
-// temporary table picked. first is the seq of the first of them with the same
-// text: that one stands for all.
-func (p *Pending) pick(c *conn, s *source, where string, limit int) (int, error) {
-	top := ""
-	if limit > 0 {
-		top = fmt.Sprintf("LIMIT %d", limit)
+// pick writes the next pending chunks, in the source's order, to the temporary
+// table picked, and returns the WHERE clause for the part of the source that
+// they are in. first is the seq of the first of them with the same text: that
+// one stands for all.
+func (p *Pending) pick(c *conn, s *source, r *round) (where string, err error) {
+	find := "SELECT id, key, rid, text_hash, again, bytes, title_bytes FROM (%s) WHERE status = 'PENDING'"
+	if s.table {
+		where, err = p.look(c, s, find, r)
+	} else {
+		// A row of a view has no number: all of them are looked at each time.
+		if r.size > 0 {
+			find += fmt.Sprintf(" LIMIT %d", r.size)
+		}
+		if err = c.exec("CREATE OR REPLACE TEMP TABLE pending AS " + fmt.Sprintf(find, s.status(p.Embeddings, ""))); err == nil {
+			var n int64
+			n, err = c.count("SELECT count(*) FROM pending")
+			r.last = int(n) < r.size
+		}
 	}
-	err := c.exec(fmt.Sprintf(`CREATE OR REPLACE TEMP TABLE pending AS
-		SELECT id, key, rid, text_hash, again, bytes, title_bytes FROM (%s) WHERE status = 'PENDING' %s`, s.status(p.Embeddings, where), top))
 	if err != nil {
-		return 0, err
+		return "", err
 	}
-	if err := c.exec(`CREATE OR REPLACE TEMP TABLE picked AS
+	return where, c.exec(`CREATE OR REPLACE TEMP TABLE picked AS
 		SELECT *, min(seq) OVER (PARTITION BY text_hash) AS first FROM (SELECT row_number() OVER (ORDER BY rid) AS seq, * FROM pending);
-		DROP TABLE pending`); err != nil {
-		return 0, err
+		DROP TABLE pending`)
+}
+
+// look looks through a table from r.low on until r.size chunks are found, part
+// by part, so that each text is hashed once in all rounds together.
+func (p *Pending) look(c *conn, s *source, find string, r *round) (where string, err error) {
+	end, err := c.count("SELECT coalesce(max(rowid), -1) FROM " + s.sql)
+	if err != nil {
+		return "", err
 	}
-	n, err := c.count("SELECT count(*) FROM picked")
-	return int(n), err
+	from, found := r.low, 0
+	into := "CREATE OR REPLACE TEMP TABLE pending AS "
+	for width := int64(r.size); ; {
+		if width <= 0 {
+			width = end + 1
+		}
+		part := fmt.Sprintf("WHERE rowid BETWEEN %d AND %d", r.low, r.low+width-1)
+		if err := c.exec(into + fmt.Sprintf(find, s.status(p.Embeddings, part))); err != nil {
+			return "", err
+		}
+		into = "INSERT INTO pending "
+		n, err := c.count("SELECT count(*) FROM pending")
+		if err != nil {
+			return "", err
+		}
+		got := n - int64(found)
+		found = int(n)
+		if r.low += width; r.low > end || found >= r.size {
+			break
+		}
+		next := int64(max(r.size-found, roundSize/8))
+		if got < width/4 {
+			next = max(next, 4*width)
+		}
+		width = next
+	}
+	if r.size > 0 && found > r.size {
+		// The rest is for the next round.
+		if r.low, err = c.count(fmt.Sprintf("SELECT rid FROM pending ORDER BY rid OFFSET %d LIMIT 1", r.size)); err != nil {
+			return "", err
+		}
+		if err := c.exec("DELETE FROM pending WHERE rid >= ?", r.low); err != nil {
+			return "", err
+		}
+	}
+	r.last = r.low > end
+	return fmt.Sprintf("WHERE rowid BETWEEN %d AND %d", from, r.low-1), nil
 }
 
 // copies gives the picked chunks whose text has a vector already a copy of it.
@@ -427,8 +447,10 @@ func (p *Pending) copies(c *conn, s *source) error {
 		return err
 	}
 	slog.Info("copied the vectors of chunks whose text has one", "chunks", n)
-	err = c.exec(fmt.Sprintf(`DELETE FROM %[1]s WHERE chunk_id IN (SELECT id FROM copied);
-		INSERT INTO %[1]s SELECT id, text_hash, embedding, tokens, batch, %[2]s::TIMESTAMP FROM copied;
+	if err := c.retire(p.Embeddings, "copied"); err != nil {
+		return err
+	}
+	err = c.exec(fmt.Sprintf(`INSERT INTO %[1]s SELECT id, text_hash, embedding, tokens, batch, %[2]s::TIMESTAMP FROM copied;
 		DELETE FROM picked WHERE id IN (SELECT id FROM copied)`, e, literal(now())))
 	if err != nil {
 		return err
@@ -536,7 +558,7 @@ func (p *Pending) plan(ctx context.Context, out io.Writer) error {
 		if err != nil {
 			return err
 		}
-		if _, err := p.pick(c, s, "", 0); err != nil {
+		if _, err := p.pick(c, s, new(round)); err != nil {
 			return err
 		}
 		if err := p.copies(c, s); err != nil {

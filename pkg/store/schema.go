@@ -101,6 +101,15 @@ func (c *conn) prepare(table string, src *source, want space) error {
 	return nil
 }
 
+// retire makes room in an embeddings table for new vectors of the chunks of a
+// temporary table with id and text_hash. The vector of another text is paid
+// for, and that text may stand in another chunk by now: such a row loses its
+// chunk only, until chunks-pending has looked at all chunks.
+func (c *conn) retire(table, by string) error {
+	return c.exec(fmt.Sprintf(`DELETE FROM %[1]s WHERE (chunk_id, text_hash) IN (SELECT (id, text_hash) FROM %[2]s);
+		UPDATE %[1]s SET chunk_id = NULL WHERE chunk_id IN (SELECT id FROM %[2]s)`, ident(table), by))
+}
+
 // batchNames gives n new names that sort by the time they were made: a b and
 // a ULID each.
 func batchNames(n int) []string {

@@ -336,6 +336,38 @@ func TestLimits(t *testing.T) {
 	}
 }
 
+// The rounds of a table, most of whose middle is in flight already.
+func TestRounds(t *testing.T) {
+	k := open(t, "CREATE TABLE chunks AS SELECT range AS id, 'text ' || range AS text FROM range(80000)")
+	const middle = "SELECT * FROM chunks WHERE id BETWEEN 10000 AND 69999 AND id % 100 <> 0"
+	k.must(k.pending(func(p *Pending) { p.From = middle; p.MaxTokens = 1e9 }), "")
+	p := k.pending(func(p *Pending) { p.MaxRequests = 1000 })
+	r := round{size: 6000}
+	var batches []int
+	for !r.last {
+		c, close := k.conn(write)
+		err := c.exec("BEGIN")
+		var names []string
+		if err == nil {
+			names, err = p.claim(c, &r)
+		}
+		if err == nil {
+			err = c.exec("COMMIT")
+		}
+		close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		batches = append(batches, len(names))
+	}
+	if fmt.Sprint(batches) != "[6 6 6 3]" {
+		t.Errorf("the rounds have %v batches", batches)
+	}
+	// All of them once, each batch in the order of the table.
+	k.expect("SELECT count(*), count(DISTINCT chunk_id) FROM gbatch.items", "80000|80000")
+	k.expect("SELECT count(*) FROM (SELECT chunk_id::BIGINT < lag(chunk_id::BIGINT) OVER (PARTITION BY batch ORDER BY seq) AS back FROM gbatch.items) WHERE back", "0")
+}
+
 func TestEqualTexts(t *testing.T) {
 	k := open(t, simple, "INSERT INTO chunks SELECT 'c' || i, 'text ' || i % 3 FROM range(9) t(i)")
 	if n := k.embed(); n != 3 {
@@ -412,6 +444,35 @@ func TestStaleTextIsNotApplied(t *testing.T) {
 		t.Errorf("%d requests for one edited text", n)
 	}
 	k.right()
+}
+
+// A vector whose chunk has got another is not lost to the chunk that the text
+// has moved to.
+func TestTextsThatMove(t *testing.T) {
+	k := open(t, simple, "INSERT INTO chunks (id, text) SELECT 'c' || i, 'text ' || i FROM range(10, 30) t(i)")
+	k.embed()
+	k.sql("UPDATE chunks SET text = 'new' WHERE id = 'c10'")
+	out := k.must(k.pending(), "")
+	k.sql("UPDATE chunks SET text = 'text 10' WHERE id = 'c11'")
+	k.must(k.apply(), k.answers(out))
+	if n := k.embed(); n != 0 {
+		t.Errorf("a text that moved is paid for again: %d requests", n)
+	}
+	k.right()
+
+	// Round by round, each text one chunk further.
+	k.sql("UPDATE chunks SET text = 'text ' || (substr(id, 2)::INT - 1) WHERE id BETWEEN 'c13' AND 'c29'")
+	p := k.pending()
+	for r := (round{size: 3}); !r.last; {
+		c, close := k.conn(write)
+		names, err := p.claim(c, &r)
+		close()
+		if err != nil || len(names) > 0 {
+			t.Fatal(names, err)
+		}
+	}
+	k.right()
+	k.expect("SELECT count(*) FROM embeddings WHERE chunk_id IS NULL", "0")
 }
 
 func TestErrorsOfKeys(t *testing.T) {

@@ -105,8 +105,8 @@ var jobCases = []faultCase{
 	{specs: []string{`results times=1 each=2 foreign`}},
 	{specs: []string{`results times=1 nokey`}, stuck: true, single: true},
 	{specs: []string{`results times=1 garbage`}, stuck: true, single: true},
-	{specs: []string{`results times=1 half`}, stuck: true, single: true},
 	{specs: []string{`results times=1 swap`}, stuck: true, env: map[string]string{"GBATCH_CANARY": "2"}},
+	{specs: []string{`results times=1 half`}, stuck: true, single: true},
 	{specs: []string{`results times=1 length=4`}},
 	{specs: []string{`results times=1 last=2 length=-1`}},
 	{specs: []string{`results times=1 values=nan`}, stuck: true, single: true}, // not JSON

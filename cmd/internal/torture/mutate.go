@@ -24,18 +24,10 @@ var mutations = map[string][]change{
 		"	if err := w.transact(ctx, write, func(c *conn) error { return w.write(c, j) }); err != nil {\n",
 		"	if j == nil && w.last {\n		failed := 0\n		j = &record.Job{Batch: w.batch, State: record.Succeeded, Succeeded: &w.lines, Failed: &failed}\n	}\n" +
 			"	if err := w.transact(ctx, write, func(c *conn) error { return w.write(c, j) }); err != nil {\n"}},
-	"no-intent": {{"pkg/gbatch/intent.go",
-		"	line, err := json.Marshal(m)\n",
-		"	in.mark = m\n	return nil\n	line, err := json.Marshal(m)\n"}},
 	"no-lock": {{"pkg/gbatch/intent.go",
 		"syscall.LOCK_EX|syscall.LOCK_NB", "syscall.LOCK_UN"}},
 	"no-canary-check": {{"pkg/gbatch/convert.go",
 		"if !p.failed && !same(p.canary, p.first) {", "if false {"}},
-	"no-count": {{"pkg/gbatch/payload.go",
-		"the end, or the next header\n			if !headed {\n", "the end, or the next header\n			if true {\n"}},
-	"no-range": {
-		{"pkg/gbatch/download.go", "	if d.off > 0 {\n", "	if false {\n"},
-		{"pkg/gbatch/download.go", "d.off-from\n", "0\n"}},
 	"input-deleted-first": {{"pkg/gbatch/fetch.go",
 		"	job.Succeeded, job.Failed, job.Tokens = nil, nil, nil\n",
 		"	job.Succeeded, job.Failed, job.Tokens = nil, nil, nil\n	c.deleteInput(ctx, job.Input)\n"}},
