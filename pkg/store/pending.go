@@ -36,8 +36,9 @@ type Pending struct {
 }
 
 // roundSize is how many chunks are claimed at a time. A reader that stops
-// leaves no more than this many claimed.
-const roundSize = 100_000
+// leaves no more than this many claimed. It is two of DuckDB's row groups: with
+// less than one for each core, cores stand idle.
+const roundSize = 2 * 122_880
 
 // A round is where the claiming stands.
 type round struct {
