@@ -93,9 +93,11 @@ func parseLabel(s string) (batch, hash string, canary int, ok bool) {
 	return m[1], m[2], canary, true
 }
 
-// names are those of batches and models that are safe in a file name, a display
-// name and a URL.
-var names = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$`)
+var names = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]*$`)
+
+// isName reports whether a name of a batch or a model is safe in a file name, a
+// display name and a URL.
+func isName(s string) bool { return len(s) <= 128 && names.MatchString(s) }
 
 // A cutter reads headers and requests and cuts them into payloads.
 type cutter struct {
@@ -254,9 +256,9 @@ func (c *cutter) header(line []byte) error {
 		return c.in.Errorf("batch header: %w", err)
 	}
 	switch h.Model = bareModel(cmp.Or(h.Model, c.Model)); {
-	case !names.MatchString(h.Batch):
+	case !isName(h.Batch):
 		return c.in.Errorf("batch %q: a name is 1 to 128 letters, digits, dots, dashes and underscores", h.Batch)
-	case !names.MatchString(h.Model):
+	case !isName(h.Model):
 		return c.in.Errorf("batch %s: %q is not a name of a model", h.Batch, h.Model)
 	case h.Count < 0 || h.Dim < 0:
 		return c.in.Errorf("batch %s: a count or dim below zero", h.Batch)

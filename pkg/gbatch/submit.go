@@ -44,7 +44,7 @@ func (s *Submit) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	switch {
 	case s.Canary < 0 || s.MaxRequests <= 0 || s.MaxBytes <= 0:
 		return cli.Errorf(cli.Usage, "--canary must not be below 0, --max-requests and --max-bytes must be above")
-	case !names.MatchString(bareModel(s.Model)):
+	case !isName(bareModel(s.Model)):
 		return cli.Errorf(cli.Usage, "--model %q is not a name of a model", s.Model)
 	}
 	c, err := newClient(ctx, s.RetryFor)
