@@ -44,11 +44,13 @@ lint:
 		echo "make: warning: no look at known vulnerabilities was taken" >&2
 	}
 
-# Every fuzz target for FUZZTIME each.
+# Every fuzz target for FUZZTIME each. Where the time ends while an input is
+# tried, go test may call that a failure; there is no failing input then.
 fuzz:
 	grep -rEo --include='*_test.go' '^func Fuzz[A-Za-z0-9]+' pkg | sort | while IFS=: read -r file target; do
 		echo "$${target#func } in $$(dirname $$file)"
-		go test ./$$(dirname $$file) -run '^$$' -fuzz "^$${target#func }$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1s > fuzz.out 2>&1 || { cat fuzz.out; exit 1; }
+		go test ./$$(dirname $$file) -run '^$$' -fuzz "^$${target#func }$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1s > fuzz.out 2>&1 ||
+			{ grep -q 'context deadline exceeded' fuzz.out && ! grep -q 'Failing input' fuzz.out; } || { cat fuzz.out; exit 1; }
 	done
 	rm -f fuzz.out
 

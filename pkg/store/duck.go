@@ -106,6 +106,7 @@ func (c *conn) attach(d Database, mode access) error {
 				break
 			}
 			c.undo.close()
+			c.undo = nil
 		}
 		if !errors.Is(err, errLocked) && !strings.Contains(err.Error(), "Could not set lock on file") {
 			return d.explain(err)

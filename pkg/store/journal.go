@@ -11,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"gbatch/pkg/cli"
 )
 
 // A journal keeps the blocks that a checkpoint may write over.
@@ -66,11 +68,15 @@ func openJournal(path string, mode access) (*journal, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := j.settle(); err != nil || mode == read {
-		j.db.Close()
-		return nil, err
+	err = j.settle()
+	if err == nil && mode != read {
+		return j, nil
 	}
-	return j, nil
+	j.db.Close()
+	if errors.Is(err, errLocked) && mode == read {
+		err = nil // a reader does not mind another
+	}
+	return nil, err
 }
 
 // settle takes the journal away, after putting the blocks back if a checkpoint
@@ -175,6 +181,9 @@ func (j *journal) protect(c *conn) error {
 		return err
 	}
 	f, err := os.OpenFile(j.path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, info.Mode().Perm())
+	if errors.Is(err, os.ErrExist) {
+		return cli.Errorf(cli.TryLater, "%s was left this moment by a process that was killed; run the command again", j.path)
+	}
 	if err != nil {
 		return err
 	}

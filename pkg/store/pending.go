@@ -36,9 +36,9 @@ type Pending struct {
 }
 
 // roundSize is how many chunks are claimed at a time. A reader that stops
-// leaves no more than this many claimed. It is two of DuckDB's row groups: with
-// less than one for each core, cores stand idle.
-const roundSize = 2 * 122_880
+// leaves no more than this many claimed. DuckDB works on row groups of 122,880,
+// and with less than two of them one of two cores stands idle.
+const roundSize = 250_000
 
 // A round is where the claiming stands.
 type round struct {
