@@ -36,11 +36,12 @@ type Database struct {
 // process write or many read, so a conn lives as long as one transaction and is
 // never held while a pipe or a network is waited for.
 type conn struct {
-	c    mapping.Connection
-	stop func() bool
-	ctx  context.Context
-	name string   // of the attached file, in DuckDB
-	undo *journal // of a file attached to be written
+	c        mapping.Connection
+	stop     func()
+	ctx      context.Context
+	attached bool
+	name     string   // of the attached file, in DuckDB
+	undo     *journal // of a file attached to be written
 }
 
 type access int
@@ -95,9 +96,14 @@ func (c *conn) attach(d Database, mode access) error {
 	if base, _, _ := strings.Cut(filepath.Base(path), "."); strings.EqualFold(base, "gbatch") {
 		as = "AS attached "
 	}
+	// The journal is where DuckDB has its WAL.
+	real := path
+	if to, err := filepath.EvalSymlinks(path); err == nil {
+		real = to
+	}
 	start := time.Now()
 	for pause := 5 * time.Millisecond; ; pause = min(2*pause, time.Second) {
-		if c.undo, err = openJournal(path, mode); err == nil {
+		if c.undo, err = openJournal(real, mode); err == nil {
 			err = c.exec("ATTACH " + literal(path) + " " + as + option)
 			if err != nil && strings.Contains(err.Error(), "already exists") {
 				err = c.exec("ATTACH " + literal(path) + " AS attached " + option)
@@ -121,8 +127,8 @@ func (c *conn) attach(d Database, mode access) error {
 		case <-time.After(pause/2 + rand.N(pause)):
 		}
 	}
-	_, err = c.one(func(r *rows) { c.name = r.string(0) }, "SELECT database_name FROM duckdb_databases() WHERE NOT internal AND database_name <> 'memory'")
-	if err != nil {
+	c.attached = true
+	if err := c.named(); err != nil {
 		return err
 	}
 	if err := c.exec("USE " + ident(c.name)); err != nil || mode == read {
@@ -139,6 +145,12 @@ func (c *conn) attach(d Database, mode access) error {
 	return c.undo.protect(c)
 }
 
+// named looks up what DuckDB calls the attached file.
+func (c *conn) named() error {
+	_, err := c.one(func(r *rows) { c.name = r.string(0) }, "SELECT database_name FROM duckdb_databases() WHERE NOT internal AND database_name <> 'memory'")
+	return err
+}
+
 // connect makes a connection to the process's DuckDB, which has no file open
 // yet.
 func (d *Database) connect(ctx context.Context) (*conn, error) {
@@ -151,7 +163,16 @@ func (d *Database) connect(ctx context.Context) (*conn, error) {
 	if mapping.Connect(d.db, &c.c) == mapping.StateError {
 		return nil, errors.New("DuckDB gives no connection")
 	}
-	c.stop = context.AfterFunc(ctx, func() { mapping.Interrupt(c.c) })
+	interrupted := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		mapping.Interrupt(c.c)
+		close(interrupted)
+	})
+	c.stop = func() {
+		if !stop() {
+			<-interrupted
+		}
+	}
 	return c, nil
 }
 
@@ -204,15 +225,24 @@ func (d *Database) explain(err error) error {
 func (c *conn) close() {
 	c.stop()
 	c.ctx = context.Background()
-	if c.name != "" {
+	var err error
+	if c.attached {
 		c.exec("ROLLBACK") // an error where there is no transaction
-		if err := c.exec("USE memory; DETACH " + ident(c.name)); err != nil {
-			slog.Error("DuckDB did not close the file", "error", err)
+		if err = c.named(); err == nil {
+			err = c.exec("USE memory; DETACH " + ident(c.name))
 		}
 	}
-	c.undo.close()
+	if err == nil {
+		c.undo.close()
+	} else {
+		slog.Error("DuckDB did not close the file", "error", err)
+		unclosed = append(unclosed, c.undo) // its lock goes with the process
+	}
 	mapping.Disconnect(&c.c)
 }
+
+// unclosed are the journals of files that could not be closed.
+var unclosed []*journal
 
 // transact opens the file, runs work in one transaction and closes the file:
 // all of work's changes are in it then, or none.

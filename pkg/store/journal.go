@@ -27,9 +27,10 @@ import (
 //
 // So before anything is written these blocks, a handful, are copied to a file
 // beside the database, together with its head. Who opens the database next
-// finds the copy where a process was killed, and puts it back if the head is
-// the same still: none of the new pieces is in use then. With another head the
-// checkpoint was finished, and the copy is of no use.
+// finds the copy where a process was killed. If the head is the same still,
+// none of the new pieces is in use, and a block whose checksum is wrong is put
+// back. With another head the checkpoint was finished, and the copy is of no
+// use.
 //
 // A nil journal does nothing.
 type journal struct {
@@ -62,10 +63,13 @@ func openJournal(path string, mode access) (*journal, error) {
 	}
 	var err error
 	j.db, err = os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil && mode == read || errors.Is(err, os.ErrNotExist) && mode == create {
+	switch {
+	case errors.Is(err, os.ErrNotExist) && mode == create:
+		os.Remove(j.path) // of a database that is gone
+		return nil, nil
+	case err != nil && mode == read:
 		return nil, nil // DuckDB will say what is wrong, if anything is
-	}
-	if err != nil {
+	case err != nil:
 		return nil, err
 	}
 	err = j.settle()
@@ -82,14 +86,9 @@ func openJournal(path string, mode access) (*journal, error) {
 // settle takes the journal away, after putting the blocks back if a checkpoint
 // that began with it was not finished.
 func (j *journal) settle() error {
-	f, err := os.OpenFile(j.path, os.O_RDONLY|syscall.O_NOFOLLOW, 0)
-	if errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Lstat(j.path); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	if err != nil {
-		return err
-	}
-	defer f.Close()
 	// DuckDB's own lock: nobody else can have the file open then.
 	lock := syscall.Flock_t{Type: syscall.F_WRLCK, Whence: io.SeekStart}
 	if err := syscall.FcntlFlock(j.db.Fd(), syscall.F_SETLK, &lock); errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.EACCES) {
@@ -97,6 +96,14 @@ func (j *journal) settle() error {
 	} else if err != nil {
 		return err
 	}
+	f, err := os.OpenFile(j.path, os.O_RDONLY|syscall.O_NOFOLLOW, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // somebody was faster
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
 	b, err := io.ReadAll(f)
 	if err != nil {
 		return err
@@ -107,7 +114,7 @@ func (j *journal) settle() error {
 	return os.Remove(j.path)
 }
 
-// restore writes the blocks of a journal back, if it is whole and the
+// restore writes the torn blocks of a journal back, if it is whole and the
 // database's head is the one in it.
 func (j *journal) restore(b []byte) error {
 	end := len(b) - crc32.Size
@@ -122,29 +129,40 @@ func (j *journal) restore(b []byte) error {
 	if !bytes.Equal(now, b[:head]) {
 		return nil
 	}
-	changed := false
+	torn := false
 	for b = b[head:]; len(b) > 0; {
 		at, n := int64(binary.LittleEndian.Uint64(b)), int(binary.LittleEndian.Uint64(b[8:]))
 		old := b[16 : 16+n]
 		b = b[16+n:]
-		if now = append(now[:0], old...); len(now) > 0 {
-			if _, err := j.db.ReadAt(now, at); err != nil {
-				return err
-			}
+		now = append(now[:0], old...)
+		if _, err := j.db.ReadAt(now, at); err != nil {
+			return err
 		}
-		if bytes.Equal(now, old) {
+		// Another file may have the same head, where this one was replaced: its
+		// blocks are whole.
+		if checksum(now) == binary.LittleEndian.Uint64(now) {
 			continue
 		}
-		changed = true
+		torn = true
 		if _, err := j.db.WriteAt(old, at); err != nil {
 			return err
 		}
 	}
-	if !changed {
+	if !torn {
 		return nil
 	}
 	slog.Info("took back a checkpoint that was not finished", "db", j.db.Name())
 	return j.db.Sync()
+}
+
+// checksum is what DuckDB writes into the first 8 bytes of a block.
+// Source: DuckDB, src/common/checksum.cpp.
+func checksum(block []byte) uint64 {
+	sum := uint64(5381)
+	for b := block[8:]; len(b) >= 8; b = b[8:] {
+		sum ^= binary.LittleEndian.Uint64(b) * 0xbf58476d1ce4e5b9
+	}
+	return sum
 }
 
 // protect writes the journal, for a database that was just opened on c.

@@ -139,7 +139,7 @@ func TestCheckpointCutShort(t *testing.T) {
 }
 
 // A journal that was not written to its end, or is of a checkpoint that was
-// finished, changes nothing.
+// finished, or of another file, changes nothing.
 func TestJournalOfNoUse(t *testing.T) {
 	all := checkpoints(t)
 	c := all[len(all)-1]
@@ -150,6 +150,8 @@ func TestJournalOfNoUse(t *testing.T) {
 		"cut":      {c.before, c.journal[:len(c.journal)/2]},
 		"bad":      {c.unfinished(c.blocks()[0], blockSize), bad},
 		"short":    {c.before, []byte("g")},
+		// What a file has whose head happens to be the same.
+		"whole": {c.unfinished(c.blocks()[0], blockSize), c.journal},
 	} {
 		k := file(t, test.db, test.journal)
 		k.everything()
