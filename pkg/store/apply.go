@@ -308,7 +308,7 @@ func (w *applier) answer(c *conn, b claim) error {
 	if err := w.resolve(c, b, s); err != nil {
 		return err
 	}
-	if n, err := c.count("SELECT (SELECT count(*) FROM target) - (SELECT count(*) FROM valid)"); err != nil {
+	if n, err := c.count("SELECT (SELECT count(*) FROM gbatch_target) - (SELECT count(*) FROM gbatch_valid)"); err != nil {
 		return err
 	} else if n > 0 {
 		slog.Info("chunks have another text now: their answers are dropped", "batch", w.batch, "chunks", n)
@@ -326,13 +326,13 @@ func (w *applier) answer(c *conn, b claim) error {
 // text of the key, into the temporary table target, and of these the ones whose
 // text is that still, into valid, with those that the text has moved to.
 func (w *applier) resolve(c *conn, b claim, s *source) error {
-	err := c.exec(fmt.Sprintf(`CREATE OR REPLACE TEMP TABLE target AS
+	err := c.exec(fmt.Sprintf(`CREATE OR REPLACE TEMP TABLE gbatch_target AS
 			SELECT a.idx, i.chunk_id AS key, TRY_CAST(i.chunk_id AS %[1]s) AS id, i.text_hash
-			FROM answers a
+			FROM gbatch_answers a
 			JOIN %[2]s k ON k.chunk_id = a.key AND NOT k.twin
 			JOIN %[2]s i ON i.text_hash = k.text_hash;
-		CREATE OR REPLACE TEMP TABLE here AS
-			SELECT t.*, c.%[3]s AS rid FROM %[4]s c JOIN target t ON t.id = c.id`,
+		CREATE OR REPLACE TEMP TABLE gbatch_here AS
+			SELECT t.*, c.%[3]s AS rid FROM %[4]s c JOIN gbatch_target t ON t.id = c.id`,
 		s.idType, b.items, s.rid(), s.sql))
 	if err != nil {
 		return err
@@ -341,34 +341,34 @@ func (w *applier) resolve(c *conn, b claim, s *source) error {
 	// claimed in the order of the table.
 	between := ""
 	if s.table {
-		_, err := c.one(func(r *rows) { between = fmt.Sprintf("WHERE rowid BETWEEN %d AND %d", r.int(0), r.int(1)) }, "SELECT min(rid), max(rid) FROM here")
+		_, err := c.one(func(r *rows) { between = fmt.Sprintf("WHERE rowid BETWEEN %d AND %d", r.int(0), r.int(1)) }, "SELECT min(rid), max(rid) FROM gbatch_here")
 		if err != nil {
 			return err
 		}
 	}
-	err = c.exec(fmt.Sprintf(`CREATE OR REPLACE TEMP TABLE valid AS
-		SELECT h.* FROM here h JOIN (SELECT %s AS rid, %s AS text_hash FROM %s %s) c ON c.rid = h.rid WHERE c.text_hash = h.text_hash`,
+	err = c.exec(fmt.Sprintf(`CREATE OR REPLACE TEMP TABLE gbatch_valid AS
+		SELECT h.* FROM gbatch_here h JOIN (SELECT %s AS rid, %s AS text_hash FROM %s %s) c ON c.rid = h.rid WHERE c.text_hash = h.text_hash`,
 		s.rid(), s.hash(), s.sql, between))
 	if err != nil {
 		return err
 	}
 	// A text that no chunk of the batch has any more is paid for all the same:
 	// where it has moved to another chunk, that one takes the answer.
-	const moved = "(SELECT text_hash, min(idx) AS idx FROM target WHERE text_hash NOT IN (SELECT text_hash FROM valid) GROUP BY text_hash)"
+	const moved = "(SELECT text_hash, min(idx) AS idx FROM gbatch_target WHERE text_hash NOT IN (SELECT text_hash FROM gbatch_valid) GROUP BY text_hash)"
 	if n, err := c.count("SELECT count(*) FROM " + moved); err != nil || n == 0 {
 		return err
 	}
-	return c.exec(fmt.Sprintf(`INSERT INTO valid SELECT m.idx, CAST(c.id AS VARCHAR), c.id, m.text_hash, c.rid
+	return c.exec(fmt.Sprintf(`INSERT INTO gbatch_valid SELECT m.idx, CAST(c.id AS VARCHAR), c.id, m.text_hash, c.rid
 		FROM (SELECT id, %s AS rid, %s AS text_hash FROM %s) c JOIN `+moved+` m ON m.text_hash = c.text_hash`, s.rid(), s.hash(), s.sql))
 }
 
 // stage writes the answers at hand to the temporary table answers. A vector of
 // another length than the batch's is an error like Google's own.
 func (w *applier) stage(c *conn, b claim) error {
-	if err := c.exec("CREATE OR REPLACE TEMP TABLE answers (idx BIGINT, key VARCHAR, code BIGINT, status VARCHAR, message VARCHAR)"); err != nil {
+	if err := c.exec("CREATE OR REPLACE TEMP TABLE gbatch_answers (idx BIGINT, key VARCHAR, code BIGINT, status VARCHAR, message VARCHAR)"); err != nil {
 		return err
 	}
-	rows, err := c.appender("temp", "main", "answers", bigint(), varchar(), bigint(), varchar(), varchar())
+	rows, err := c.appender("temp", "main", "gbatch_answers", bigint(), varchar(), bigint(), varchar(), varchar())
 	if err != nil {
 		return err
 	}
@@ -397,7 +397,7 @@ func (w *applier) stage(c *conn, b claim) error {
 
 // strangers reports answers for keys that the batch does not have.
 func (w *applier) strangers(c *conn, b claim) error {
-	r, err := c.query("SELECT key FROM answers WHERE key NOT IN (SELECT chunk_id FROM " + b.items + " WHERE NOT twin) ORDER BY idx")
+	r, err := c.query("SELECT key FROM gbatch_answers WHERE key NOT IN (SELECT chunk_id FROM " + b.items + " WHERE NOT twin) ORDER BY idx")
 	if err != nil {
 		return err
 	}
@@ -412,23 +412,23 @@ func (w *applier) strangers(c *conn, b claim) error {
 // vectors writes the vectors that are not in the table yet.
 func (w *applier) vectors(c *conn, b claim, s *source) error {
 	e := ident(b.embeddings)
-	err := c.exec(fmt.Sprintf(`CREATE OR REPLACE TEMP TABLE old AS
-			SELECT rowid AS row, chunk_id, text_hash, batch FROM %[1]s WHERE chunk_id IN (SELECT id FROM valid);
-		CREATE OR REPLACE TEMP TABLE fresh AS
-			SELECT v.* FROM valid v JOIN answers a USING (idx) WHERE a.code IS NULL
-			AND NOT EXISTS (SELECT 1 FROM old e WHERE e.chunk_id = v.id AND e.text_hash = v.text_hash AND e.batch = %[2]s);
-		DELETE FROM gbatch.failures WHERE embeddings = %[3]s AND chunk_id IN (SELECT key FROM fresh)`, e, literal(w.batch), literal(b.embeddings)))
+	err := c.exec(fmt.Sprintf(`CREATE OR REPLACE TEMP TABLE gbatch_old AS
+			SELECT rowid AS row, chunk_id, text_hash, batch FROM %[1]s WHERE chunk_id IN (SELECT id FROM gbatch_valid);
+		CREATE OR REPLACE TEMP TABLE gbatch_fresh AS
+			SELECT v.* FROM gbatch_valid v JOIN gbatch_answers a USING (idx) WHERE a.code IS NULL
+			AND NOT EXISTS (SELECT 1 FROM gbatch_old e WHERE e.chunk_id = v.id AND e.text_hash = v.text_hash AND e.batch = %[2]s);
+		DELETE FROM gbatch.failures WHERE embeddings = %[3]s AND chunk_id IN (SELECT key FROM gbatch_fresh)`, e, literal(w.batch), literal(b.embeddings)))
 	if err != nil {
 		return err
 	}
-	if n, err := c.count("SELECT count(*) FROM old"); err != nil {
+	if n, err := c.count("SELECT count(*) FROM gbatch_old"); err != nil {
 		return err
 	} else if n > 0 {
-		if err := c.retire(b.embeddings, "fresh"); err != nil {
+		if err := c.retire(b.embeddings, "gbatch_fresh"); err != nil {
 			return err
 		}
 	}
-	r, err := c.query("SELECT idx, key, text_hash FROM fresh ORDER BY idx, key")
+	r, err := c.query("SELECT idx, key, text_hash FROM gbatch_fresh ORDER BY idx, key")
 	if err != nil {
 		return err
 	}
@@ -458,7 +458,7 @@ func (w *applier) vectors(c *conn, b claim, s *source) error {
 	if err := c.exec("RESET preserve_insertion_order"); err != nil {
 		return err
 	}
-	return c.ready(s, b.embeddings, "fresh", w.Column)
+	return c.ready(s, b.embeddings, "gbatch_fresh", w.Column)
 }
 
 // failures writes the errors of keys. One that may pass leaves its chunk
@@ -469,14 +469,14 @@ func (w *applier) failures(c *conn, b claim, s *source) error {
 			w.failed++
 		}
 	}
-	return w.fail(c, b, s, "SELECT v.id, v.key, v.rid, v.text_hash, a.code, a.status, a.message FROM valid v JOIN answers a USING (idx) WHERE a.code IS NOT NULL")
+	return w.fail(c, b, s, "SELECT v.id, v.key, v.rid, v.text_hash, a.code, a.status, a.message FROM gbatch_valid v JOIN gbatch_answers a USING (idx) WHERE a.code IS NOT NULL")
 }
 
 // fail writes the failures that a SELECT of id, key, rid, text_hash, code,
 // status and message gives. An attempt counts once however often it is
 // applied.
 func (w *applier) fail(c *conn, b claim, s *source, query string) error {
-	err := c.exec(fmt.Sprintf(`CREATE OR REPLACE TEMP TABLE failing AS
+	err := c.exec(fmt.Sprintf(`CREATE OR REPLACE TEMP TABLE gbatch_failing AS
 		SELECT q.*, n.attempts, n.attempts >= %[1]d OR q.code NOT IN `+transient+` AND q.code <> 0 AS final
 		FROM (%[2]s) q
 		JOIN (SELECT q.key, CASE WHEN f.batch = %[3]s THEN f.attempts ELSE coalesce(f.attempts, 0) + 1 END AS attempts FROM (%[2]s) q
@@ -485,17 +485,17 @@ func (w *applier) fail(c *conn, b claim, s *source, query string) error {
 	if err != nil {
 		return err
 	}
-	n, err := c.count("SELECT count(*) FROM failing")
+	n, err := c.count("SELECT count(*) FROM gbatch_failing")
 	if err != nil || n == 0 {
 		return err
 	}
-	err = c.exec(fmt.Sprintf(`DELETE FROM gbatch.failures WHERE embeddings = %[1]s AND chunk_id IN (SELECT key FROM failing);
-		INSERT INTO gbatch.failures SELECT key, text_hash, %[1]s, code, status, message, attempts, final, %[2]s, %[3]s::TIMESTAMP FROM failing`,
+	err = c.exec(fmt.Sprintf(`DELETE FROM gbatch.failures WHERE embeddings = %[1]s AND chunk_id IN (SELECT key FROM gbatch_failing);
+		INSERT INTO gbatch.failures SELECT key, text_hash, %[1]s, code, status, message, attempts, final, %[2]s, %[3]s::TIMESTAMP FROM gbatch_failing`,
 		literal(b.embeddings), literal(w.batch), literal(now())))
 	if err != nil || !s.courtesy() {
 		return err
 	}
-	return c.exec(fmt.Sprintf("UPDATE %s AS t SET %s FROM failing f WHERE t.rowid = f.rid", s.sql,
+	return c.exec(fmt.Sprintf("UPDATE %s AS t SET %s FROM gbatch_failing f WHERE t.rowid = f.rid", s.sql,
 		s.setCourtesy("CASE WHEN f.final THEN 'FAILED' ELSE 'PENDING' END", "CASE WHEN f.final THEN f.message END")))
 }
 
@@ -539,10 +539,10 @@ func (w *applier) note(c *conn, b claim, j *record.Job) error {
 // unanswered makes the keys that the job never answered pending again, as an
 // error that may pass: a key that is never answered ends as failed.
 func (w *applier) unanswered(c *conn, b claim) error {
-	if err := c.exec("CREATE OR REPLACE TEMP TABLE answered (key VARCHAR)"); err != nil {
+	if err := c.exec("CREATE OR REPLACE TEMP TABLE gbatch_answered (key VARCHAR)"); err != nil {
 		return err
 	}
-	rows, err := c.appender("temp", "main", "answered", varchar())
+	rows, err := c.appender("temp", "main", "gbatch_answered", varchar())
 	if err != nil {
 		return err
 	}
@@ -555,7 +555,7 @@ func (w *applier) unanswered(c *conn, b claim) error {
 	if err := rows.close(); err != nil {
 		return err
 	}
-	missing := fmt.Sprintf("SELECT i.chunk_id AS key, i.text_hash FROM %[1]s i WHERE i.text_hash IN (SELECT text_hash FROM %[1]s WHERE NOT twin AND chunk_id NOT IN (FROM answered))", b.items)
+	missing := fmt.Sprintf("SELECT i.chunk_id AS key, i.text_hash FROM %[1]s i WHERE i.text_hash IN (SELECT text_hash FROM %[1]s WHERE NOT twin AND chunk_id NOT IN (FROM gbatch_answered))", b.items)
 	n, err := c.count("SELECT count(*) FROM (" + missing + ")")
 	if err != nil || n == 0 {
 		return err
@@ -573,17 +573,19 @@ func (w *applier) unanswered(c *conn, b claim) error {
 // ready keeps the courtesy columns, and the column for vectors, in step for
 // the chunks of a temporary table with id and rid.
 func (c *conn) ready(s *source, embeddings, table, column string) error {
+	// One UPDATE, since a row may have another rowid after it.
+	from, set := table+" u", ""
 	if s.courtesy() {
-		err := c.exec(fmt.Sprintf("UPDATE %s AS t SET %s FROM %s u WHERE t.rowid = u.rid", s.sql, s.setCourtesy("'READY'", "NULL"), table))
-		if err != nil {
-			return err
-		}
+		set = s.setCourtesy("'READY'", "NULL")
 	}
-	if column == "" {
+	if column != "" {
+		from += " JOIN " + ident(embeddings) + " e ON e.chunk_id = u.id"
+		set = strings.TrimPrefix(set+", "+ident(column)+" = e.embedding", ", ")
+	}
+	if set == "" {
 		return nil
 	}
-	return c.exec(fmt.Sprintf("UPDATE %s AS t SET %s = e.embedding FROM %s u, %s e WHERE t.rowid = u.rid AND e.chunk_id = u.id",
-		s.sql, ident(column), table, ident(embeddings)))
+	return c.exec(fmt.Sprintf("UPDATE %s AS t SET %s FROM %s WHERE t.rowid = u.rid", s.sql, set, from))
 }
 
 // hasColumn refuses a column that cannot take vectors.

@@ -42,10 +42,15 @@ const roundSize = 250_000
 
 // A round is where the claiming stands.
 type round struct {
-	size int   // how many chunks to look for at most
-	left int   // of --limit, where there is one
-	low  int64 // of a table: the first rowid that was not looked at yet
-	last bool  // there is nothing to look for any more
+	size int  // how many chunks to look for at most
+	left int  // of --limit, where there is one
+	last bool // there is nothing to look for any more
+
+	// Of a table: the first rowid that was not looked at yet, and the id of the
+	// row before. DuckDB numbers rows anew where many before them were deleted, or
+	// moved by an UPDATE of a list.
+	low  int64
+	mark string
 }
 
 // A planned batch is what --dry-run prints.
@@ -286,18 +291,23 @@ func (p *Pending) claim(c *conn, r *round) (batches []string, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := r.find(c, s); err != nil {
+		return nil, err
+	}
+	begun := r.low
 	where, err := p.pick(c, s, r)
 	if err != nil {
 		return nil, err
 	}
-	if r.last {
+	if r.last && (where == "" || begun == 0) {
+		// All chunks were looked at, as they are in this transaction.
 		defer func() {
 			if err == nil && (p.Limit == 0 || r.left > 0) {
 				err = c.exec("DELETE FROM " + ident(p.Embeddings) + " WHERE chunk_id IS NULL")
 			}
 		}()
 	}
-	if n, err := c.count("SELECT count(*) FROM picked"); err != nil || n == 0 {
+	if n, err := c.count("SELECT count(*) FROM gbatch_picked"); err != nil || n == 0 {
 		return nil, err
 	}
 	if err := p.copies(c, s); err != nil {
@@ -311,7 +321,7 @@ func (p *Pending) claim(c *conn, r *round) (batches []string, err error) {
 		return nil, err
 	}
 	batches = batchNames(len(cuts))
-	if err := c.exec("CREATE OR REPLACE TEMP TABLE cut (batch VARCHAR, low BIGINT, high BIGINT)"); err != nil {
+	if err := c.exec("CREATE OR REPLACE TEMP TABLE gbatch_cut (batch VARCHAR, low BIGINT, high BIGINT)"); err != nil {
 		return nil, err
 	}
 	for i, cut := range cuts {
@@ -319,7 +329,7 @@ func (p *Pending) claim(c *conn, r *round) (batches []string, err error) {
 			r.left -= cut.Requests
 			r.last = r.last || r.left == 0
 		}
-		err := c.exec("INSERT INTO cut VALUES (?, ?, ?)", batches[i], cut.low, cut.high)
+		err := c.exec("INSERT INTO gbatch_cut VALUES (?, ?, ?)", batches[i], cut.low, cut.high)
 		if err == nil {
 			err = c.exec(`INSERT INTO gbatch.jobs (batch, model, dim, task_type, requests, claimed_at, source, embeddings)
 				VALUES (?, ?, ?, ?, ?, ?::TIMESTAMP, ?, ?)`, batches[i], p.Model, p.Dim, p.TaskType, cut.Requests, now(), p.From, p.Embeddings)
@@ -332,15 +342,15 @@ func (p *Pending) claim(c *conn, r *round) (batches []string, err error) {
 		return nil, err
 	}
 	if s.courtesy() {
-		err = c.exec(fmt.Sprintf(`UPDATE %s AS t SET %s FROM chosen p WHERE t.rowid = p.rid AND t.embedding_status IS DISTINCT FROM 'PENDING'`, s.sql, s.setCourtesy("'PENDING'", "NULL")))
+		err = c.exec(fmt.Sprintf(`UPDATE %s AS t SET %s FROM gbatch_chosen p WHERE t.rowid = p.rid AND t.embedding_status IS DISTINCT FROM 'PENDING'`, s.sql, s.setCourtesy("'PENDING'", "NULL")))
 	}
 	return batches, err
 }
 
 // put writes the picked chunks of the cuts to the outbox, in the order of seq.
 func (p *Pending) put(c *conn, s *source, where string) error {
-	err := c.exec(`CREATE OR REPLACE TEMP TABLE chosen AS SELECT cut.batch, p.* FROM picked p JOIN cut ON p.first BETWEEN cut.low AND cut.high;
-		CREATE OR REPLACE TEMP TABLE next AS SELECT coalesce(max(seq) + 1, 0) AS seq FROM gbatch.items`)
+	err := c.exec(`CREATE OR REPLACE TEMP TABLE gbatch_chosen AS SELECT cut.batch, p.* FROM gbatch_picked p JOIN gbatch_cut cut ON p.first BETWEEN cut.low AND cut.high;
+		CREATE OR REPLACE TEMP TABLE gbatch_next AS SELECT coalesce(max(seq) + 1, 0) AS seq FROM gbatch.items`)
 	if err != nil {
 		return err
 	}
@@ -352,11 +362,11 @@ func (p *Pending) put(c *conn, s *source, where string) error {
 		}
 	}
 	return c.exec(fmt.Sprintf(`INSERT INTO gbatch.items
-		SELECT p.batch, p.seq + (SELECT seq FROM next), p.key, CASE WHEN p.seq = p.first THEN s.title END, CASE WHEN p.seq = p.first THEN s.body END, p.text_hash, p.seq <> p.first
-		FROM (SELECT %s AS rid, %s AS title, %s AS body FROM %s %s) s JOIN chosen p ON s.rid = p.rid;
+		SELECT p.batch, p.seq + (SELECT seq FROM gbatch_next), p.key, CASE WHEN p.seq = p.first THEN s.title END, CASE WHEN p.seq = p.first THEN s.body END, p.text_hash, p.seq <> p.first
+		FROM (SELECT %s AS rid, %s AS title, %s AS body FROM %s %s) s JOIN gbatch_chosen p ON s.rid = p.rid;
 		RESET disabled_optimizers;
 		UPDATE gbatch.jobs AS j SET first_seq = i.first_seq, last_seq = i.last_seq
-		FROM (SELECT batch, min(seq) AS first_seq, max(seq) AS last_seq FROM gbatch.items WHERE seq >= (SELECT seq FROM next) GROUP BY batch) i
+		FROM (SELECT batch, min(seq) AS first_seq, max(seq) AS last_seq FROM gbatch.items WHERE seq >= (SELECT seq FROM gbatch_next) GROUP BY batch) i
 		WHERE j.batch = i.batch`, s.rid(), s.title(), s.body(), s.sql, where))
 }
 
@@ -373,18 +383,18 @@ func (p *Pending) pick(c *conn, s *source, r *round) (where string, err error) {
 		if r.size > 0 {
 			find += fmt.Sprintf(" LIMIT %d", r.size)
 		}
-		if err = c.exec("CREATE OR REPLACE TEMP TABLE pending AS " + fmt.Sprintf(find, s.status(p.Embeddings, ""))); err == nil {
+		if err = c.exec("CREATE OR REPLACE TEMP TABLE gbatch_pending AS " + fmt.Sprintf(find, s.status(p.Embeddings, ""))); err == nil {
 			var n int64
-			n, err = c.count("SELECT count(*) FROM pending")
+			n, err = c.count("SELECT count(*) FROM gbatch_pending")
 			r.last = int(n) < r.size
 		}
 	}
 	if err != nil {
 		return "", err
 	}
-	return where, c.exec(`CREATE OR REPLACE TEMP TABLE picked AS
-		SELECT *, min(seq) OVER (PARTITION BY text_hash) AS first FROM (SELECT row_number() OVER (ORDER BY rid) AS seq, * FROM pending);
-		DROP TABLE pending`)
+	return where, c.exec(`CREATE OR REPLACE TEMP TABLE gbatch_picked AS
+		SELECT *, min(seq) OVER (PARTITION BY text_hash) AS first FROM (SELECT row_number() OVER (ORDER BY rid) AS seq, * FROM gbatch_pending);
+		DROP TABLE gbatch_pending`)
 }
 
 // look looks through a table from r.low on until r.size chunks are found, part
@@ -395,7 +405,7 @@ func (p *Pending) look(c *conn, s *source, find string, r *round) (where string,
 		return "", err
 	}
 	from, found := r.low, 0
-	into := "CREATE OR REPLACE TEMP TABLE pending AS "
+	into := "CREATE OR REPLACE TEMP TABLE gbatch_pending AS "
 	for width := int64(r.size); ; {
 		if width <= 0 {
 			width = end + 1
@@ -404,8 +414,8 @@ func (p *Pending) look(c *conn, s *source, find string, r *round) (where string,
 		if err := c.exec(into + fmt.Sprintf(find, s.status(p.Embeddings, part))); err != nil {
 			return "", err
 		}
-		into = "INSERT INTO pending "
-		n, err := c.count("SELECT count(*) FROM pending")
+		into = "INSERT INTO gbatch_pending "
+		n, err := c.count("SELECT count(*) FROM gbatch_pending")
 		if err != nil {
 			return "", err
 		}
@@ -422,52 +432,75 @@ func (p *Pending) look(c *conn, s *source, find string, r *round) (where string,
 	}
 	if r.size > 0 && found > r.size {
 		// The rest is for the next round.
-		if r.low, err = c.count(fmt.Sprintf("SELECT rid FROM pending ORDER BY rid OFFSET %d LIMIT 1", r.size)); err != nil {
+		if r.low, err = c.count(fmt.Sprintf("SELECT rid FROM gbatch_pending ORDER BY rid OFFSET %d LIMIT 1", r.size)); err != nil {
 			return "", err
 		}
-		if err := c.exec("DELETE FROM pending WHERE rid >= ?", r.low); err != nil {
+		if err := c.exec("DELETE FROM gbatch_pending WHERE rid >= ?", r.low); err != nil {
 			return "", err
 		}
 	}
-	r.last = r.low > end
+	if r.last = r.low > end; !r.last {
+		if r.mark, err = c.idAt(s, r.low-1); err != nil {
+			return "", err
+		}
+	}
 	return fmt.Sprintf("WHERE rowid BETWEEN %d AND %d", from, r.low-1), nil
+}
+
+// find makes sure that the rows of a table are numbered as they were in the
+// round before, or begins anew.
+func (r *round) find(c *conn, s *source) error {
+	if r.low == 0 {
+		return nil
+	}
+	id, err := c.idAt(s, r.low-1)
+	if err == nil && (id == "" || id != r.mark) {
+		r.low = 0
+	}
+	return err
+}
+
+// idAt is the id of the row with a rowid, "" where there is none.
+func (c *conn) idAt(s *source, rowid int64) (id string, err error) {
+	_, err = c.one(func(r *rows) { id = r.string(0) }, fmt.Sprintf("SELECT CAST(id AS VARCHAR) FROM %s WHERE rowid = %d", s.sql, rowid))
+	return id, err
 }
 
 // copies gives the picked chunks whose text has a vector already a copy of it.
 func (p *Pending) copies(c *conn, s *source) error {
 	e := ident(p.Embeddings)
-	err := c.exec(fmt.Sprintf(`CREATE OR REPLACE TEMP TABLE copied AS
+	err := c.exec(fmt.Sprintf(`CREATE OR REPLACE TEMP TABLE gbatch_copied AS
 		SELECT p.id, p.rid, p.text_hash, e.embedding, e.tokens, e.batch
-		FROM (SELECT p.id, p.rid, p.text_hash, min(e.rowid) AS row FROM picked p JOIN %s e ON e.text_hash = p.text_hash WHERE NOT p.again GROUP BY ALL) p
+		FROM (SELECT p.id, p.rid, p.text_hash, min(e.rowid) AS row FROM gbatch_picked p JOIN %s e ON e.text_hash = p.text_hash WHERE NOT p.again GROUP BY ALL) p
 		JOIN %s e ON e.rowid = p.row`, e, e))
 	if err != nil {
 		return err
 	}
-	n, err := c.count("SELECT count(*) FROM copied")
+	n, err := c.count("SELECT count(*) FROM gbatch_copied")
 	if err != nil || n == 0 {
 		return err
 	}
 	slog.Info("copied the vectors of chunks whose text has one", "chunks", n)
-	if err := c.retire(p.Embeddings, "copied"); err != nil {
+	if err := c.retire(p.Embeddings, "gbatch_copied"); err != nil {
 		return err
 	}
-	err = c.exec(fmt.Sprintf(`INSERT INTO %[1]s SELECT id, text_hash, embedding, tokens, batch, %[2]s::TIMESTAMP FROM copied;
-		DELETE FROM picked WHERE id IN (SELECT id FROM copied)`, e, literal(now())))
+	err = c.exec(fmt.Sprintf(`INSERT INTO %[1]s SELECT id, text_hash, embedding, tokens, batch, %[2]s::TIMESTAMP FROM gbatch_copied;
+		DELETE FROM gbatch_picked WHERE id IN (SELECT id FROM gbatch_copied)`, e, literal(now())))
 	if err != nil {
 		return err
 	}
-	return c.ready(s, p.Embeddings, "copied", p.Column)
+	return c.ready(s, p.Embeddings, "gbatch_copied", p.Column)
 }
 
 // unfit notes the picked chunks that no request can carry as failed.
 func (p *Pending) unfit(c *conn, s *source) error {
 	// A text far below the limit keeps it, however much of it must be escaped.
 	suspect := fmt.Sprintf("bytes + title_bytes + strlen(key) > %d", maxLine/6)
-	n, err := c.count("SELECT count(*) FROM picked WHERE bytes = 0 OR " + suspect)
+	n, err := c.count("SELECT count(*) FROM gbatch_picked WHERE bytes = 0 OR " + suspect)
 	if err != nil || n == 0 {
 		return err
 	}
-	r, err := c.query(fmt.Sprintf(`SELECT p.seq, p.key, s.title, s.body FROM (SELECT * FROM picked WHERE %s) p
+	r, err := c.query(fmt.Sprintf(`SELECT p.seq, p.key, s.title, s.body FROM (SELECT * FROM gbatch_picked WHERE %s) p
 		JOIN (SELECT %s AS rid, %s AS title, %s AS body FROM %s) s ON s.rid = p.rid`, suspect, s.rid(), s.title(), s.body(), s.sql))
 	if err != nil {
 		return err
@@ -484,23 +517,23 @@ func (p *Pending) unfit(c *conn, s *source) error {
 		}
 	}
 	r.close()
-	err = c.exec(fmt.Sprintf(`CREATE OR REPLACE TEMP TABLE unfit AS
+	err = c.exec(fmt.Sprintf(`CREATE OR REPLACE TEMP TABLE gbatch_unfit AS
 		SELECT *, CASE WHEN bytes = 0 THEN 'the text is empty' ELSE 'the text is longer than a line may be: 16 MiB' END AS reason
-		FROM picked WHERE bytes = 0 OR seq IN (%s)`, long))
+		FROM gbatch_picked WHERE bytes = 0 OR seq IN (%s)`, long))
 	if err != nil {
 		return err
 	}
-	if n, err = c.count("SELECT count(*) FROM unfit"); err != nil || n == 0 {
+	if n, err = c.count("SELECT count(*) FROM gbatch_unfit"); err != nil || n == 0 {
 		return err
 	}
 	slog.Warn("chunks that cannot be embedded are noted as failed; see chunks-status", "chunks", n)
-	err = c.exec(fmt.Sprintf(`DELETE FROM gbatch.failures WHERE embeddings = %[1]s AND chunk_id IN (SELECT key FROM unfit);
-		INSERT INTO gbatch.failures SELECT key, text_hash, %[1]s, 3, 'INVALID_ARGUMENT', reason, 0, true, NULL, %[2]s::TIMESTAMP FROM unfit;
-		DELETE FROM picked WHERE seq IN (SELECT seq FROM unfit)`, literal(p.Embeddings), literal(now())))
+	err = c.exec(fmt.Sprintf(`DELETE FROM gbatch.failures WHERE embeddings = %[1]s AND chunk_id IN (SELECT key FROM gbatch_unfit);
+		INSERT INTO gbatch.failures SELECT key, text_hash, %[1]s, 3, 'INVALID_ARGUMENT', reason, 0, true, NULL, %[2]s::TIMESTAMP FROM gbatch_unfit;
+		DELETE FROM gbatch_picked WHERE seq IN (SELECT seq FROM gbatch_unfit)`, literal(p.Embeddings), literal(now())))
 	if err != nil || !s.courtesy() {
 		return err
 	}
-	return c.exec(fmt.Sprintf("UPDATE %s AS t SET %s FROM unfit u WHERE t.rowid = u.rid", s.sql, s.setCourtesy("'FAILED'", "u.reason")))
+	return c.exec(fmt.Sprintf("UPDATE %s AS t SET %s FROM gbatch_unfit u WHERE t.rowid = u.rid", s.sql, s.setCourtesy("'FAILED'", "u.reason")))
 }
 
 // maxLine is how long a chunk's strings may be as they stand on a line, quoted
@@ -519,7 +552,7 @@ const overhead = 160
 // cut divides the picked chunks into batches. Only the first chunk of each
 // text counts. A chunk over a limit of its own makes a batch of its own.
 func (p *Pending) cut(c *conn, limit int) (cuts []cut, err error) {
-	r, err := c.query("SELECT seq, bytes, strlen(key) FROM picked WHERE seq = first ORDER BY seq")
+	r, err := c.query("SELECT seq, bytes, strlen(key) FROM gbatch_picked WHERE seq = first ORDER BY seq")
 	if err != nil {
 		return nil, err
 	}

@@ -110,6 +110,9 @@ func (c *conn) retire(table, by string) error {
 		UPDATE %[1]s SET chunk_id = NULL WHERE chunk_id IN (SELECT id FROM %[2]s)`, ident(table), by))
 }
 
+// The temporary tables of a transaction are called gbatch_…, since DuckDB looks
+// for a name among them before it looks among the user's tables.
+
 // batchNames gives n new names that sort by the time they were made: a b and
 // a ULID each.
 func batchNames(n int) []string {

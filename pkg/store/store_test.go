@@ -368,6 +368,36 @@ func TestRounds(t *testing.T) {
 	k.expect("SELECT count(*) FROM (SELECT chunk_id::BIGINT < lag(chunk_id::BIGINT) OVER (PARTITION BY batch ORDER BY seq) AS back FROM gbatch.items) WHERE back", "0")
 }
 
+// Rows that DuckDB numbers anew between two rounds are not passed over.
+func TestRoundsOfATableThatChanges(t *testing.T) {
+	k := open(t, "CREATE TABLE chunks AS SELECT range AS id, 'text ' || range AS text FROM range(7000)")
+	k.must(k.pending(func(p *Pending) { p.Limit = 1 }), "") // for the tables
+	p := k.pending()
+	for r := (round{size: 3000}); !r.last; {
+		err := p.transact(context.Background(), write, func(c *conn) error {
+			_, err := p.claim(c, &r)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		k.sql("DELETE FROM chunks WHERE id < 2500")
+	}
+	p.end()
+	k.expect("SELECT count(*) FROM gbatch.items WHERE chunk_id::INT >= 3000", "4000")
+	k.expect("SELECT max(rowid) < 6999 FROM chunks", "true") // they were
+}
+
+// The user's tables may be called as ours are in a transaction.
+func TestNamesOfTables(t *testing.T) {
+	for _, name := range []string{"answers", "target", "pending", "picked", "next", "temp", "memory", "items"} {
+		k := open(t, "CREATE TABLE "+ident(name)+" (id VARCHAR, text VARCHAR)", "INSERT INTO "+ident(name)+" VALUES ('a', 'one'), ('b', 'two')")
+		out := k.must(k.pending(func(p *Pending) { p.From, p.Embeddings = name, "old" }), "")
+		k.must(k.apply(), k.answers(out))
+		k.expect("SELECT chunk_id FROM old ORDER BY ALL", "a\nb")
+	}
+}
+
 func TestEqualTexts(t *testing.T) {
 	k := open(t, simple, "INSERT INTO chunks SELECT 'c' || i, 'text ' || i % 3 FROM range(9) t(i)")
 	if n := k.embed(); n != 3 {
@@ -472,6 +502,8 @@ func TestTextsThatMove(t *testing.T) {
 		}
 	}
 	k.right()
+	k.expect("SELECT count(*) > 0 FROM embeddings WHERE chunk_id IS NULL", "true")
+	k.must(k.pending(), "") // looks at all chunks at once
 	k.expect("SELECT count(*) FROM embeddings WHERE chunk_id IS NULL", "0")
 }
 
@@ -656,6 +688,20 @@ func TestColumn(t *testing.T) {
 				t.Errorf("--column %s: %v", name, err)
 			}
 		}
+	}
+}
+
+// With an index on what is updated, an UPDATE gives the row another rowid.
+func TestColumnBesideAnIndex(t *testing.T) {
+	k := open(t, "CREATE TABLE chunks (id BIGINT, text VARCHAR, embedding_status VARCHAR, v FLOAT[4])", "CREATE INDEX by_status ON chunks (embedding_status)",
+		"INSERT INTO chunks (id, text) VALUES (1, 'one'), (2, 'two')")
+	apply := k.apply()
+	apply.Column = "v"
+	for _, text := range []string{"one", "changed", "again"} {
+		k.sql("UPDATE chunks SET text = '" + text + "' WHERE id = 1")
+		k.must(apply, k.answers(k.must(k.pending(func(p *Pending) { p.Column = "v" }), "")))
+		k.right()
+		k.expect("SELECT count(*) FROM chunks c JOIN embeddings e ON e.chunk_id = c.id AND c.v = e.embedding WHERE embedding_status = 'READY'", "2")
 	}
 }
 

@@ -18,8 +18,8 @@ var mutations = map[string][]change{
 		"	found, active, err := s.settle(ctx, p, unknownSince)\n",
 		"	_ = unknownSince\n	var found *genai.BatchJob\n	var err error\n	active := 0\n"}},
 	"no-hash-check": {{"pkg/store/apply.go",
-		"SELECT h.* FROM here h JOIN (SELECT %s AS rid, %s AS text_hash FROM %s %s) c ON c.rid = h.rid WHERE c.text_hash = h.text_hash",
-		"SELECT h.* REPLACE (c.text_hash AS text_hash) FROM here h JOIN (SELECT %s AS rid, %s AS text_hash FROM %s %s) c ON c.rid = h.rid"}},
+		"SELECT h.* FROM gbatch_here h JOIN (SELECT %s AS rid, %s AS text_hash FROM %s %s) c ON c.rid = h.rid WHERE c.text_hash = h.text_hash",
+		"SELECT h.* REPLACE (c.text_hash AS text_hash) FROM gbatch_here h JOIN (SELECT %s AS rid, %s AS text_hash FROM %s %s) c ON c.rid = h.rid"}},
 	"close-at-the-end": {{"pkg/store/apply.go",
 		"	if err := w.transact(ctx, write, func(c *conn) error { return w.write(c, j) }); err != nil {\n",
 		"	if j == nil && w.last {\n		failed := 0\n		j = &record.Job{Batch: w.batch, State: record.Succeeded, Succeeded: &w.lines, Failed: &failed}\n	}\n" +
