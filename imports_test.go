@@ -16,6 +16,7 @@ var owners = map[string][]string{
 	"google.golang.org/genai":         {"gbatch/pkg/gbatch"},
 	"github.com/alecthomas/kong":      {"gbatch/pkg/cli"},
 	"github.com/charmbracelet/":       {"gbatch/pkg/cli"},
+	"golang.org/x/sys":                {"gbatch/pkg/cli"},
 	"golang.org/x/term":               {"gbatch/pkg/cli"},
 	"github.com/goccy/go-json":        {"gbatch/pkg/ndjson", "gbatch/pkg/record"},
 	"github.com/rogpeppe/go-internal": nil, // tests only

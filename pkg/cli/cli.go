@@ -18,6 +18,7 @@ import (
 
 	"github.com/alecthomas/kong"
 	"github.com/charmbracelet/log"
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 )
 
@@ -151,7 +152,7 @@ func run(name string, args []string, manual string, cmd Command) int {
 	// in order before it ends.
 	signal.Ignore(syscall.SIGPIPE)
 
-	err = cmd.Run(ctx, newInput(ctx, os.Stdin), os.Stdout)
+	err = cmd.Run(ctx, &input{ctx, os.Stdin}, os.Stdout)
 	var sig caught
 	switch {
 	case err == nil:
@@ -170,40 +171,40 @@ func run(name string, args []string, manual string, cmd Command) int {
 // An input is a reader that gives up when its context is done, also while it
 // waits for its file: a pipe whose writer sleeps must not keep a command alive.
 type input struct {
-	ctx  context.Context
-	want chan []byte
-	got  chan read
-}
-
-type read struct {
-	n   int
-	err error
-}
-
-func newInput(ctx context.Context, f *os.File) *input {
-	in := &input{ctx, make(chan []byte), make(chan read, 1)}
-	go func() {
-		for p := range in.want {
-			n, err := f.Read(p)
-			in.got <- read{n, err}
-		}
-	}()
-	return in
+	ctx context.Context
+	f   *os.File
 }
 
 // Read is not to be called again after it gave up: p is still written to then.
 func (in *input) Read(p []byte) (int, error) {
-	select {
-	case in.want <- p:
-	case <-in.ctx.Done():
+	if in.ctx.Err() != nil {
 		return 0, context.Cause(in.ctx)
 	}
+	// To wait in another goroutine costs as much as many a filter's work.
+	if in.ready() {
+		return in.f.Read(p)
+	}
+	type read struct {
+		n   int
+		err error
+	}
+	got := make(chan read, 1)
+	go func() {
+		n, err := in.f.Read(p)
+		got <- read{n, err}
+	}()
 	select {
-	case r := <-in.got:
+	case r := <-got:
 		return r.n, r.err
 	case <-in.ctx.Done():
 		return 0, context.Cause(in.ctx)
 	}
+}
+
+// ready reports whether a read of the file would not wait.
+func (in *input) ready() bool {
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(in.f.Fd()), Events: unix.POLLIN}}, 0)
+	return n > 0 && err == nil
 }
 
 // IsTerminal reports whether somebody looks at what is written to f.
