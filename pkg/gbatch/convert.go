@@ -106,7 +106,7 @@ func cutBlocks(r io.Reader, free <-chan *block, todo, order chan<- *block, quit 
 			if len(b.in) < blockSize {
 				continue
 			}
-			if end := bytes.LastIndexByte(b.in, '\n') + 1; end > 0 {
+			if end := lastLF(b.in) + 1; end > 0 {
 				rest = append(rest, b.in[end:]...)
 				b.in = b.in[:end]
 				break
@@ -129,6 +129,19 @@ func cutBlocks(r io.Reader, free <-chan *block, todo, order chan<- *block, quit 
 			return nil
 		}
 	}
+}
+
+// lastLF is bytes.LastIndexByte for '\n', which looks at a byte at a time.
+// IndexByte looks at 32, here in pieces from the end.
+func lastLF(b []byte) int {
+	for end := len(b); end > 0; {
+		start := max(0, end-1024)
+		if bytes.IndexByte(b[start:end], '\n') >= 0 {
+			return start + bytes.LastIndexByte(b[start:end], '\n')
+		}
+		end = start
+	}
+	return -1
 }
 
 // A converter turns lines of one job's result into records. Each worker has

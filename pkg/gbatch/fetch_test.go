@@ -430,6 +430,24 @@ func TestSame(t *testing.T) {
 }
 
 // convert gives every line once and in order, however the bytes arrive.
+func TestLastLF(t *testing.T) {
+	for n := range 3000 {
+		b := bytes.Repeat([]byte("x"), n)
+		if got := lastLF(b); got != -1 {
+			t.Fatalf("%d bytes without a line's end: %d", n, got)
+		}
+		for _, at := range []int{0, n / 3, n / 2, n - 1} {
+			if at < 0 || at >= n {
+				continue
+			}
+			b[at] = '\n'
+			if got := lastLF(b); got != bytes.LastIndexByte(b, '\n') {
+				t.Fatalf("the last of %d bytes with one at %d: %d", n, at, got)
+			}
+		}
+	}
+}
+
 func TestConvert(t *testing.T) {
 	var in, want bytes.Buffer
 	for i := range 3000 {
