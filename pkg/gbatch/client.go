@@ -28,6 +28,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/genai"
@@ -37,10 +38,12 @@ import (
 
 const (
 	dialTimeout  = 10 * time.Second
-	replyTimeout = 2 * time.Minute // for the head of a reply, and for silence within a download
 	maxErrorBody = 64 << 10
 	maxReply     = 256 << 20 // of a status: a job may answer inline
 )
+
+// replyTimeout is how long a server may be silent, before a reply and within.
+var replyTimeout = 2 * time.Minute
 
 // A client makes the calls of one command: most through Google's SDK, those
 // where the SDK loses information by themselves, all over one [transport].
@@ -142,16 +145,19 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		rt = t.fresh
 	}
 	begun := time.Now()
-	resp, err := rt.RoundTrip(req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
+	ctx, cancel := context.WithCancel(req.Context())
+	resp, err := rt.RoundTrip(req.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn: func(httptrace.GotConnInfo) { o.sent = true },
 	})))
 	took, path := time.Since(begun).Round(time.Millisecond), redact(req.URL.Path, t.key)
 	if err != nil {
+		cancel()
 		o.err = redacted(err, t.key)
 		slog.Debug("call failed", "method", req.Method, "path", path, "error", o.err, "took", took)
 		return nil, o.err
 	}
 	slog.Debug("call", "method", req.Method, "path", path, "status", resp.StatusCode, "took", took)
+	resp.Body = newReply(resp.Body, cancel)
 	if resp.StatusCode/100 != 2 {
 		body, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
 		resp.Body.Close()
@@ -182,6 +188,41 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, o.err
 	}
 	return resp, nil
+}
+
+// A reply is the body of one, which ends where the server falls silent.
+type reply struct {
+	io.ReadCloser
+	cancel context.CancelFunc
+	timer  *time.Timer
+	silent atomic.Bool
+}
+
+func newReply(body io.ReadCloser, cancel context.CancelFunc) *reply {
+	r := &reply{ReadCloser: body, cancel: cancel}
+	r.timer = time.AfterFunc(replyTimeout, func() {
+		r.silent.Store(true)
+		cancel()
+	})
+	r.timer.Stop()
+	return r
+}
+
+func (r *reply) Read(p []byte) (int, error) {
+	r.timer.Reset(replyTimeout)
+	n, err := r.ReadCloser.Read(p)
+	r.timer.Stop()
+	if err != nil && err != io.EOF && r.silent.Load() {
+		err = fmt.Errorf("the server was silent for %v within a reply", replyTimeout)
+	}
+	return n, err
+}
+
+func (r *reply) Close() error {
+	r.timer.Stop()
+	err := r.ReadCloser.Close()
+	r.cancel()
+	return err
 }
 
 // A hidden error reads as its text with the key taken out, on one line.

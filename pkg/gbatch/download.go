@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"time"
 )
 
 // A download reads one of Google's result files from its beginning to its end.
@@ -19,12 +18,10 @@ type download struct {
 	failures *backoff
 
 	body    io.ReadCloser // nil: not connected
-	cancel  context.CancelFunc
-	stall   *time.Timer // ends a body that is silent
-	skip    int64       // bytes that come again
-	off     int64       // bytes read
-	size    int64       // of the file; -1: not told
-	version string      // ETag or Last-Modified
+	skip    int64         // bytes that come again
+	off     int64         // bytes read
+	size    int64         // of the file; -1: not told
+	version string        // ETag or Last-Modified
 }
 
 func (c *client) download(ctx context.Context, name string) *download {
@@ -67,7 +64,6 @@ func (d *download) try(p []byte) (n int, err error) {
 			return 0, err
 		}
 	}
-	d.stall.Reset(replyTimeout)
 	if n, err = d.body.Read(p); err != nil {
 		d.Close()
 	}
@@ -85,9 +81,7 @@ func (d *download) try(p []byte) (n int, err error) {
 // Close may be called more than once.
 func (d *download) Close() {
 	if d.body != nil {
-		d.stall.Stop()
 		d.body.Close()
-		d.cancel()
 		d.body = nil
 	}
 }
@@ -101,18 +95,15 @@ func (d *download) open() error {
 			header.Set("If-Range", d.version)
 		}
 	}
-	ctx, cancel := context.WithCancel(d.ctx)
 	var resp *http.Response
-	_, err := d.client.do(ctx, func(ctx context.Context) (err error) {
+	_, err := d.client.do(d.ctx, func(ctx context.Context) (err error) {
 		resp, err = d.client.get(ctx, d.name+":download", "alt=media", header)
 		return err
 	})
 	if err != nil {
-		cancel()
 		return err
 	}
-	d.body, d.cancel = resp.Body, cancel
-	d.stall = time.AfterFunc(replyTimeout, cancel)
+	d.body = resp.Body
 	from, size := int64(0), resp.ContentLength
 	if resp.StatusCode == http.StatusPartialContent {
 		said := resp.Header.Get("Content-Range")

@@ -1,0 +1,207 @@
+package gbatch
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"gbatch/pkg/cli"
+	"gbatch/pkg/emulator"
+)
+
+// What Google asks for is waited, and not much more.
+func TestPauseAsAsked(t *testing.T) {
+	for _, said := range []struct{ header, body string }{
+		{"30", `{}`},
+		{"", `{"error":{"details":[{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"30s"}]}}`},
+		{"10", `{"error":{"details":[{"retryDelay":"30s"}]}}`},
+		{time.Date(2000, 1, 1, 0, 0, 30, 0, time.UTC).Format(http.TimeFormat), ``},
+	} {
+		synctest.Test(t, func(t *testing.T) { // its clock begins at 2000-01-01
+			cause := newAPIError(&http.Response{StatusCode: 429, Header: http.Header{"Retry-After": {said.header}}}, []byte(said.body), "k")
+			b := (&client{retryFor: time.Hour}).backoff()
+			begun := time.Now()
+			if err := b.pause(t.Context(), cause); err != nil {
+				t.Fatal(err)
+			}
+			if waited := time.Since(begun); waited < 30*time.Second || waited > 40*time.Second {
+				t.Errorf("%+v: waited %v", said, waited)
+			}
+		})
+	}
+}
+
+// Where nothing is said the pauses grow, are never the same, and end in time.
+func TestPauseJitters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cause := &apiError{http: 503}
+		firsts := map[time.Duration]bool{}
+		for range 20 {
+			b := (&client{retryFor: time.Hour}).backoff()
+			step, begun, n := time.Second, time.Now(), 0
+			for ; ; n++ {
+				before := time.Now()
+				err := b.pause(t.Context(), cause)
+				waited := time.Since(before)
+				if err != nil {
+					if cli.ExitCode(err) != cli.TryLater || !errors.Is(err, cause) || waited > 0 {
+						t.Errorf("%v, after another %v", err, waited)
+					}
+					break
+				}
+				if waited > step {
+					t.Errorf("attempt %d: waited %v, at most %v is meant", n, waited, step)
+				}
+				if n == 0 {
+					firsts[waited] = true
+				}
+				step = min(2*step+1, time.Minute)
+			}
+			if took := time.Since(begun); took > time.Hour || took < 59*time.Minute || n < 50 || n > 400 {
+				t.Errorf("%d attempts in %v", n, took)
+			}
+		}
+		if len(firsts) < 10 {
+			t.Errorf("the first pauses are alike: %v", firsts)
+		}
+	})
+}
+
+// A job that somebody else created while this one was told to wait is taken.
+func TestLookAfterQuota(t *testing.T) {
+	g := newGoogle(t, emulator.Options{})
+	var creates atomic.Int32
+	g.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, ":asyncBatchEmbedContent") && creates.Add(1) == 1 {
+			g.ServeHTTP(httptest.NewRecorder(), r)
+			w.WriteHeader(http.StatusTooManyRequests)
+			return
+		}
+		g.ServeHTTP(w, r)
+	}))
+	g.ok(newSubmit(), batch("b1", 3, 4))
+	g.jobs(1)
+}
+
+// An unset page size is Google's to choose.
+func TestPageSize(t *testing.T) {
+	g := newGoogle(t, emulator.Options{})
+	var lists atomic.Int32
+	g.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet && r.URL.Path == "/v1beta/batches" {
+			lists.Add(1)
+			if size := r.URL.Query().Get("pageSize"); size != "100" {
+				t.Errorf("pageSize is %q", size)
+			}
+		}
+		g.ServeHTTP(w, r)
+	}))
+	g.ok(newSubmit(), batch("b1", 1, 4))
+	if lists.Load() == 0 {
+		t.Error("no list was asked for")
+	}
+}
+
+// A redirect that was followed would send a create twice.
+func TestRedirects(t *testing.T) {
+	g := newGoogle(t, emulator.Options{})
+	var followed atomic.Int32
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		followed.Add(1)
+		g.ServeHTTP(w, r)
+	}))
+	defer elsewhere.Close()
+	for _, path := range []string{":asyncBatchEmbedContent", "/batches", "/upload/v1beta/files"} {
+		g.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if strings.HasSuffix(r.URL.Path, path) {
+				http.Redirect(w, r, elsewhere.URL+r.URL.Path, http.StatusTemporaryRedirect)
+				return
+			}
+			g.ServeHTTP(w, r)
+		}))
+		submit := newSubmit()
+		submit.RetryFor = time.Millisecond
+		if _, err := g.run(submit, batch("b1", 1, 4)); err == nil {
+			t.Errorf("%s: no error", path)
+		}
+	}
+	if followed.Load() > 0 {
+		t.Errorf("%d redirects were followed", followed.Load())
+	}
+	g.jobs(0)
+}
+
+// Silence ends, before a reply and within one, and what it broke is done again.
+func TestSilence(t *testing.T) {
+	old := replyTimeout
+	replyTimeout = 100 * time.Millisecond
+	defer func() { replyTimeout = old }()
+	g := newGoogle(t, emulator.Options{})
+	const n, dim = 60, 768
+	var lists, gets, downloads atomic.Int32
+	g.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		silent := func(head string) {
+			io.WriteString(w, head)
+			w.(http.Flusher).Flush()
+			<-r.Context().Done()
+		}
+		switch {
+		case r.Method == http.MethodGet && r.URL.Path == "/v1beta/batches" && lists.Add(1) == 1:
+			<-r.Context().Done()
+		case strings.HasPrefix(r.URL.Path, "/v1beta/batches/") && gets.Add(1) == 1:
+			silent(`{"name":`)
+		case strings.HasSuffix(r.URL.Path, ":download") && downloads.Add(1) <= 2:
+			// As much as fits before it is cut off, and then nothing.
+			g.ServeHTTP(&stuck{ResponseWriter: w, left: 200_000, done: r.Context().Done()}, r)
+		default:
+			g.ServeHTTP(w, r)
+		}
+	}))
+	jobs := g.ok(newWait(), g.ok(newSubmit(), batch("b1", n, dim)))
+	vectors, _ := answersOf(t, g.ok(newFetch(), jobs))
+	checkVectors(t, vectors, "b1", n, dim)
+	g.jobs(1)
+	if lists.Load() < 2 || gets.Load() < 2 || downloads.Load() < 3 {
+		t.Errorf("%d lists, %d statuses, %d downloads", lists.Load(), gets.Load(), downloads.Load())
+	}
+	if !strings.Contains(g.log.String(), "silent for 100ms") {
+		t.Error("silence is not told")
+	}
+}
+
+// A stuck reply says nothing more after some bytes.
+type stuck struct {
+	http.ResponseWriter
+	left int
+	done <-chan struct{}
+}
+
+func (s *stuck) Write(p []byte) (int, error) {
+	n, _ := s.ResponseWriter.Write(p[:min(s.left, len(p))])
+	if s.left -= n; s.left == 0 {
+		s.ResponseWriter.(http.Flusher).Flush()
+		<-s.done
+		return n, context.Canceled
+	}
+	return n, nil
+}
+
+// Ranges count bytes as they are on the wire.
+func TestNoCompression(t *testing.T) {
+	g := newGoogle(t, emulator.Options{})
+	jobs := g.ended(newSubmit(), batch("b1", 3, 4))
+	g.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, ":download") && r.Header.Get("Accept-Encoding") != "" {
+			t.Errorf("a download may come as %q", r.Header.Get("Accept-Encoding"))
+		}
+		g.ServeHTTP(w, r)
+	}))
+	g.ok(newFetch(), jobs)
+}
