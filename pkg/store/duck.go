@@ -29,7 +29,8 @@ type Database struct {
 	LockTimeout time.Duration `default:"1m" help:"How long to try again while another process holds the file."`
 	MemoryLimit string        `default:"1GB" help:"What DuckDB may take; beyond it goes to disk."`
 
-	db mapping.Database // a DuckDB without a file, from the first connection to end
+	db    mapping.Database // a DuckDB without a file, from the first connection to end
+	spill *spill           // nil where the folder of the file takes none
 }
 
 // A conn is a connection and the database file it has open. DuckDB lets one
@@ -101,6 +102,11 @@ func (c *conn) attach(d Database, mode access) error {
 	if to, err := filepath.EvalSymlinks(path); err == nil {
 		real = to
 	}
+	if mode == create {
+		if err := c.make(d, path, option); err != nil {
+			return d.explain(err)
+		}
+	}
 	start := time.Now()
 	for pause := 5 * time.Millisecond; ; pause = min(2*pause, time.Second) {
 		if c.undo, err = openJournal(real, mode); err == nil {
@@ -145,6 +151,21 @@ func (c *conn) attach(d Database, mode access) error {
 	return c.undo.protect(c)
 }
 
+// make makes a missing file, whole from the moment on that it has its name.
+func (c *conn) make(d Database, path, option string) error {
+	if _, err := os.Lstat(path); err == nil || d.spill == nil {
+		return nil // else DuckDB makes it, if it can
+	}
+	unnamed := filepath.Join(d.spill.dir, "new")
+	if err := c.exec("ATTACH " + literal(unnamed) + " AS gbatch_new " + option + "; DETACH gbatch_new"); err != nil {
+		return err
+	}
+	if err := os.Link(unnamed, path); err != nil && !errors.Is(err, os.ErrExist) {
+		slog.Debug("no link can be made", "error", err) // not every file system has them
+	}
+	return nil
+}
+
 // named looks up what DuckDB calls the attached file.
 func (c *conn) named() error {
 	_, err := c.one(func(r *rows) { c.name = r.string(0) }, "SELECT database_name FROM duckdb_databases() WHERE NOT internal AND database_name <> 'memory'")
@@ -178,7 +199,13 @@ func (d *Database) connect(ctx context.Context) (*conn, error) {
 
 // begin starts DuckDB, which takes longer than to open a file in it.
 func (d *Database) begin() error {
-	options := map[string]string{"temp_directory": d.DB + ".tmp"}
+	options := map[string]string{"temp_directory": ""}
+	var err error
+	if d.spill, err = newSpill(d.DB); err != nil {
+		slog.Debug("nothing can go to disk", "error", err)
+	} else {
+		options["temp_directory"] = d.spill.dir
+	}
 	if d.MemoryLimit != "" {
 		options["memory_limit"] = d.MemoryLimit
 	}
@@ -189,6 +216,7 @@ func (d *Database) begin() error {
 	defer mapping.DestroyConfig(&config)
 	for name, value := range options {
 		if mapping.SetConfig(config, name, value) == mapping.StateError {
+			d.end()
 			return cli.Errorf(cli.Usage, "DuckDB does not take %q for %s", value, name)
 		}
 	}
@@ -201,7 +229,11 @@ func (d *Database) begin() error {
 }
 
 // end ends DuckDB. No connection may be left.
-func (d *Database) end() { mapping.Close(&d.db) }
+func (d *Database) end() {
+	mapping.Close(&d.db)
+	d.spill.remove()
+	d.spill = nil
+}
 
 // explain says in our words what DuckDB says of a file it cannot open.
 func (d *Database) explain(err error) error {
@@ -320,7 +352,9 @@ func (c *conn) failed(message, sql string) error {
 	if err := context.Cause(c.ctx); err != nil {
 		return err
 	}
-	slog.Debug("DuckDB refused a statement", "sql", sql, "error", message)
+	if sql != "ROLLBACK" {
+		slog.Debug("DuckDB refused a statement", "sql", sql, "error", message)
+	}
 	return errors.New("DuckDB: " + firstLine(message))
 }
 

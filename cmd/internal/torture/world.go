@@ -479,7 +479,7 @@ func (w *world) each(from string, f func(store.Chunk)) error {
 
 // leftovers are the files that should not be there when nothing runs.
 func (w *world) leftovers() (names []string) {
-	for _, pattern := range []string{"tmp/*", "kb.duckdb.tmp/*", "kb.duckdb.wal", "kb.duckdb.journal"} {
+	for _, pattern := range []string{"tmp/*", "kb.duckdb.tmp-*", "kb.duckdb.wal", "kb.duckdb.journal"} {
 		found, _ := filepath.Glob(filepath.Join(w.dir, pattern))
 		names = append(names, found...)
 	}

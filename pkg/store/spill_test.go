@@ -1,0 +1,93 @@
+package store
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+)
+
+// leftovers lists what is beside a database.
+func (k *kb) leftovers() (names []string) {
+	entries, err := os.ReadDir(filepath.Dir(k.DB))
+	if err != nil {
+		k.Fatal(err)
+	}
+	for _, e := range entries {
+		if e.Name() != filepath.Base(k.DB) {
+			names = append(names, e.Name())
+		}
+	}
+	return names
+}
+
+// Processes that spill at the same time must not see each other's rows.
+func TestSpillAtOnce(t *testing.T) {
+	k := open(t, simple)
+	var group sync.WaitGroup
+	for i := range 3 {
+		group.Go(func() {
+			d := k.Database
+			d.MemoryLimit = "40MB"
+			defer d.end()
+			c, err := d.connect(t.Context())
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer c.close()
+			err = c.exec(fmt.Sprintf("CREATE TABLE t AS SELECT range AS i, %d || repeat(md5(range::VARCHAR), 5) AS s FROM range(500000)", i))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if spilled, _ := filepath.Glob(filepath.Join(d.spill.dir, "duckdb_temp*")); len(spilled) == 0 {
+				t.Error("nothing was spilled")
+			}
+			if info, err := os.Stat(d.spill.dir); err != nil || info.Mode().Perm() != 0o700 {
+				t.Errorf("%v, %v", info.Mode(), err)
+			}
+			n, err := c.count(fmt.Sprintf("SELECT count(*) FROM t WHERE s = %d || repeat(md5(i::VARCHAR), 5)", i))
+			if err != nil || n != 500000 {
+				t.Errorf("%d rows are right, %v", n, err)
+			}
+		})
+	}
+	group.Wait()
+	if left := k.leftovers(); len(left) > 0 {
+		t.Error(left)
+	}
+}
+
+// What a killed process left is taken away, what a living one has is not.
+func TestSpillLeft(t *testing.T) {
+	k := open(t, simple, "INSERT INTO chunks (id, text) VALUES ('a', 'one')")
+	dead := k.DB + ".tmp-dead"
+	if err := os.MkdirAll(dead, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"lock", "duckdb_temp_storage_DEFAULT-0.tmp"} {
+		if err := os.WriteFile(filepath.Join(dead, name), []byte("one"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	living, err := newSpill(k.DB)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.must(k.pending(), "")
+	if left := k.leftovers(); len(left) != 1 || left[0] != filepath.Base(living.dir) {
+		t.Error(left)
+	}
+	living.remove()
+	if left := k.leftovers(); len(left) > 0 {
+		t.Error(left)
+	}
+}
+
+func TestMemoryLimit(t *testing.T) {
+	k := open(t, simple)
+	k.MemoryLimit = "200MB"
+	k.expect("SELECT current_setting('memory_limit')", "190.7 MiB")
+}
