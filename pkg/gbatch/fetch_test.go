@@ -359,7 +359,7 @@ func TestCanariesAgree(t *testing.T) {
 	out := g.ok(newFetch(), jobs)
 	vectors, failed := answersOf(t, out)
 	checkVectors(t, vectors, "b1", 20, 8)
-	if j := oneJob(t, out); *j.Succeeded != 20 || *j.Failed != 0 || len(failed) != 0 || strings.Contains(out, canaryPrefix) {
+	if j := oneJob(t, out); *j.Succeeded != 20 || *j.Failed != 0 || len(failed) != 0 || strings.Contains(out, record.CanaryPrefix) {
 		t.Errorf("%+v", j)
 	}
 	if b := g.books(); b.Canaries != 3 || b.MaxPaid != 1 || b.RequestsPaid != 20 {

@@ -26,16 +26,11 @@ import (
 // (ai.google.dev/gemini-api/docs/batch-api).
 const maxPayload = 2e9
 
-// canaryPrefix begins the keys of requests that are sent a second time to see
-// whether answers come back under their own keys. The rest of such a key is
-// the canary's number, a colon and the key that it repeats.
-const canaryPrefix = "gbatch-canary:"
-
-func canaryKey(i int, key string) string { return canaryPrefix + strconv.Itoa(i) + ":" + key }
+func canaryKey(i int, key string) string { return record.CanaryPrefix + strconv.Itoa(i) + ":" + key }
 
 // canaryOf returns the key that a canary repeats.
 func canaryOf(key string) (original string, ok bool) {
-	if key, ok = strings.CutPrefix(key, canaryPrefix); !ok {
+	if key, ok = strings.CutPrefix(key, record.CanaryPrefix); !ok {
 		return "", false
 	}
 	_, original, _ = strings.Cut(key, ":")
@@ -238,8 +233,8 @@ func (c *cutter) scan(headed bool) error {
 	if r.key, err = ndjson.String(key); err != nil || r.key == "" {
 		return c.in.Errorf("a request without a key, which is a string that is not empty")
 	}
-	if strings.HasPrefix(r.key, canaryPrefix) {
-		return c.in.Errorf("key %q: %s is reserved", r.key, canaryPrefix)
+	if strings.HasPrefix(r.key, record.CanaryPrefix) {
+		return c.in.Errorf("key %q: %s is reserved", r.key, record.CanaryPrefix)
 	}
 	if !headed {
 		if r.dim, err = askedDim(req); err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"gbatch/pkg/cli"
 	"gbatch/pkg/emulator"
+	"gbatch/pkg/record"
 )
 
 func content(t *testing.T, p *payload) string {
@@ -198,7 +199,7 @@ func TestCanaries(t *testing.T) {
 		var own strings.Builder
 		found := 0
 		for line := range strings.Lines(text) {
-			if !strings.Contains(line, canaryPrefix) {
+			if !strings.Contains(line, record.CanaryPrefix) {
 				own.WriteString(line)
 				continue
 			}

@@ -19,6 +19,12 @@ package record
 // Source: ai.google.dev/gemini-api/docs/embeddings.
 const MaxDim = 3072
 
+// CanaryPrefix begins the keys of requests that are sent a second time to see
+// whether answers come back under their own keys. The rest of such a key is
+// the canary's number, a colon and the key that it repeats. No chunk may have
+// such an id.
+const CanaryPrefix = "gbatch-canary:"
+
 // TaskTypes are the task types of Google's embedding models.
 // Source: ai.google.dev/api/embeddings, TaskType.
 var TaskTypes = []string{

@@ -30,10 +30,6 @@ const (
 // than the documented minimum of 128 are given too.
 const maxDim = 3072
 
-// CanaryPrefix starts the keys of the requests that check, and are not, a
-// batch's own. No chunk may have such an id.
-const CanaryPrefix = "gbatch-canary:"
-
 // ToJSONL is the command to-jsonl: chunks in, request lines out, with batch
 // headers passed on. A flag left empty is what the batch's header says.
 type ToJSONL struct {
@@ -131,8 +127,8 @@ func (r *run) chunk(m *members) error {
 	if err != nil {
 		return r.r.Errorf("%w", err)
 	}
-	if bytes.HasPrefix(key, []byte(CanaryPrefix)) {
-		return r.r.Errorf("key %.100q: ids that begin with %s are reserved: give the chunk another id", key, CanaryPrefix)
+	if bytes.HasPrefix(key, []byte(record.CanaryPrefix)) {
+		return r.r.Errorf("key %.100q: ids that begin with %s are reserved: give the chunk another id", key, record.CanaryPrefix)
 	}
 	if first, twice := r.keys.add(key, r.r.Line()); twice {
 		return r.r.Errorf("key %.100q is on line %d too: a batch takes each id once", key, first)

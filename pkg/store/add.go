@@ -69,6 +69,9 @@ func (a *Add) stage(c *conn, in io.Reader) (n int, err error) {
 		if err := chunk.Parse(line); err != nil {
 			return 0, r.Errorf("%w", err)
 		}
+		if strings.HasPrefix(chunk.ID, record.CanaryPrefix) {
+			return 0, r.Errorf("id %.100q: ids that begin with %s are reserved", chunk.ID, record.CanaryPrefix)
+		}
 		rows.setInt(0, int64(r.Line()))
 		rows.setString(1, chunk.ID)
 		for i, s := range []string{chunk.Text, chunk.Title, chunk.Context} {
@@ -85,15 +88,15 @@ func (a *Add) stage(c *conn, in io.Reader) (n int, err error) {
 	if err := rows.close(); err != nil {
 		return 0, err
 	}
-	return n, c.once()
+	return n, c.once("id")
 }
 
 // once refuses an id that comes twice.
-func (c *conn) once() error {
+func (c *conn) once(key string) error {
 	var id string
 	var first, again int64
 	found, err := c.one(func(r *rows) { id, first, again = r.string(0), r.int(1), r.int(2) },
-		"SELECT id, min(line), max(line) FROM memory.main.stage GROUP BY id HAVING count(*) > 1 ORDER BY 3 LIMIT 1")
+		"SELECT min(id), min(line), max(line) FROM memory.main.stage GROUP BY "+key+" HAVING count(*) > 1 ORDER BY 3 LIMIT 1")
 	if err == nil && found {
 		err = &ndjson.LineError{Line: int(again), Err: fmt.Errorf("id %q was on line %d already", id, first)}
 	}
@@ -121,15 +124,8 @@ func (a *Add) merge(c *conn) error {
 	if !s.table {
 		return cli.Errorf(cli.Usage, "%s is a view; chunks are added to a table", a.Table)
 	}
-	var bad string
-	var line int64
-	found, err := c.one(func(r *rows) { bad, line = r.string(0), r.int(1) },
-		"SELECT id, line FROM memory.main.stage WHERE TRY_CAST(id AS "+s.idType+") IS NULL ORDER BY line LIMIT 1")
-	if err != nil {
+	if err := a.fit(c, s); err != nil {
 		return err
-	}
-	if found {
-		return &ndjson.LineError{Line: int(line), Err: fmt.Errorf("id %q is no %s, which is what table %s has", bad, s.idType, a.Table)}
 	}
 	set, names, values, same := "", "id", "CAST(n.id AS "+s.idType+")", "true"
 	for _, name := range []string{"text", "title", "context"} {
@@ -152,9 +148,13 @@ func (a *Add) merge(c *conn) error {
 		same += fmt.Sprintf(" AND nullif(t.%[1]s, '') IS NOT DISTINCT FROM n.%[1]s", name)
 	}
 	if s.courtesy() {
-		set += ", " + s.setCourtesy("'PENDING'", "NULL")
+		if err := a.known(c, s); err != nil {
+			return err
+		}
+		status := "CASE WHEN n.id IN (SELECT id FROM gbatch_known) THEN 'READY' ELSE 'PENDING' END"
+		set += ", " + s.setCourtesy(status, "NULL")
 		names += ", embedding_status"
-		values += ", 'PENDING'"
+		values += ", " + status
 	}
 	err = c.exec(fmt.Sprintf(`UPDATE %[1]s AS t SET %[2]s FROM memory.main.stage n WHERE t.id = CAST(n.id AS %[3]s) AND NOT (%[4]s);
 		INSERT INTO %[1]s (%[5]s) SELECT %[6]s FROM memory.main.stage n WHERE CAST(n.id AS %[3]s) NOT IN (SELECT id FROM %[1]s WHERE id IS NOT NULL) ORDER BY n.line`,
@@ -163,4 +163,54 @@ func (a *Add) merge(c *conn) error {
 		slog.Info("the chunks are in the table", "table", a.Table)
 	}
 	return err
+}
+
+// fit refuses an id that the table would hold as another: 07 as 7, or a UUID
+// in two spellings.
+func (a *Add) fit(c *conn, s *source) error {
+	if s.idType == "VARCHAR" {
+		return nil
+	}
+	id := "id"
+	if s.idType == "UUID" {
+		id = "lower(id)"
+	}
+	var bad string
+	var line int64
+	found, err := c.one(func(r *rows) { bad, line = r.string(0), r.int(1) },
+		fmt.Sprintf("SELECT id, line FROM memory.main.stage WHERE %s IS DISTINCT FROM CAST(TRY_CAST(id AS %s) AS VARCHAR) ORDER BY line LIMIT 1", id, s.idType))
+	if err != nil {
+		return err
+	}
+	if found {
+		return &ndjson.LineError{Line: int(line), Err: fmt.Errorf("id %q is no %s, which is what table %s has", bad, s.idType, a.Table)}
+	}
+	return c.once(id)
+}
+
+// known lists the staged chunks whose text has a vector under their id. Where
+// the status of such a chunk said PENDING, it would be embedded again.
+func (a *Add) known(c *conn, s *source) error {
+	if err := c.exec("CREATE OR REPLACE TEMP TABLE gbatch_known (id VARCHAR)"); err != nil {
+		return err
+	}
+	ok, err := c.hasSchema()
+	if err != nil || !ok {
+		return err
+	}
+	r, err := c.query(`SELECT DISTINCT table_name FROM gbatch.jobs JOIN duckdb_columns() ON table_name = embeddings
+		WHERE database_name = current_database() AND schema_name = current_schema() AND column_name = 'chunk_id' AND data_type = ?
+			AND lower(source) IN (lower(?), lower(? || '.' || ?))`, s.idType, s.name, s.schema, s.name)
+	if err != nil {
+		return err
+	}
+	defer r.close()
+	for r.next() {
+		err := c.exec(fmt.Sprintf(`INSERT INTO gbatch_known SELECT n.key FROM (SELECT id AS key, CAST(id AS %s) AS id, %s AS text_hash FROM memory.main.stage) n
+			JOIN %s e ON e.chunk_id = n.id AND e.text_hash = n.text_hash`, s.idType, s.hash(), ident(r.string(0))))
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -125,18 +125,20 @@ func (d *divider) take(rec record.Answer) error {
 	}
 	u.keys[rec.Key] = struct{}{}
 	ans := answer{key: rec.Key, tokens: rec.Tokens, err: rec.Err}
-	if rec.Err == nil {
-		if vector.Finite(rec.Values) {
-			if u.arena == nil {
-				u.arena = make([]float32, 0, transaction*len(rec.Values))
-				u.answers = slices.Grow(u.answers, transaction)
-			}
-			n := len(u.arena)
-			u.arena = append(u.arena, rec.Values...)
-			ans.values = u.arena[n:len(u.arena):len(u.arena)]
-		} else {
-			ans.err = &record.Status{Code: 13, Status: "INTERNAL", Message: "the vector has a value that is not a finite number"}
+	switch {
+	case rec.Err != nil:
+	case len(rec.Values) > record.MaxDim:
+		ans.err = &record.Status{Code: 13, Status: "INTERNAL", Message: fmt.Sprintf("the vector has %d values", len(rec.Values))}
+	case !vector.Finite(rec.Values):
+		ans.err = &record.Status{Code: 13, Status: "INTERNAL", Message: "the vector has a value that is not a finite number"}
+	default:
+		if u.arena == nil {
+			u.arena = make([]float32, 0, transaction*len(rec.Values))
+			u.answers = slices.Grow(u.answers, transaction)
 		}
+		n := len(u.arena)
+		u.arena = append(u.arena, rec.Values...)
+		ans.values = u.arena[n:len(u.arena):len(u.arena)]
 	}
 	u.answers = append(u.answers, ans)
 	return nil
@@ -428,7 +430,7 @@ func (w *applier) vectors(c *conn, b claim, s *source) error {
 			return err
 		}
 	}
-	r, err := c.query("SELECT idx, key, text_hash FROM gbatch_fresh ORDER BY idx, key")
+	r, err := c.query("SELECT DISTINCT idx, key, text_hash FROM gbatch_fresh ORDER BY idx, key")
 	if err != nil {
 		return err
 	}
@@ -566,8 +568,9 @@ func (w *applier) unanswered(c *conn, b claim) error {
 	if err != nil {
 		return err
 	}
-	return w.fail(c, b, s, fmt.Sprintf(`SELECT c.id, m.key, c.%s AS rid, m.text_hash, 0::BIGINT AS code, 'UNANSWERED' AS status, 'the job gave no answer for this key' AS message
-		FROM (%s) m JOIN %s c ON c.id = TRY_CAST(m.key AS %s)`, s.rid(), missing, s.sql, s.idType))
+	return w.fail(c, b, s, fmt.Sprintf(`SELECT c.id, m.key, c.rid, m.text_hash, 0::BIGINT AS code, 'UNANSWERED' AS status, 'the job gave no answer for this key' AS message
+		FROM (%s) m JOIN (SELECT id, %s AS rid, %s AS text_hash FROM %s) c ON c.id = TRY_CAST(m.key AS %s) AND c.text_hash = m.text_hash`,
+		missing, s.rid(), s.hash(), s.sql, s.idType))
 }
 
 // ready keeps the courtesy columns, and the column for vectors, in step for

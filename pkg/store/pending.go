@@ -46,6 +46,8 @@ type round struct {
 	left int  // of --limit, where there is one
 	last bool // there is nothing to look for any more
 
+	begun bool // there was one before
+
 	// Of a table: the first rowid that was not looked at yet, and the id of the
 	// row before. DuckDB numbers rows anew where many before them were deleted, or
 	// moved by an UPDATE of a list.
@@ -294,6 +296,12 @@ func (p *Pending) claim(c *conn, r *round) (batches []string, err error) {
 	if err := r.find(c, s); err != nil {
 		return nil, err
 	}
+	if r.begun && !s.table {
+		if err := c.unique(s); err != nil { // as prepare did for the first round
+			return nil, err
+		}
+	}
+	r.begun = true
 	begun := r.low
 	where, err := p.pick(c, s, r)
 	if err != nil {
@@ -303,7 +311,7 @@ func (p *Pending) claim(c *conn, r *round) (batches []string, err error) {
 		// All chunks were looked at, as they are in this transaction.
 		defer func() {
 			if err == nil && (p.Limit == 0 || r.left > 0) {
-				err = c.exec("DELETE FROM " + ident(p.Embeddings) + " WHERE chunk_id IS NULL")
+				err = p.forget(c)
 			}
 		}()
 	}
@@ -345,6 +353,16 @@ func (p *Pending) claim(c *conn, r *round) (batches []string, err error) {
 		err = c.exec(fmt.Sprintf(`UPDATE %s AS t SET %s FROM gbatch_chosen p WHERE t.rowid = p.rid AND t.embedding_status IS DISTINCT FROM 'PENDING'`, s.sql, s.setCourtesy("'PENDING'", "NULL")))
 	}
 	return batches, err
+}
+
+// forget deletes the vectors that lost their chunk, after all chunks of the
+// source were looked at, unless the table has those of other sources.
+func (p *Pending) forget(c *conn) error {
+	others, err := c.count("SELECT count(*) FROM gbatch.jobs WHERE embeddings = ? AND source <> ?", p.Embeddings, p.From)
+	if err != nil || others > 0 {
+		return err
+	}
+	return c.exec("DELETE FROM " + ident(p.Embeddings) + " WHERE chunk_id IS NULL")
 }
 
 // put writes the picked chunks of the cuts to the outbox, in the order of seq.
@@ -485,7 +503,8 @@ func (p *Pending) copies(c *conn, s *source) error {
 		return err
 	}
 	err = c.exec(fmt.Sprintf(`INSERT INTO %[1]s SELECT id, text_hash, embedding, tokens, batch, %[2]s::TIMESTAMP FROM gbatch_copied;
-		DELETE FROM gbatch_picked WHERE id IN (SELECT id FROM gbatch_copied)`, e, literal(now())))
+		CREATE OR REPLACE TEMP TABLE gbatch_picked AS
+			SELECT * REPLACE (min(seq) OVER (PARTITION BY text_hash) AS first) FROM gbatch_picked WHERE id NOT IN (SELECT id FROM gbatch_copied)`, e, literal(now())))
 	if err != nil {
 		return err
 	}
@@ -496,7 +515,8 @@ func (p *Pending) copies(c *conn, s *source) error {
 func (p *Pending) unfit(c *conn, s *source) error {
 	// A text far below the limit keeps it, however much of it must be escaped.
 	suspect := fmt.Sprintf("bytes + title_bytes + strlen(key) > %d", maxLine/6)
-	n, err := c.count("SELECT count(*) FROM gbatch_picked WHERE bytes = 0 OR " + suspect)
+	reserved := "starts_with(key, " + literal(record.CanaryPrefix) + ")"
+	n, err := c.count("SELECT count(*) FROM gbatch_picked WHERE bytes = 0 OR " + reserved + " OR " + suspect)
 	if err != nil || n == 0 {
 		return err
 	}
@@ -518,18 +538,20 @@ func (p *Pending) unfit(c *conn, s *source) error {
 	}
 	r.close()
 	err = c.exec(fmt.Sprintf(`CREATE OR REPLACE TEMP TABLE gbatch_unfit AS
-		SELECT *, CASE WHEN bytes = 0 THEN 'the text is empty' ELSE 'the text is longer than a line may be: 16 MiB' END AS reason
-		FROM gbatch_picked WHERE bytes = 0 OR seq IN (%s)`, long))
+		SELECT *, CASE WHEN bytes = 0 THEN 'the text is empty' WHEN %[1]s THEN 'ids that begin with %[2]s are reserved'
+			ELSE 'the text is longer than a line may be: 16 MiB' END AS reason
+		FROM gbatch_picked WHERE bytes = 0 OR %[1]s OR seq IN (%[3]s)`, reserved, record.CanaryPrefix, long))
 	if err != nil {
 		return err
 	}
 	if n, err = c.count("SELECT count(*) FROM gbatch_unfit"); err != nil || n == 0 {
 		return err
 	}
-	slog.Warn("chunks that cannot be embedded are noted as failed; see chunks-status", "chunks", n)
+	slog.Warn("chunks that cannot be embedded are noted as failed (the view chunk_status has the reasons)", "chunks", n)
 	err = c.exec(fmt.Sprintf(`DELETE FROM gbatch.failures WHERE embeddings = %[1]s AND chunk_id IN (SELECT key FROM gbatch_unfit);
 		INSERT INTO gbatch.failures SELECT key, text_hash, %[1]s, 3, 'INVALID_ARGUMENT', reason, 0, true, NULL, %[2]s::TIMESTAMP FROM gbatch_unfit;
-		DELETE FROM gbatch_picked WHERE seq IN (SELECT seq FROM gbatch_unfit)`, literal(p.Embeddings), literal(now())))
+		CREATE OR REPLACE TEMP TABLE gbatch_picked AS
+			SELECT * REPLACE (min(seq) OVER (PARTITION BY text_hash) AS first) FROM gbatch_picked WHERE seq NOT IN (SELECT seq FROM gbatch_unfit)`, literal(p.Embeddings), literal(now())))
 	if err != nil || !s.courtesy() {
 		return err
 	}

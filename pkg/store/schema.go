@@ -57,24 +57,36 @@ func (s space) String() string {
 // prepare makes the embeddings table for chunks of src, or checks that it is
 // there for them and for the same space.
 func (c *conn) prepare(table string, src *source, want space) error {
+	types := map[string]string{}
+	there := table
+	r, err := c.query("SELECT column_name, data_type, table_name FROM duckdb_columns() WHERE database_name = current_database() AND schema_name = current_schema() AND lower(table_name) = lower(?)", table)
+	if err != nil {
+		return err
+	}
+	for r.next() {
+		types[r.string(0)], there = r.string(1), r.string(2)
+	}
+	r.close()
+	if there != table {
+		return cli.Errorf(cli.Usage, "table %s is there as %s; write it so with --embeddings", table, there)
+	}
 	var have space
 	found, err := c.one(func(r *rows) { have = space{r.string(0), r.string(1), int(r.int(2))} },
 		`SELECT model, task_type, dim FROM gbatch.jobs WHERE embeddings = ? AND (closed_at IS NULL OR succeeded > 0) LIMIT 1`, table)
 	if err != nil {
 		return err
 	}
+	if !found && len(types) > 0 && types["batch"] != "" {
+		// A job that ended badly may have left vectors that came before its end.
+		found, err = c.one(func(r *rows) { have = space{r.string(0), r.string(1), int(r.int(2))} },
+			"SELECT model, task_type, dim FROM gbatch.jobs WHERE embeddings = ? AND batch IN (SELECT batch FROM "+ident(table)+") LIMIT 1", table)
+		if err != nil {
+			return err
+		}
+	}
 	if found && have != want {
 		return cli.Errorf(cli.Usage, "table %s holds %v, not %v: vectors of two spaces cannot be compared; give the other one its own table with --embeddings NAME", table, have, want)
 	}
-	types := map[string]string{}
-	r, err := c.query("SELECT column_name, data_type FROM duckdb_columns() WHERE database_name = current_database() AND schema_name = current_schema() AND table_name = ?", table)
-	if err != nil {
-		return err
-	}
-	for r.next() {
-		types[r.string(0)] = r.string(1)
-	}
-	r.close()
 	vector := fmt.Sprintf("FLOAT[%d]", want.dim)
 	if len(types) > 0 && !found && types["text_hash"] == "UHUGEINT" && (types["embedding"] != vector || types["chunk_id"] != src.idType) {
 		// Left by a space that never got a vector.

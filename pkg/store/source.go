@@ -49,6 +49,9 @@ func (c *conn) source(from string) (*source, error) {
 	for r.next() {
 		s.columns[strings.ToLower(r.string(0))] = r.string(1)
 	}
+	if s.table && s.columns["rowid"] != "" {
+		return nil, fmt.Errorf("--from %s: its column rowid hides DuckDB's own, by which rows are found again; rename it, or give a SELECT of the columns", from)
+	}
 	for _, name := range []string{"id", "text"} {
 		if s.columns[name] == "" {
 			return nil, fmt.Errorf("--from %s has no column %s; wanted are id, text and, if there are any, title and context: give them their names with --from \"SELECT … AS id, … AS text FROM …\"", from, name)
@@ -147,7 +150,7 @@ func (c *conn) view(s *source, embeddings string) error {
 	n, err := c.count(`SELECT count(*) FROM (
 		SELECT view_name AS name, sql FROM duckdb_views() WHERE database_name = current_database() AND schema_name = current_schema()
 		UNION ALL SELECT table_name, '' FROM duckdb_tables() WHERE database_name = current_database() AND schema_name = current_schema())
-		WHERE name = 'chunk_status' AND NOT contains(sql, 'gbatch.items')`)
+		WHERE lower(name) = 'chunk_status' AND NOT contains(sql, 'gbatch.items')`)
 	if err != nil || n > 0 {
 		return err
 	}

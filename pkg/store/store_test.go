@@ -866,3 +866,161 @@ func TestReaderThatLeavesLosesNothing(t *testing.T) {
 	}
 	k.right()
 }
+
+// A column called rowid would stand for DuckDB's own.
+func TestColumnRowid(t *testing.T) {
+	k := open(t, "CREATE TABLE chunks (id VARCHAR, text VARCHAR, rowid BIGINT)", "INSERT INTO chunks VALUES ('a', 'one', 1), ('b', 'two', 1)")
+	if _, err := k.run(k.pending(), ""); err == nil || !strings.Contains(err.Error(), "its column rowid hides DuckDB's own") {
+		t.Error(err)
+	}
+	from := func(p *Pending) { p.From = "SELECT id, text FROM chunks" }
+	k.must(k.apply(), k.answers(k.must(k.pending(from), "")))
+	k.expect(statuses, "a|READY\nb|READY")
+}
+
+// A chunk that is added again, or edited and edited back, has its vector still.
+func TestAddAgain(t *testing.T) {
+	k := open(t, "CREATE TABLE chunks (id VARCHAR, text VARCHAR, title VARCHAR, embedding_status VARCHAR)")
+	add := &Add{Database: k.Database, Table: "chunks"}
+	const input = `{"id":"a","text":"one"}` + "\n" + `{"id":"b","text":"two"}`
+	k.must(add, input)
+	k.expect("SELECT id, embedding_status FROM chunks ORDER BY id", "a|PENDING\nb|PENDING")
+	k.embed()
+	k.sql("DELETE FROM chunks")
+	k.must(add, input)
+	k.expect("SELECT id, embedding_status FROM chunks ORDER BY id", "a|READY\nb|READY")
+	k.must(add, `{"id":"a","text":"changed"}`)
+	k.expect("SELECT id, embedding_status FROM chunks ORDER BY id", "a|PENDING\nb|READY")
+	k.must(add, input)
+	if n := k.embed(); n != 0 {
+		t.Errorf("%d texts are paid for again", n)
+	}
+	k.right()
+}
+
+// Ids that become one in the table are refused.
+func TestAddOddIDs(t *testing.T) {
+	k := open(t, "CREATE TABLE numbers (id INTEGER, text VARCHAR)", "CREATE TABLE uuids (id UUID, text VARCHAR)")
+	const uuid = "F47AC10B-58cc-4372-a567-0e02b2c3d479"
+	for in, want := range map[string]string{
+		`{"id":"7.4","text":"x"}`: "numbers|line 1: id \"7.4\" is no INTEGER",
+		`{"id":"07","text":"x"}`:  "numbers|line 1: id \"07\" is no INTEGER",
+		`{"id":"1e3","text":"x"}`: "numbers|line 1: id \"1e3\" is no INTEGER",
+		`{"id":"` + uuid + `","text":"x"}` + "\n" + `{"id":"` + strings.ToLower(uuid) + `","text":"x"}`: "uuids|line 2: id ",
+	} {
+		table, want, _ := strings.Cut(want, "|")
+		_, err := k.run(&Add{Database: k.Database, Table: table}, in)
+		if cli.ExitCode(err) != cli.Malformed || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", in, err)
+		}
+	}
+	k.must(&Add{Database: k.Database, Table: "uuids"}, `{"id":"`+uuid+`","text":"x"}`)
+	k.must(&Add{Database: k.Database, Table: "numbers"}, `{"id":-7,"text":"x"}`)
+}
+
+// Rows that get the id of another after they were claimed.
+func TestIDsThatBecomeOne(t *testing.T) {
+	for _, from := range []string{"chunks", "SELECT * FROM chunks"} {
+		k := open(t, "CREATE TABLE chunks (id VARCHAR, text VARCHAR)", "INSERT INTO chunks VALUES ('a', 'one'), ('b', 'two')")
+		set := func(p *Pending) { p.From = from }
+		out := k.must(k.pending(set), "")
+		k.sql("INSERT INTO chunks VALUES ('a', 'one')")
+		k.must(k.apply(), k.answers(out))
+		k.expect("SELECT chunk_id FROM embeddings ORDER BY ALL", "a\nb")
+		if _, err := k.run(k.pending(set), ""); cli.ExitCode(err) != cli.Malformed {
+			t.Error(err)
+		}
+	}
+	// … or between two rounds.
+	k := open(t, "CREATE TABLE chunks AS SELECT 'c' || range AS id, 'text ' || range AS text FROM range(100)")
+	p := k.pending(func(p *Pending) { p.From, p.Limit = "SELECT * FROM chunks", 1 })
+	k.must(p, "")
+	r := round{size: 10}
+	for i := range 2 {
+		err := p.transact(context.Background(), write, func(c *conn) error {
+			_, err := p.claim(c, &r)
+			return err
+		})
+		if (err == nil) != (i == 0) {
+			t.Errorf("round %d: %v", i, err)
+		}
+		k.sql("INSERT INTO chunks VALUES ('c50', 'another')")
+	}
+	p.end()
+}
+
+// Vectors that came before their job ended badly are of its space.
+func TestSpaceOfAPart(t *testing.T) {
+	k := open(t, simple, "INSERT INTO chunks (id, text) VALUES ('a', 'one'), ('b', 'two')")
+	b := k.batches(k.must(k.pending(), ""))[0]
+	k.run(k.apply(), k.vectorLine(b.Batch, "a", vec("one")))
+	k.run(k.apply(), k.jobLine(b.Batch, record.Failed, 0, 0))
+	_, err := k.run(k.pending(func(p *Pending) { p.Model = "gemini-embedding-2" }), "")
+	if cli.ExitCode(err) != cli.Usage || !strings.Contains(err.Error(), "two spaces cannot be compared") {
+		t.Error(err)
+	}
+	if n := k.embed(); n != 1 {
+		t.Errorf("%d requests", n)
+	}
+}
+
+// DuckDB takes names without regard to case.
+func TestCaseOfNames(t *testing.T) {
+	k := open(t, simple, "INSERT INTO chunks (id, text) VALUES ('a', 'one')", "CREATE VIEW Chunk_Status AS SELECT 42 AS mine")
+	k.must(k.apply(), k.answers(k.must(k.pending(), "")))
+	k.expect("FROM chunk_status", "42")
+	_, err := k.run(k.pending(func(p *Pending) { p.Embeddings = "Embeddings" }), "")
+	if cli.ExitCode(err) != cli.Usage || !strings.Contains(err.Error(), "is there as embeddings") {
+		t.Error(err)
+	}
+}
+
+// An id that no request may have fails alone.
+func TestReservedID(t *testing.T) {
+	k := open(t, simple, "INSERT INTO chunks (id, text) VALUES ('gbatch-canary:0:a', 'one'), ('b', 'one')")
+	if n := k.embed(); n != 1 {
+		t.Errorf("%d requests", n)
+	}
+	k.expect(statuses, "b|READY\ngbatch-canary:0:a|FAILED|ids that begin with gbatch-canary: are reserved")
+	_, err := k.run(&Add{Database: k.Database, Table: "chunks"}, `{"id":"gbatch-canary:1:x","text":"x"}`)
+	if cli.ExitCode(err) != cli.Malformed {
+		t.Error(err)
+	}
+}
+
+// One line with a vector out of all measure is that key's error.
+func TestVectorOutOfMeasure(t *testing.T) {
+	k := open(t, simple, "INSERT INTO chunks (id, text) VALUES ('a', 'one'), ('b', 'two')")
+	b := k.batches(k.must(k.pending(), ""))[0]
+	in := k.vectorLine(b.Batch, "a", make([]float32, 3_000_000)) + k.vectorLine(b.Batch, "b", vec("two")) + k.jobLine(b.Batch, record.Succeeded, 2, 0)
+	if _, err := k.run(k.apply(), in); cli.ExitCode(err) != cli.Partial {
+		t.Error(err)
+	}
+	k.expect("SELECT id, embedding_status FROM chunk_status ORDER BY id", "a|PENDING\nb|READY")
+}
+
+// A chunk set back whose text another chunk has too, which gets a copy.
+func TestSetBackBesideANewOne(t *testing.T) {
+	k := open(t, "CREATE TABLE chunks (id VARCHAR, text VARCHAR, embedding_status VARCHAR)", "INSERT INTO chunks VALUES ('b', 'one', NULL)")
+	k.embed()
+	k.sql("UPDATE chunks SET embedding_status = 'PENDING'", "CREATE OR REPLACE TEMP TABLE t AS FROM chunks; DELETE FROM chunks; INSERT INTO chunks VALUES ('a', 'one', NULL); INSERT INTO chunks FROM t")
+	if n := k.embed(); n != 1 {
+		t.Errorf("%d requests", n)
+	}
+}
+
+// The vectors of texts that moved out of a part of the chunks are kept when
+// only that part is looked at.
+func TestPartsOfATable(t *testing.T) {
+	k := open(t, simple, "INSERT INTO chunks (id, text) VALUES ('a', 'one'), ('b', 'two'), ('z', 'three')")
+	k.embed()
+	k.sql("UPDATE chunks SET text = 'new' WHERE id = 'a'")
+	out := k.must(k.pending(func(p *Pending) { p.From = "SELECT * FROM chunks WHERE id < 'm'" }), "")
+	k.must(k.apply(), k.answers(out))
+	k.sql("UPDATE chunks SET text = 'one' WHERE id = 'z'")
+	k.must(k.pending(func(p *Pending) { p.From = "SELECT * FROM chunks WHERE id < 'm'" }), "")
+	if n := k.embed(); n != 0 {
+		t.Errorf("%d texts are paid for again", n)
+	}
+	k.right()
+}
