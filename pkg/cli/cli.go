@@ -256,8 +256,13 @@ func Printable(s string) string {
 }
 
 func unprintable(r rune) bool {
-	return r < 0x20 || r >= 0x7f && r < 0xa0 || r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069
+	return r < 0x20 || r >= 0x7f && r < 0xa0 || r == 0x061c || r == 0x200e || r == 0x200f || r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069
 }
+
+// ShortestSecret is how long a key must be to be looked for in what is printed.
+// Google's have 39 characters; a short one, such as an emulator takes, is part
+// of many a word.
+const ShortestSecret = 8
 
 // A cleaner keeps secrets out of what is written through it. Every caller
 // writes whole lines.
@@ -269,7 +274,7 @@ type cleaner struct {
 func (c *cleaner) Write(p []byte) (int, error) {
 	s := string(p)
 	for _, secret := range c.secrets {
-		if secret != "" {
+		if len(secret) >= ShortestSecret {
 			s = strings.ReplaceAll(s, secret, "[API key]")
 		}
 	}

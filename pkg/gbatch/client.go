@@ -58,10 +58,7 @@ type client struct {
 // newClient takes the key from GOOGLE_API_KEY, else GEMINI_API_KEY, which is
 // the SDK's order, and the base URL from GOOGLE_GEMINI_BASE_URL.
 func newClient(ctx context.Context, retryFor time.Duration) (*client, error) {
-	key := os.Getenv("GOOGLE_API_KEY")
-	if key == "" {
-		key = os.Getenv("GEMINI_API_KEY")
-	}
+	key := os.Getenv(keyVariable())
 	if key == "" {
 		return nil, cli.Errorf(cli.Usage, "no API key: set GEMINI_API_KEY")
 	}
@@ -95,6 +92,14 @@ func newClient(ctx context.Context, retryFor time.Duration) (*client, error) {
 		return nil, errors.New("the client of the Gemini API could not be set up")
 	}
 	return c, nil
+}
+
+// keyVariable is the variable that the key is taken from.
+func keyVariable() string {
+	if os.Getenv("GOOGLE_API_KEY") != "" {
+		return "GOOGLE_API_KEY"
+	}
+	return "GEMINI_API_KEY"
 }
 
 func loopback(host string) bool {
@@ -243,6 +248,9 @@ func redacted(err error, key string) error {
 
 // redact takes the key out of a text, also where it stands in a URL.
 func redact(s, key string) string {
+	if len(key) < cli.ShortestSecret {
+		return s
+	}
 	for _, k := range []string{key, url.QueryEscape(key), url.PathEscape(key)} {
 		if k != "" {
 			s = strings.ReplaceAll(s, k, "[API key]")
@@ -324,7 +332,7 @@ func (e *apiError) Error() string {
 	}
 	text += ": " + e.message
 	if e.auth() {
-		text = "the API key was refused, check GEMINI_API_KEY: " + text
+		text = "the API key was refused, check " + keyVariable() + ": " + text
 	}
 	return text
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -16,8 +17,16 @@ import (
 	"gbatch/pkg/emulator"
 )
 
+// quiet drops the log, for tests of a thousand attempts.
+func quiet(t *testing.T) {
+	old := slog.Default()
+	slog.SetDefault(slog.New(slog.DiscardHandler))
+	t.Cleanup(func() { slog.SetDefault(old) })
+}
+
 // What Google asks for is waited, and not much more.
 func TestPauseAsAsked(t *testing.T) {
+	quiet(t)
 	for _, said := range []struct{ header, body string }{
 		{"30", `{}`},
 		{"", `{"error":{"details":[{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"30s"}]}}`},
@@ -40,6 +49,7 @@ func TestPauseAsAsked(t *testing.T) {
 
 // Where nothing is said the pauses grow, are never the same, and end in time.
 func TestPauseJitters(t *testing.T) {
+	quiet(t)
 	synctest.Test(t, func(t *testing.T) {
 		cause := &apiError{http: 503}
 		firsts := map[time.Duration]bool{}
@@ -204,4 +214,14 @@ func TestNoCompression(t *testing.T) {
 		g.ServeHTTP(w, r)
 	}))
 	g.ok(newFetch(), jobs)
+}
+
+// The variable that the key came from is the one to look at.
+func TestRefusedKey(t *testing.T) {
+	g := newGoogle(t, emulator.Options{})
+	t.Setenv("GEMINI_API_KEY", "a-key-that-is-wrong")
+	g.fails(newSubmit(), batch("b1", 1, 4), cli.Error, "check GEMINI_API_KEY: ")
+	t.Setenv("GOOGLE_API_KEY", "a-key-that-is-wrong")
+	t.Setenv("GEMINI_API_KEY", testKey)
+	g.fails(newSubmit(), batch("b1", 1, 4), cli.Error, "check GOOGLE_API_KEY: ")
 }

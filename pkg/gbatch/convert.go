@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"math"
 	"runtime"
@@ -70,6 +71,9 @@ func convert(r io.Reader, stop func(), c *converter, out io.Writer) (got answers
 	for b := range order {
 		<-b.done
 		if b.err != nil {
+			if _, err := out.Write(b.out); err != nil { // what came before is paid for
+				return got, err
+			}
 			return got, fmt.Errorf("line %d of the result: %w", lines+b.line, b.err)
 		}
 		lines += b.line
@@ -170,7 +174,7 @@ func (c *converter) block(b *block) {
 			return
 		}
 		if r.Key == "" {
-			b.err = &oneBatch{errors.New("an answer without a key: nothing tells which text it belongs to")}
+			b.err = &oneBatch{cli.Errorf(cli.Malformed, "an answer without a key: nothing tells which text it belongs to")}
 			return
 		}
 		b.got.lines++
@@ -181,7 +185,7 @@ func (c *converter) block(b *block) {
 		b.got.own++
 		if fail := c.check(r); fail != nil {
 			b.got.failed++
-			fail.Status = cmp.Or(fail.Status, codeName(fail.Code))
+			fail.Status = redact(cmp.Or(fail.Status, codeName(fail.Code)), c.key)
 			fail.Message = redact(fail.Message, c.key)
 			line, err := ndjson.Marshal(record.KeyError{Key: r.Key, Batch: c.job.Batch, Error: *fail})
 			if err != nil {
@@ -259,9 +263,14 @@ func verify(all func() io.Reader, n int) error {
 		return err
 	}
 	var bad []string
+	failed := 0
 	for _, id := range slices.Sorted(maps.Keys(pairs)) {
 		p := pairs[id]
-		if !p.failed && !same(p.canary, p.first) {
+		if p.failed {
+			failed++
+			continue
+		}
+		if !same(p.canary, p.first) {
 			bad = append(bad, fmt.Sprintf("%q", p.key))
 		}
 	}
@@ -271,6 +280,8 @@ func verify(all func() io.Reader, n int) error {
 		return cli.Errorf(cli.Partial, "the answers to %d of %d requests sent twice differ or are missing, they may be swapped: keys %s; %s", len(bad), n, strings.Join(bad, " "), advice)
 	case len(pairs) < n:
 		return cli.Errorf(cli.Partial, "%d of %d requests sent twice have one answer only; %s", n-len(pairs), n, advice)
+	case failed > 0:
+		slog.Warn("requests sent twice were answered with an error, and were not compared", "requests", failed, "of", n)
 	}
 	return nil
 }

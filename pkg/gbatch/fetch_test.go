@@ -3,6 +3,7 @@ package gbatch
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -103,7 +104,7 @@ func TestFetchNotWhole(t *testing.T) {
 	}{
 		{"half a line", []string{"results match=bad half"}, cli.Malformed, "half a line"},
 		{"garbage", []string{"results match=bad garbage last=3"}, cli.Malformed, "line "},
-		{"without a key", []string{"results match=bad nokey first=1"}, cli.Error, "without a key"},
+		{"without a key", []string{"results match=bad nokey first=1"}, cli.Malformed, "without a key"},
 		{"NaN", []string{"results match=bad values=nan first=1"}, cli.Malformed, "line "},
 		{"cut on the way", []string{"download match=JOB short=500"}, cli.Malformed, ""},
 		{"fewer than counted", []string{"get match=JOB status=200 body=STATS"}, cli.Malformed, "google counts 11 answers, its result holds 10"},
@@ -375,6 +376,30 @@ func TestCanariesAgree(t *testing.T) {
 	g.jobs(1)
 }
 
+// A canary that is answered with an error is not taken for a proof.
+func TestCanariesFail(t *testing.T) {
+	g := newGoogle(t, emulator.Options{})
+	g.faults("results keys=gbatch-canary:0:b1/0 error=13")
+	submit := newSubmit()
+	submit.Canary = 20
+	out := g.ok(newFetch(), g.ended(submit, batch("b1", 20, 8)))
+	vectors, _ := answersOf(t, out)
+	checkVectors(t, vectors, "b1", 20, 8)
+	if log := g.log.String(); !strings.Contains(log, "were not compared") || !strings.Contains(log, "requests=1 of=20") {
+		t.Error("nothing is said of the canary that failed")
+	}
+}
+
+// The answers before a line that cannot be read are printed: they are paid for.
+func TestLinesBeforeABadOne(t *testing.T) {
+	g := newGoogle(t, emulator.Options{})
+	g.faults("results half")
+	out := g.fails(newFetch(), g.ended(newSubmit(), batch("b1", 5, 8)), cli.Malformed, "half a line")
+	if vectors, _ := answersOf(t, out); len(vectors) != 4 || strings.Contains(out, `"job"`) {
+		t.Errorf("%d vectors are printed: %s", len(vectors), out)
+	}
+}
+
 func TestCanariesDisagree(t *testing.T) {
 	for _, c := range []struct {
 		name, fault string
@@ -621,5 +646,30 @@ func FuzzConvert(f *testing.F) {
 			t.Errorf("%+v, printed %d lines", got, vectors+failed)
 		}
 		verify(func() io.Reader { return bytes.NewReader(in) }, 1)
+	})
+}
+
+func FuzzInline(f *testing.F) {
+	f.Add([]byte(`[{"key":"a","response":{"embedding":{"values":[1]}}}, {"metadata":{"key":"b"},
+		"error":{"code":3}}]`))
+	f.Add([]byte(`[{"response":{}}]`))
+	f.Add([]byte(`[1,null,"x"]`))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		var items []json.RawMessage
+		if json.Unmarshal(in, &items) != nil {
+			return
+		}
+		lines, err := keyed(items)
+		if err != nil {
+			return
+		}
+		if n := bytes.Count(lines, []byte("\n")); n != len(items) {
+			t.Fatalf("%d lines of %d answers", n, len(items))
+		}
+		for line := range bytes.Lines(lines) {
+			if !json.Valid(line) {
+				t.Errorf("%q", line)
+			}
+		}
 	})
 }

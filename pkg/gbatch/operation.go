@@ -87,7 +87,7 @@ func decodeOperation(body []byte, key string) (*operation, error) {
 		}
 	}
 	if e := doc.Error; e != nil {
-		op.err = &record.Status{Code: e.Code, Status: cmp.Or(e.Status, codeName(e.Code)), Message: oneLine(redact(e.Message, key))}
+		op.err = &record.Status{Code: e.Code, Status: redact(cmp.Or(e.Status, codeName(e.Code)), key), Message: oneLine(redact(e.Message, key))}
 		if doc.Done && !(&record.Job{State: op.state}).Ended() {
 			op.state = record.Failed
 		}

@@ -129,7 +129,7 @@ var apiErrors = []struct {
 	{400, "", `{"error":{"message":"API key not valid.","status":"INVALID_ARGUMENT","details":[{"reason":"API_KEY_INVALID"}]}}`,
 		"the API key was refused, check GEMINI_API_KEY: google answered 400 INVALID_ARGUMENT: API key not valid.", 0, true, true},
 	{401, "", "", "the API key was refused, check GEMINI_API_KEY: google answered 401: Unauthorized", 0, true, true},
-	{403, "", `{"error":{"message":"no SECRET here?key=SECRET"}}`, "the API key was refused, check GEMINI_API_KEY: google answered 403: no [API key] here?key=[API key]", 0, true, true},
+	{403, "", `{"error":{"message":"no SECRETKEY here?key=SECRETKEY"}}`, "the API key was refused, check GEMINI_API_KEY: google answered 403: no [API key] here?key=[API key]", 0, true, true},
 	{404, "", `{"error":{"message":"Requested entity was not found.","status":"NOT_FOUND"}}`, "google answered 404 NOT_FOUND: Requested entity was not found.", 0, true, false},
 	{400, "", `{"error":{"message":"Error on line 1: a\nError on line 2: b\n\nError on line 3: c\nError on line 4: d\nError on line 5: e\nError on line 6: f\n"}}`,
 		"google answered 400: Error on line 1: a; Error on line 2: b; Error on line 3: c; Error on line 4: d; and 2 lines more", 0, true, false},
@@ -138,10 +138,11 @@ var apiErrors = []struct {
 }
 
 func TestAPIErrors(t *testing.T) {
+	t.Setenv("GOOGLE_API_KEY", "")
 	for _, c := range apiErrors {
 		header := http.Header{}
 		header.Set("Retry-After", c.retry)
-		e := newAPIError(&http.Response{StatusCode: c.code, Header: header}, []byte(c.body), "SECRET")
+		e := newAPIError(&http.Response{StatusCode: c.code, Header: header}, []byte(c.body), "SECRETKEY")
 		if e.Error() != c.text || e.wait != c.wait || refused(e) != c.refused || passing(e) == c.refused || e.auth() != c.key {
 			t.Errorf("%d %s:\n%s, wait %v, refused %v, auth %v\nwant\n%s", c.code, c.body, e, e.wait, refused(e), e.auth(), c.text)
 		}
@@ -165,7 +166,7 @@ func FuzzOperation(f *testing.F) {
 		f.Add([]byte(c.body))
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		op, err := decodeOperation(body, "SECRET")
+		op, err := decodeOperation(body, "SECRETKEY")
 		if err != nil {
 			return
 		}
@@ -186,8 +187,8 @@ func FuzzAPIError(f *testing.F) {
 		f.Add(c.code, c.retry, []byte(c.body))
 	}
 	f.Fuzz(func(t *testing.T, code int, retry string, body []byte) {
-		e := newAPIError(&http.Response{StatusCode: code, Header: http.Header{"Retry-After": {retry}}}, body, "SECRET")
-		if strings.ContainsAny(e.Error(), "\n\r") || strings.Contains(e.Error(), "SECRET") || len(e.message) > 4000 || e.wait < 0 {
+		e := newAPIError(&http.Response{StatusCode: code, Header: http.Header{"Retry-After": {retry}}}, body, "SECRETKEY")
+		if strings.ContainsAny(e.Error(), "\n\r") || strings.Contains(e.Error(), "SECRETKEY") || len(e.message) > 4000 || e.wait < 0 {
 			t.Errorf("%+v", e)
 		}
 	})

@@ -299,7 +299,7 @@ func (s *submission) look(ctx context.Context, p *payload) (found *genai.BatchJo
 		return nil, 0, fmt.Errorf("look for the job of %s: %w", p, err)
 	}
 	if len(mine) == 0 && other != nil {
-		return nil, 0, &oneBatch{fmt.Errorf("%s was already submitted with another payload or model, as %s (%s): delete that job if it is not wanted", p, other.Name, jobState(string(other.State)))}
+		return nil, 0, &oneBatch{fmt.Errorf("%s was already submitted with another payload or model, as %s (%s): collect that job, or cancel it if it is not wanted", p, other.Name, jobState(string(other.State)))}
 	}
 	if len(mine) == 0 {
 		return nil, active, nil

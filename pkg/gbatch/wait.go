@@ -205,11 +205,11 @@ func readJobs(ctx context.Context, in io.Reader) (<-chan *record.Job, *error) {
 			if err == io.EOF {
 				return
 			}
-			job := new(record.Job)
+			var job *record.Job
 			if err == nil {
-				if err = ndjson.Unmarshal(line, job); err != nil {
+				if job, err = record.ParseJob(line); err != nil {
 					err = r.Errorf("%w", err)
-				} else if !jobNames.MatchString(job.Job) {
+				} else if job == nil || !jobNames.MatchString(job.Job) {
 					err = r.Errorf("not a job: a record with job batches/… is expected")
 				} else if job.Input != "" && !fileNames.MatchString(job.Input) {
 					err = r.Errorf("job %s: its input %q is not a name of a file", job.Job, job.Input)

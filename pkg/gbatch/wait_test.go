@@ -222,10 +222,35 @@ func TestWaitPause(t *testing.T) {
 		{time.Hour, 100 * time.Hour, time.Hour},
 	} {
 		w := &Wait{Interval: c.interval}
+		different := map[time.Duration]bool{}
 		for range 100 {
-			if d := w.pause(c.age); d < c.want*4/5 || d > c.want*6/5+1 {
+			d := w.pause(c.age)
+			different[d] = true
+			if d < c.want*4/5 || d > c.want*6/5+1 {
 				t.Errorf("interval %v, age %v: %v, want %v", c.interval, c.age, d, c.want)
 			}
 		}
+		if len(different) < 50 {
+			t.Errorf("interval %v: the pauses are alike", c.interval)
+		}
 	}
+}
+
+func FuzzJobs(f *testing.F) {
+	f.Add(`{"job":"batches/a","batch":"b","state":"QUEUED","input":"files/x"}`)
+	f.Add(`{"job":"batches/a","state":"SUCCEEDED"}` + "\n\n" + `{"job":"models/a"}`)
+	f.Add(`{"key":"a","batch":"b","dim":1,"vector":"AAAAAA=="}`)
+	f.Add(`{"JOB":"batches/a"}`)
+	f.Add(`{"job":"batches/../x","input":"files/../x"`)
+	f.Fuzz(func(t *testing.T, in string) {
+		jobs, err := readJobs(t.Context(), strings.NewReader(in))
+		for job := range jobs {
+			if !strings.HasPrefix(job.Job, "batches/") || strings.Contains(job.Job, "..") || strings.Contains(job.Input, "..") {
+				t.Errorf("%q: %+v", in, job)
+			}
+		}
+		if *err != nil && cli.ExitCode(*err) != cli.Malformed {
+			t.Errorf("%q: %v", in, *err)
+		}
+	})
 }

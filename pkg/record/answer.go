@@ -41,8 +41,8 @@ func (p *AnswerParser) Parse(line []byte) (Answer, error) {
 	case err != nil:
 		return Answer{}, err
 	case job:
-		j := new(Job)
-		if err := ndjson.Unmarshal(line, j); err != nil {
+		j, err := ParseJob(line)
+		if err != nil {
 			return Answer{}, err
 		}
 		return Answer{Batch: j.Batch, Job: j}, nil
@@ -66,4 +66,21 @@ func (p *AnswerParser) Parse(line []byte) (Answer, error) {
 
 func (p *AnswerParser) vector() Answer {
 	return Answer{Key: p.line.Key, Batch: p.line.Batch, Values: p.line.Values, Tokens: p.line.Tokens}
+}
+
+// ParseJob reads a line. One that is whole and has no member job gives nil.
+func ParseJob(line []byte) (*Job, error) {
+	is := false
+	err := ndjson.Object(line, func(name, _ []byte) error {
+		is = is || string(name) == "job"
+		return nil
+	})
+	if err != nil || !is {
+		return nil, err
+	}
+	j := new(Job)
+	if err := ndjson.Unmarshal(line, j); err != nil {
+		return nil, err
+	}
+	return j, nil
 }

@@ -12,6 +12,14 @@
 //	job      job       Google's work on a batch
 //	vector   vector    the answer for one key
 //	error    error     the failure of one key (a job has error too: job is looked for first)
+//
+// A request has no struct here, since it is Google's and is passed on as it is:
+//
+//	{"key":"chunk_123","request":{"content":{"parts":[{"text":"…"}]},"taskType":"RETRIEVAL_DOCUMENT","title":"…","outputDimensionality":768}}
+//
+// key is the chunk's id, not empty, and once in a batch. request is an
+// EmbedContentRequest, or a GenerateContentRequest for gbatch-submit --method
+// generate. Source: ai.google.dev/gemini-api/docs/batch-api.
 package record
 
 // MaxDim is the most values a vector may have. Google's models take 128 to
@@ -80,7 +88,7 @@ type Job struct {
 	Canary    int     `json:"canary,omitempty"`    // requests sent twice to check the answers, not in Requests
 	Succeeded *int    `json:"succeeded,omitempty"` // vectors printed before this line
 	Failed    *int    `json:"failed,omitempty"`    // errors of keys printed before this line
-	Tokens    *int64  `json:"tokens,omitempty"`    // as counted by Google, all vectors together
+	Tokens    *int64  `json:"tokens,omitempty"`    // as counted by Google, canaries included
 	CreatedAt string  `json:"created,omitempty"`   // RFC 3339, by Google's clock; set by wait
 	EndedAt   string  `json:"ended,omitempty"`     // likewise
 	Error     *Status `json:"error,omitempty"`     // why the job ended without results

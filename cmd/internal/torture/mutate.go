@@ -27,7 +27,7 @@ var mutations = map[string][]change{
 	"no-lock": {{"pkg/gbatch/intent.go",
 		"syscall.LOCK_EX|syscall.LOCK_NB", "syscall.LOCK_UN"}},
 	"no-canary-check": {{"pkg/gbatch/convert.go",
-		"if !p.failed && !same(p.canary, p.first) {", "if false {"}},
+		"if !same(p.canary, p.first) {", "if false {"}},
 	"input-deleted-first": {{"pkg/gbatch/fetch.go",
 		"	job.Succeeded, job.Failed, job.Tokens = nil, nil, nil\n",
 		"	job.Succeeded, job.Failed, job.Tokens = nil, nil, nil\n	c.deleteInput(ctx, job.Input)\n"}},
