@@ -4,6 +4,9 @@
 # make embed DB=kb.duckdb    your own database: the whole line, waits for the jobs
 # make flush DB=kb.duckdb    … submit what is pending, do not wait
 # make sync  DB=kb.duckdb    … collect the jobs that have ended
+# make check                 the scripts, against the built commands
+# make lint race fuzz        what CI holds a change against
+# make torture bench         kills by the hundred; BENCHMARKS.md
 
 SHELL := bash
 .SHELLFLAGS := -o pipefail -ec
@@ -35,7 +38,9 @@ race:
 lint:
 	test -z "$$(gofmt -l .)" || { gofmt -d .; exit 1; }
 	go vet ./...
+	go vet -C cmd/internal/bench ./...
 	go mod tidy -diff
+	go -C cmd/internal/bench mod tidy -diff
 	go run $(STATICCHECK) ./...
 	# Where its database cannot be reached, govulncheck has no opinion.
 	out=$$(go run $(GOVULNCHECK) ./... 2>&1) || {
@@ -85,9 +90,10 @@ flush: need-db build
 	export PATH="$(CURDIR)/bin:$$PATH" GBATCH_LIMIT=$${GBATCH_LIMIT:-100000}
 	chunks-pending "$(DB)" | to-jsonl | gbatch-submit | vectors-apply "$(DB)"
 
+# Jobs that are still at work (4) are what to expect.
 sync: need-db build
 	export PATH="$(CURDIR)/bin:$$PATH"
-	jobs-pending "$(DB)" | gbatch-wait --once | gbatch-fetch | vectors-apply "$(DB)"
+	jobs-pending "$(DB)" | gbatch-wait --once | gbatch-fetch | vectors-apply "$(DB)" || test $$? = 4
 
 need-db:
-	test -n "$(DB)" || { echo "make: say which database: make $(MAKECMDGOALS) DB=kb.duckdb" >&2; exit 2; }
+	@test -n "$(DB)" || { echo "make: say which database: make $(MAKECMDGOALS) DB=kb.duckdb" >&2; exit 2; }

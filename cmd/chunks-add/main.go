@@ -14,6 +14,9 @@
 //
 // The table is made if it is not there, with a text id. In a table of your own
 // the id may also be a whole number or a UUID.
+//
+// Exit codes: 0 done, 1 failed, 2 usage, 5 the database is held by another
+// process for longer than --lock-timeout, 7 input cut short or malformed.
 package main
 
 import (

@@ -18,6 +18,9 @@
 //
 // The defaults of the three limits fit the lowest paid tier of the API. --limit
 // counts what this run claims, not what it prints again.
+//
+// Exit codes: 0 done, 1 failed, 2 usage, 5 the database is held by another
+// process for longer than --lock-timeout, 7 ids that are missing or not unique.
 package main
 
 import (

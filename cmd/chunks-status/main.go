@@ -7,7 +7,10 @@
 //
 // Tokens are Google's count where there is one, else an estimate from above.
 // Which chunk has which status is in the view chunk_status, and why a chunk
-// failed in its column error_message.
+// failed in its column error_message. The batches are those of --embeddings.
+//
+// Exit codes: 0 done, 1 failed, 2 usage, 5 the database is held by another
+// process for longer than --lock-timeout.
 package main
 
 import (

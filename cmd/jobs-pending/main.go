@@ -4,6 +4,9 @@
 //	{"job":"batches/abc","batch":"b01K…","state":"QUEUED","model":"gemini-embedding-001","dim":768,"requests":2,"input":"files/x"}
 //
 //	jobs-pending kb.duckdb | gbatch-wait --once | gbatch-fetch | vectors-apply kb.duckdb
+//
+// Exit codes: 0 done, 1 failed, 2 usage, 5 the database is held by another
+// process for longer than --lock-timeout.
 package main
 
 import (

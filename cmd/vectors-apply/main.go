@@ -13,6 +13,10 @@
 //	jobs-pending kb.duckdb | gbatch-wait --once | gbatch-fetch | vectors-apply kb.duckdb
 //
 // It prints each job record once its effect is in the database.
+//
+// Exit codes: 0 done, 1 failed, 2 usage, 3 done, but some keys or jobs failed,
+// 5 the database is held by another process for longer than --lock-timeout,
+// 7 input cut short or malformed: what came before it is in the database.
 package main
 
 import (

@@ -50,6 +50,10 @@ const journalMagic = "gbatch journal 1"
 // errLocked is the error of a database that another process has open.
 var errLocked = errors.New("the file is locked")
 
+// errKept is the error of a journal that is of no use any more and stays all
+// the same, such as in a folder that may not be written to.
+var errKept = errors.New("the journal cannot be taken away")
+
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // openJournal puts back what a killed process left behind. It is to be called
@@ -77,8 +81,8 @@ func openJournal(path string, mode access) (*journal, error) {
 		return j, nil
 	}
 	j.db.Close()
-	if errors.Is(err, errLocked) && mode == read {
-		err = nil // a reader does not mind another
+	if mode == read && (errors.Is(err, errLocked) || errors.Is(err, errKept)) {
+		err = nil // a reader does not mind another, nor a journal that has done its work
 	}
 	return nil, err
 }
@@ -111,7 +115,10 @@ func (j *journal) settle() error {
 	if err := j.restore(b); err != nil {
 		return err
 	}
-	return os.Remove(j.path)
+	if err := os.Remove(j.path); err != nil {
+		return fmt.Errorf("%w: %w", errKept, err)
+	}
+	return nil
 }
 
 // restore writes the torn blocks of a journal back, if it is whole and the

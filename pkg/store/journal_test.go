@@ -206,3 +206,19 @@ func TestJournalOfAnother(t *testing.T) {
 		t.Error("the journal of a dead process is still there")
 	}
 }
+
+// In a folder that may not be written to, a journal does not keep readers out.
+func TestJournalThatStays(t *testing.T) {
+	if os.Getuid() == 0 {
+		t.Skip("root may write to every folder")
+	}
+	k := open(t, simple)
+	db := contents(t, k.DB)
+	k = file(t, db, []byte("of no use"))
+	folder := filepath.Dir(k.DB)
+	if err := os.Chmod(folder, 0o500); err != nil {
+		t.Fatal(err)
+	}
+	defer os.Chmod(folder, 0o700)
+	k.expect("SELECT count(*) FROM chunks", "0")
+}

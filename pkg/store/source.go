@@ -2,7 +2,9 @@ package store
 
 import (
 	"fmt"
+	"slices"
 	"strings"
+	"unicode"
 
 	"gbatch/pkg/cli"
 )
@@ -25,14 +27,9 @@ type source struct {
 // a query does is one, and runs as it stands.
 func (c *conn) source(from string) (*source, error) {
 	s := &source{from: from, columns: map[string]string{}}
-	word := ""
-	if words := strings.Fields(strings.ToUpper(from)); len(words) > 0 {
-		word = words[0]
-	}
-	switch strings.TrimLeft(word, "(") {
-	case "SELECT", "FROM", "WITH", "VALUES":
-		s.sql = "(" + from + "\n)" // it may end in a comment
-	default:
+	if isQuery(from) {
+		s.sql = "(" + strings.TrimRight(from, "; \t\r\n") + "\n)" // it may end in a comment
+	} else {
 		found, err := c.lookup(s, from)
 		if err != nil {
 			return nil, err
@@ -71,6 +68,16 @@ func (c *conn) source(from string) (*source, error) {
 		s.managed, err = c.isMarked(s)
 	}
 	return s, err
+}
+
+// isQuery reports whether --from begins as a query does.
+func isQuery(from string) bool {
+	from = strings.TrimLeft(from, "( \t\r\n")
+	word := strings.IndexFunc(from, func(r rune) bool { return !unicode.IsLetter(r) })
+	if word < 0 || !strings.ContainsRune(" \t\r\n*('\"", rune(from[word])) {
+		return false
+	}
+	return slices.Contains([]string{"SELECT", "FROM", "WITH", "VALUES", "TABLE"}, strings.ToUpper(from[:word]))
 }
 
 // lookup finds the table or view of a name, as DuckDB does without regard to case.

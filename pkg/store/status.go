@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -17,7 +18,7 @@ import (
 // many tokens and how much money, and what became of each batch.
 type Status struct {
 	Database   `embed:""`
-	From       string `default:"chunks" help:"The chunks, as chunks-pending takes them."`
+	From       string `placeholder:"SOURCE" help:"The chunks, as chunks-pending takes them (default what it took last, else chunks)."`
 	Embeddings string `default:"embeddings" help:"The table of the vectors."`
 }
 
@@ -85,7 +86,13 @@ func (s *Status) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 
 // counts gives a count for each status, in the order of a chunk's life.
 func (s *Status) counts(c *conn, claimed bool) ([]statusCount, error) {
-	src, err := c.source(s.From)
+	from := s.From
+	if from == "" && claimed {
+		if _, err := c.one(func(r *rows) { from = r.string(0) }, "SELECT source FROM gbatch.jobs WHERE embeddings = ? ORDER BY batch DESC LIMIT 1", s.Embeddings); err != nil {
+			return nil, err
+		}
+	}
+	src, err := c.source(cmp.Or(from, "chunks"))
 	if err != nil {
 		return nil, err
 	}
@@ -143,7 +150,7 @@ func (c *conn) tables() (names []string, err error) {
 	return names, nil
 }
 
-// batches gives every batch there was, oldest first.
+// batches gives every batch there was for the table of vectors, oldest first.
 func (s *Status) batches(c *conn) (batches []batchStatus, err error) {
 	r, err := c.query(`SELECT batch, job, coalesce(state, 'CLAIMED'), closed_at IS NULL, requests, succeeded, failed, tokens, model,
 		strftime(claimed_at, '%Y-%m-%dT%H:%M:%SZ'), strftime(ended_at, '%Y-%m-%dT%H:%M:%SZ'), error FROM gbatch.jobs WHERE embeddings = ? ORDER BY batch`, s.Embeddings)

@@ -1024,3 +1024,31 @@ func TestPartsOfATable(t *testing.T) {
 	}
 	k.right()
 }
+
+// Without --from, chunks-status speaks of what was claimed last.
+func TestStatusOfAnotherTable(t *testing.T) {
+	k := open(t, "CREATE TABLE mine (id BIGINT, text VARCHAR)", "INSERT INTO mine VALUES (1, 'one'), (2, '')")
+	k.must(k.pending(func(p *Pending) { p.From = "mine" }), "")
+	out := k.must(&Status{Database: k.Database, Embeddings: "embeddings"}, "")
+	for _, want := range []string{`{"status":"QUEUED","chunks":1,`, `{"status":"FAILED","chunks":1,`} {
+		if !strings.Contains(out, want) {
+			t.Errorf("%s is not in %s", want, out)
+		}
+	}
+}
+
+func TestIsQuery(t *testing.T) {
+	for from, want := range map[string]bool{
+		"SELECT id, text FROM t": true, "select*from t;": true, "(SELECT 1)": true, "\n FROM t": true, "FROM 'x.parquet'": true, "from\"t\"": true,
+		"with a as (select 1) from a": true, "VALUES (1, 'x')": true, "TABLE t": true,
+		"chunks": false, "selected": false, "from": false, "with-dash": false, "from.chunks": false, "my docs": false, "": false, "table_2": false,
+	} {
+		if isQuery(from) != want {
+			t.Errorf("%q is a query: %v", from, !want)
+		}
+	}
+	k := open(t, simple, "INSERT INTO chunks (id, text) VALUES ('a', 'one')")
+	for _, from := range []string{"SELECT*FROM chunks;", "TABLE chunks ; ", "FROM chunks -- all of them;"} {
+		k.must(k.pending(func(p *Pending) { p.From, p.DryRun = from, true }), "")
+	}
+}

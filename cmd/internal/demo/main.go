@@ -60,7 +60,10 @@ func run() error {
 	defer server.Wait()
 	defer server.Process.Signal(os.Interrupt)
 
-	env := append(os.Environ(), "GOOGLE_GEMINI_BASE_URL="+url, "GEMINI_API_KEY=demo", "XDG_STATE_HOME="+dir, "GBATCH_INTERVAL=100ms")
+	env := slices.DeleteFunc(os.Environ(), func(v string) bool {
+		return strings.HasPrefix(v, "GBATCH_") || strings.HasPrefix(v, "GOOGLE_API_KEY=")
+	})
+	env = append(env, "GOOGLE_GEMINI_BASE_URL="+url, "GEMINI_API_KEY=demo", "XDG_STATE_HOME="+dir, "GBATCH_INTERVAL=100ms")
 	shell := func(command string) (out string, err error) {
 		fmt.Println("\n$ " + command)
 		cmd := exec.Command("bash", "-o", "pipefail", "-c", command)
