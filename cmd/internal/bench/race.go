@@ -150,6 +150,11 @@ func (c *contender) middle(f func(sample) float64) float64 {
 	return median(v)
 }
 
+// peak is the peak memory of a run, in bytes.
+func (c *contender) peak() float64 {
+	return c.middle(func(s sample) float64 { return float64(s.rss) })
+}
+
 func median(v []float64) float64 {
 	if len(v) == 0 {
 		return 0

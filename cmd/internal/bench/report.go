@@ -99,7 +99,7 @@ func (b *bench) contest(title, text, unit string, per float64, all []*contender)
 		}
 		row := []string{strings.TrimSuffix(strings.TrimSuffix(c.name, " (2)"), " (1)"), c.cores, num(c.rate() / per), num(low) + " to " + num(high), ratio,
 			num(c.middle(func(s sample) float64 { return s.wall.Seconds() })), num(c.perCPU() / per),
-			num(c.middle(func(s sample) float64 { return float64(s.rss) }) / 1e6)}
+			num(c.peak() / 1e6)}
 		if served {
 			cpu := ""
 			if c.server != nil {
