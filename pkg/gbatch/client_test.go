@@ -151,7 +151,7 @@ func TestRedirects(t *testing.T) {
 // Silence ends, before a reply and within one, and what it broke is done again.
 func TestSilence(t *testing.T) {
 	old := replyTimeout
-	replyTimeout = 100 * time.Millisecond
+	replyTimeout = 300 * time.Millisecond
 	defer func() { replyTimeout = old }()
 	g := newGoogle(t, emulator.Options{})
 	const n, dim = 60, 768
@@ -181,7 +181,7 @@ func TestSilence(t *testing.T) {
 	if lists.Load() < 2 || gets.Load() < 2 || downloads.Load() < 3 {
 		t.Errorf("%d lists, %d statuses, %d downloads", lists.Load(), gets.Load(), downloads.Load())
 	}
-	if !strings.Contains(g.log.String(), "silent for 100ms") {
+	if !strings.Contains(g.log.String(), "silent for 300ms") {
 		t.Error("silence is not told")
 	}
 }

@@ -37,7 +37,8 @@ func TestSpillAtOnce(t *testing.T) {
 				return
 			}
 			defer c.close()
-			err = c.exec(fmt.Sprintf("CREATE TABLE t AS SELECT range AS i, %d || repeat(md5(range::VARCHAR), 5) AS s FROM range(500000)", i))
+			// Each thread takes memory of its own.
+			err = c.exec(fmt.Sprintf("SET threads = 2; CREATE TABLE t AS SELECT range AS i, %d || repeat(md5(range::VARCHAR), 5) AS s FROM range(500000)", i))
 			if err != nil {
 				t.Error(err)
 				return
