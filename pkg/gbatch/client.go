@@ -252,9 +252,7 @@ func redact(s, key string) string {
 		return s
 	}
 	for _, k := range []string{key, url.QueryEscape(key), url.PathEscape(key)} {
-		if k != "" {
-			s = strings.ReplaceAll(s, k, "[API key]")
-		}
+		s = strings.ReplaceAll(s, k, "[API key]")
 	}
 	return s
 }

@@ -260,7 +260,10 @@ func (c *conn) close() {
 	var err error
 	if c.attached {
 		c.exec("ROLLBACK") // an error where there is no transaction
-		if err = c.named(); err == nil {
+		if c.name == "" {  // it was interrupted
+			err = c.named()
+		}
+		if err == nil {
 			err = c.exec("USE memory; DETACH " + ident(c.name))
 		}
 	}

@@ -302,12 +302,12 @@ func (p *Pending) claim(c *conn, r *round) (batches []string, err error) {
 		}
 	}
 	r.begun = true
-	begun := r.low
+	from := r.low
 	where, err := p.pick(c, s, r)
 	if err != nil {
 		return nil, err
 	}
-	if r.last && (where == "" || begun == 0) {
+	if r.last && (where == "" || from == 0) {
 		// All chunks were looked at, as they are in this transaction.
 		defer func() {
 			if err == nil && (p.Limit == 0 || r.left > 0) {
@@ -411,7 +411,7 @@ func (p *Pending) pick(c *conn, s *source, r *round) (where string, err error) {
 		return "", err
 	}
 	return where, c.exec(`CREATE OR REPLACE TEMP TABLE gbatch_picked AS
-		SELECT *, min(seq) OVER (PARTITION BY text_hash) AS first FROM (SELECT row_number() OVER (ORDER BY rid) AS seq, * FROM gbatch_pending);
+		SELECT row_number() OVER (ORDER BY rid) AS seq, * FROM gbatch_pending;
 		DROP TABLE gbatch_pending`)
 }
 
@@ -503,8 +503,7 @@ func (p *Pending) copies(c *conn, s *source) error {
 		return err
 	}
 	err = c.exec(fmt.Sprintf(`INSERT INTO %[1]s SELECT id, text_hash, embedding, tokens, batch, %[2]s::TIMESTAMP FROM gbatch_copied;
-		CREATE OR REPLACE TEMP TABLE gbatch_picked AS
-			SELECT * REPLACE (min(seq) OVER (PARTITION BY text_hash) AS first) FROM gbatch_picked WHERE id NOT IN (SELECT id FROM gbatch_copied)`, e, literal(now())))
+		DELETE FROM gbatch_picked WHERE id IN (SELECT id FROM gbatch_copied)`, e, literal(now())))
 	if err != nil {
 		return err
 	}
@@ -550,8 +549,7 @@ func (p *Pending) unfit(c *conn, s *source) error {
 	slog.Warn("chunks that cannot be embedded are noted as failed (the view chunk_status has the reasons)", "chunks", n)
 	err = c.exec(fmt.Sprintf(`DELETE FROM gbatch.failures WHERE embeddings = %[1]s AND chunk_id IN (SELECT key FROM gbatch_unfit);
 		INSERT INTO gbatch.failures SELECT key, text_hash, %[1]s, 3, 'INVALID_ARGUMENT', reason, 0, true, NULL, %[2]s::TIMESTAMP FROM gbatch_unfit;
-		CREATE OR REPLACE TEMP TABLE gbatch_picked AS
-			SELECT * REPLACE (min(seq) OVER (PARTITION BY text_hash) AS first) FROM gbatch_picked WHERE seq NOT IN (SELECT seq FROM gbatch_unfit)`, literal(p.Embeddings), literal(now())))
+		DELETE FROM gbatch_picked WHERE seq IN (SELECT seq FROM gbatch_unfit)`, literal(p.Embeddings), literal(now())))
 	if err != nil || !s.courtesy() {
 		return err
 	}
@@ -572,8 +570,13 @@ type cut struct {
 const overhead = 160
 
 // cut divides the picked chunks into batches. Only the first chunk of each
-// text counts. A chunk over a limit of its own makes a batch of its own.
+// text, of those that copies and unfit have left, counts. A chunk over a limit of its own makes a batch of its own.
 func (p *Pending) cut(c *conn, limit int) (cuts []cut, err error) {
+	err = c.exec(`CREATE OR REPLACE TEMP TABLE gbatch_picked AS
+		SELECT *, min(seq) OVER (PARTITION BY text_hash) AS first FROM gbatch_picked`)
+	if err != nil {
+		return nil, err
+	}
 	r, err := c.query("SELECT seq, bytes, strlen(key) FROM gbatch_picked WHERE seq = first ORDER BY seq")
 	if err != nil {
 		return nil, err

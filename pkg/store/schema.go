@@ -71,15 +71,14 @@ func (c *conn) prepare(table string, src *source, want space) error {
 		return cli.Errorf(cli.Usage, "table %s is there as %s; write it so with --embeddings", table, there)
 	}
 	var have space
-	found, err := c.one(func(r *rows) { have = space{r.string(0), r.string(1), int(r.int(2))} },
-		`SELECT model, task_type, dim FROM gbatch.jobs WHERE embeddings = ? AND (closed_at IS NULL OR succeeded > 0) LIMIT 1`, table)
+	read := func(r *rows) { have = space{r.string(0), r.string(1), int(r.int(2))} }
+	found, err := c.one(read, `SELECT model, task_type, dim FROM gbatch.jobs WHERE embeddings = ? AND (closed_at IS NULL OR succeeded > 0) LIMIT 1`, table)
 	if err != nil {
 		return err
 	}
-	if !found && len(types) > 0 && types["batch"] != "" {
+	if !found && types["batch"] != "" {
 		// A job that ended badly may have left vectors that came before its end.
-		found, err = c.one(func(r *rows) { have = space{r.string(0), r.string(1), int(r.int(2))} },
-			"SELECT model, task_type, dim FROM gbatch.jobs WHERE embeddings = ? AND batch IN (SELECT batch FROM "+ident(table)+") LIMIT 1", table)
+		found, err = c.one(read, "SELECT model, task_type, dim FROM gbatch.jobs WHERE embeddings = ? AND batch IN (SELECT batch FROM "+ident(table)+") LIMIT 1", table)
 		if err != nil {
 			return err
 		}

@@ -29,7 +29,7 @@ var goals = []goal{
 	{"to-jsonl: ASCII on one core", "to-jsonl.ascii.to-jsonl", 1000, false, "%s MB/s", checking},
 	{"… mixed UTF-8", "to-jsonl.mixed.to-jsonl", 800, false, "%s MB/s", checking},
 	{"… against jq, mixed", "to-jsonl.mixed.times.jq -c", 16, false, "%s×", nil},
-	{"chunks-pending: NDJSON out of DuckDB", "pending", 250, false, "%s MB/s", func(f map[string]float64) string {
+	{"chunks-pending: NDJSON out of DuckDB", "pending.chunks-pending", 250, false, "%s MB/s", func(f map[string]float64) string {
 		return fmt.Sprintf("before a text is printed it is read, hashed with MD5 for its status, written to the outbox and read again; DuckDB's COPY … TO (FORMAT json), which only reads and prints, makes %s MB/s here. The row claimed before, too, reads and hashes every text once, as --dry-run does at %s MB/s, before it prints", num(f["pending.DuckDB COPY … TO (FORMAT json)"]), num(f["pending.chunks-pending --dry-run"]))
 	}},
 	{"… time of a chunk at the most chunks, against the size before", "line.pending.flat", 1.5, true, "%s×", nil},
