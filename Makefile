@@ -38,9 +38,9 @@ race:
 lint:
 	test -z "$$(gofmt -l .)" || { gofmt -d .; exit 1; }
 	go vet ./...
-	go vet -C cmd/internal/bench ./...
+	go vet -C internal/bench ./...
 	go mod tidy -diff
-	go -C cmd/internal/bench mod tidy -diff
+	go -C internal/bench mod tidy -diff
 	go run $(STATICCHECK) ./...
 	# Where its database cannot be reached, govulncheck has no opinion.
 	out=$$(go run $(GOVULNCHECK) ./... 2>&1) || {
@@ -61,14 +61,14 @@ fuzz:
 
 # Kills, faults and edits by the hundred; then the books must balance.
 torture: build
-	PATH="$(CURDIR)/bin:$$PATH" go run ./cmd/internal/torture --seed $(SEED)
+	PATH="$(CURDIR)/bin:$$PATH" go run ./internal/torture --seed $(SEED)
 
 # Side by side with what one would run instead; writes BENCHMARKS.md.
 bench: build
-	PATH="$(CURDIR)/bin:$$PATH" go run -C cmd/internal/bench .
+	PATH="$(CURDIR)/bin:$$PATH" go run -C internal/bench .
 
 demo: build
-	PATH="$(CURDIR)/bin:$$PATH" go run ./cmd/internal/demo
+	PATH="$(CURDIR)/bin:$$PATH" go run ./internal/demo
 
 # Three chunks through Google's own API, for less than a hundredth of a cent.
 test-live:

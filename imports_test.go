@@ -18,7 +18,7 @@ var owners = map[string][]string{
 	"github.com/charmbracelet/":       {"gbatch/pkg/cli"},
 	"golang.org/x/sys":                {"gbatch/pkg/cli"},
 	"golang.org/x/term":               {"gbatch/pkg/cli"},
-	"github.com/goccy/go-json":        {"gbatch/pkg/ndjson", "gbatch/pkg/record"},
+	"github.com/goccy/go-json":        {"gbatch/pkg/ndjson"},
 	"github.com/rogpeppe/go-internal": nil, // tests only
 }
 

@@ -12,7 +12,7 @@ func TestTorture(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes half a minute")
 	}
-	cmd := exec.Command("go", "run", "./cmd/internal/torture", "--short")
+	cmd := exec.Command("go", "run", "./internal/torture", "--short")
 	cmd.Env = append(os.Environ(), "TMPDIR="+t.TempDir())
 	out, err := cmd.CombinedOutput()
 	if err != nil {

@@ -1,5 +1,5 @@
-// Package cli is what the commands share around their work: flags, log,
-// signals and exit codes. It is the only package that ends the process.
+// Package cli is what the commands share around their work: flags, log
+// and signals. It is the only package that ends the process.
 package cli
 
 import (
@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -20,54 +21,15 @@ import (
 	"github.com/charmbracelet/log"
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
-)
 
-// The exit codes, the same for every command. A code above 128 is a signal's.
-const (
-	OK         = 0
-	Error      = 1 // failed
-	Usage      = 2 // flags or arguments are off
-	Partial    = 3 // done, but some keys or jobs failed
-	Unfinished = 4 // not finished yet: --timeout, --once
-	TryLater   = 5 // quota, lock
-	Unknown    = 6 // the outcome of a submission is not known
-	Malformed  = 7 // input cut short or malformed
-	Refused    = 8 // by a cap
+	"gbatch/pkg/exit"
+	"gbatch/pkg/model"
 )
 
 // A Command is a value whose exported fields are its flags, by kong's struct
 // tags, and whose Run is its work. in and out carry records and nothing else.
 type Command interface {
 	Run(ctx context.Context, in io.Reader, out io.Writer) error
-}
-
-type coded struct {
-	error
-	code int
-}
-
-func (c coded) ExitCode() int { return c.code }
-func (c coded) Unwrap() error { return c.error }
-
-// WithCode makes err end the process with code, whatever wraps it later.
-func WithCode(code int, err error) error { return coded{err, code} }
-
-// Errorf is fmt.Errorf with an exit code.
-func Errorf(code int, format string, args ...any) error {
-	return coded{fmt.Errorf(format, args...), code}
-}
-
-// ExitCode is the code the process ends with for err: that of the outermost
-// error in its chain that has one, else [Error].
-func ExitCode(err error) int {
-	if err == nil {
-		return OK
-	}
-	var c interface{ ExitCode() int }
-	if errors.As(err, &c) {
-		return c.ExitCode()
-	}
-	return Error
 }
 
 // A signalled context's cause.
@@ -94,7 +56,7 @@ func run(name string, args []string, manual string, cmd Command) int {
 	stderr := &cleaner{w: os.Stderr, secrets: []string{os.Getenv("GEMINI_API_KEY"), os.Getenv("GOOGLE_API_KEY")}}
 	fail := func(err error) int {
 		fmt.Fprintf(stderr, "%s: error: %s\n", name, Printable(err.Error()))
-		return ExitCode(err)
+		return exit.Code(err)
 	}
 
 	g := grammar{Command: cmd}
@@ -103,7 +65,10 @@ func run(name string, args []string, manual string, cmd Command) int {
 		kong.Name(name),
 		kong.Description(comment(manual)),
 		kong.DefaultEnvars("GBATCH"),
-		kong.Vars{"version": name + " " + version()},
+		kong.Vars{
+			"version": name + " " + version(),
+			"model":   model.Default, "dim": strconv.Itoa(model.DefaultDim), "task_type": model.DefaultTaskType, "max_dim": strconv.Itoa(model.MaxDim),
+		},
 		kong.Writers(os.Stdout, stderr),
 		kong.Exit(func(code int) { done = code }),
 	)
@@ -113,7 +78,7 @@ func run(name string, args []string, manual string, cmd Command) int {
 	if _, err = parser.Parse(args); done >= 0 {
 		return done
 	} else if err != nil {
-		return fail(Errorf(Usage, "%w (see %s --help)", err, name))
+		return fail(exit.Errorf(exit.Usage, "%w (see %s --help)", err, name))
 	}
 
 	level := log.WarnLevel
@@ -156,7 +121,7 @@ func run(name string, args []string, manual string, cmd Command) int {
 	var sig caught
 	switch {
 	case err == nil:
-		return OK
+		return exit.OK
 	case errors.As(context.Cause(ctx), &sig):
 		if !errors.Is(err, context.Canceled) && !errors.As(err, new(caught)) {
 			fail(err)

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"gbatch/pkg/exit"
 )
 
 // A probe is a command that does what its flag says.
@@ -38,7 +40,7 @@ func (p *probe) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	case "fail":
 		return errors.New("it went wrong with k3y-secret\x1b[31m and\nso on")
 	case "code":
-		return fmt.Errorf("wrapped: %w", Errorf(Unknown, "the code is inside"))
+		return fmt.Errorf("wrapped: %w", exit.Errorf(exit.Unknown, "the code is inside"))
 	case "log":
 		slog.Debug("a debug line")
 		slog.Info("an info line")
@@ -90,14 +92,14 @@ func TestRun(t *testing.T) {
 		{args: "", stdout: "1000\n"},
 		{args: "--size 64KiB", stdout: "65536\n"},
 		{args: "", environment: "GBATCH_SIZE=2MB", stdout: "2000000\n"},
-		{args: "--size 1XB", code: Usage, stderr: `probe: error: --size: "1XB" is not a size such as 100MB or 64KiB (see probe --help)`},
-		{args: "--nonsense", code: Usage, stderr: "probe: error: unknown flag --nonsense (see probe --help)\n"},
-		{args: "a b", code: Usage, stderr: "probe: error: unexpected argument b"},
+		{args: "--size 1XB", code: exit.Usage, stderr: `probe: error: --size: "1XB" is not a size such as 100MB or 64KiB (see probe --help)`},
+		{args: "--nonsense", code: exit.Usage, stderr: "probe: error: unknown flag --nonsense (see probe --help)\n"},
+		{args: "a b", code: exit.Usage, stderr: "probe: error: unexpected argument b"},
 		{args: "--help", stdout: "Probe is a manual of two lines."},
 		{args: "--help", stdout: "--do=\"nothing\"", not: "not this"},
 		{args: "--version", stdout: "probe "},
-		{args: "--do fail", code: Error, stderr: `probe: error: it went wrong with [API key]\u001b[31m and\u000aso on` + "\n", not: "k3y"},
-		{args: "--do code", code: Unknown, stderr: "probe: error: wrapped: the code is inside\n"},
+		{args: "--do fail", code: exit.Failed, stderr: `probe: error: it went wrong with [API key]\u001b[31m and\u000aso on` + "\n", not: "k3y"},
+		{args: "--do code", code: exit.Unknown, stderr: "probe: error: wrapped: the code is inside\n"},
 		{args: "--do log", stderr: "probe: warning: a warning key=[API key] text", not: "k3y"},
 		{args: "--do log", stderr: `text="\x1b[31mred"`, not: "\x1b"},
 		{args: "--do log -q"},

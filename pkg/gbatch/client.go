@@ -34,6 +34,7 @@ import (
 	"google.golang.org/genai"
 
 	"gbatch/pkg/cli"
+	"gbatch/pkg/exit"
 )
 
 const (
@@ -60,7 +61,7 @@ type client struct {
 func newClient(ctx context.Context, retryFor time.Duration) (*client, error) {
 	key := os.Getenv(keyVariable())
 	if key == "" {
-		return nil, cli.Errorf(cli.Usage, "no API key: set GEMINI_API_KEY")
+		return nil, exit.Errorf(exit.Usage, "no API key: set GEMINI_API_KEY")
 	}
 	base := os.Getenv("GOOGLE_GEMINI_BASE_URL")
 	if base == "" {
@@ -69,9 +70,9 @@ func newClient(ctx context.Context, retryFor time.Duration) (*client, error) {
 	u, err := url.Parse(base)
 	switch {
 	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
-		return nil, cli.Errorf(cli.Usage, "GOOGLE_GEMINI_BASE_URL is not the URL of a server: set it to https://… or leave it out")
+		return nil, exit.Errorf(exit.Usage, "GOOGLE_GEMINI_BASE_URL is not the URL of a server: set it to https://… or leave it out")
 	case u.Scheme == "http" && !loopback(u.Hostname()):
-		return nil, cli.Errorf(cli.Usage, "GOOGLE_GEMINI_BASE_URL would send the API key to %s unencrypted: use https", u.Hostname())
+		return nil, exit.Errorf(exit.Usage, "GOOGLE_GEMINI_BASE_URL would send the API key to %s unencrypted: use https", u.Hostname())
 	}
 	// The SDK tells on the standard logger that CreateEmbeddings is
 	// experimental, and which of two keys it takes.
@@ -422,7 +423,7 @@ func (b *backoff) pause(ctx context.Context, cause error) error {
 		wait = e.wait + rand.N(e.wait/4+1)
 	}
 	if time.Now().Add(wait).After(b.end) {
-		return cli.Errorf(cli.TryLater, "%w; try again later", cause)
+		return exit.Errorf(exit.TryLater, "%w; try again later", cause)
 	}
 	b.step = min(2*b.step, time.Minute)
 	slog.Info("trying again", "in", wait.Round(time.Millisecond), "after", cause)

@@ -13,8 +13,8 @@ import (
 	"testing/synctest"
 	"time"
 
-	"gbatch/pkg/cli"
 	"gbatch/pkg/emulator"
+	"gbatch/pkg/exit"
 )
 
 // quiet drops the log, for tests of a thousand attempts.
@@ -61,7 +61,7 @@ func TestPauseJitters(t *testing.T) {
 				err := b.pause(t.Context(), cause)
 				waited := time.Since(before)
 				if err != nil {
-					if cli.ExitCode(err) != cli.TryLater || !errors.Is(err, cause) || waited > 0 {
+					if exit.Code(err) != exit.TryLater || !errors.Is(err, cause) || waited > 0 {
 						t.Errorf("%v, after another %v", err, waited)
 					}
 					break
@@ -220,8 +220,8 @@ func TestNoCompression(t *testing.T) {
 func TestRefusedKey(t *testing.T) {
 	g := newGoogle(t, emulator.Options{})
 	t.Setenv("GEMINI_API_KEY", "a-key-that-is-wrong")
-	g.fails(newSubmit(), batch("b1", 1, 4), cli.Error, "check GEMINI_API_KEY: ")
+	g.fails(newSubmit(), batch("b1", 1, 4), exit.Failed, "check GEMINI_API_KEY: ")
 	t.Setenv("GOOGLE_API_KEY", "a-key-that-is-wrong")
 	t.Setenv("GEMINI_API_KEY", testKey)
-	g.fails(newSubmit(), batch("b1", 1, 4), cli.Error, "check GOOGLE_API_KEY: ")
+	g.fails(newSubmit(), batch("b1", 1, 4), exit.Failed, "check GOOGLE_API_KEY: ")
 }

@@ -13,7 +13,7 @@ import (
 	"slices"
 	"strings"
 
-	"gbatch/pkg/cli"
+	"gbatch/pkg/exit"
 	"gbatch/pkg/ndjson"
 	"gbatch/pkg/record"
 	"gbatch/pkg/vector"
@@ -116,7 +116,7 @@ func cutBlocks(r io.Reader, free <-chan *block, todo, order chan<- *block, quit 
 				break
 			}
 			if len(b.in) > ndjson.MaxLine {
-				return &oneBatch{cli.Errorf(cli.Malformed, "a line of the result is longer than 16 MiB")}
+				return &oneBatch{exit.Errorf(exit.Malformed, "a line of the result is longer than 16 MiB")}
 			}
 		}
 		if err != nil && err != io.EOF {
@@ -170,11 +170,11 @@ func (c *converter) block(b *block) {
 			err = fmt.Errorf("it ends in half a line: %w", err)
 		}
 		if err != nil {
-			b.err = &oneBatch{cli.WithCode(cli.Malformed, err)}
+			b.err = &oneBatch{exit.With(exit.Malformed, err)}
 			return
 		}
 		if r.Key == "" {
-			b.err = &oneBatch{cli.Errorf(cli.Malformed, "an answer without a key: nothing tells which text it belongs to")}
+			b.err = &oneBatch{exit.Errorf(exit.Malformed, "an answer without a key: nothing tells which text it belongs to")}
 			return
 		}
 		b.got.lines++
@@ -277,9 +277,9 @@ func verify(all func() io.Reader, n int) error {
 	const advice = "no vector of the job is printed and its input is kept: fetch it again, and if it stays so, do not trust the job"
 	switch {
 	case len(bad) > 0:
-		return cli.Errorf(cli.Partial, "the answers to %d of %d requests sent twice differ or are missing, they may be swapped: keys %s; %s", len(bad), n, strings.Join(bad, " "), advice)
+		return exit.Errorf(exit.Partial, "the answers to %d of %d requests sent twice differ or are missing, they may be swapped: keys %s; %s", len(bad), n, strings.Join(bad, " "), advice)
 	case len(pairs) < n:
-		return cli.Errorf(cli.Partial, "%d of %d requests sent twice have one answer only; %s", n-len(pairs), n, advice)
+		return exit.Errorf(exit.Partial, "%d of %d requests sent twice have one answer only; %s", n-len(pairs), n, advice)
 	case failed > 0:
 		slog.Warn("requests sent twice were answered with an error, and were not compared", "requests", failed, "of", n)
 	}

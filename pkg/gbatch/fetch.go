@@ -11,7 +11,7 @@ import (
 	"os"
 	"time"
 
-	"gbatch/pkg/cli"
+	"gbatch/pkg/exit"
 	"gbatch/pkg/ndjson"
 	"gbatch/pkg/record"
 )
@@ -60,9 +60,9 @@ func (f *Fetch) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	case refused.first != nil:
 		return refused.first
 	case unfinished > 0:
-		return cli.Errorf(cli.Unfinished, "%s", goOn(unfinished))
+		return exit.Errorf(exit.Unfinished, "%s", goOn(unfinished))
 	case failed > 0:
-		return cli.Errorf(cli.Partial, "%d jobs failed, or some of their keys did: see the records", failed)
+		return exit.Errorf(exit.Partial, "%d jobs failed, or some of their keys did: see the records", failed)
 	}
 	return nil
 }
@@ -170,7 +170,7 @@ func (f *Fetch) results(ctx context.Context, c *client, job *record.Job, out io.
 	}
 	switch {
 	case op.answers >= 0 && int64(got.lines) < op.answers:
-		return got, &oneBatch{cli.Errorf(cli.Malformed, "google counts %d answers, its result holds %d: fetch it again", op.answers, got.lines)}
+		return got, &oneBatch{exit.Errorf(exit.Malformed, "google counts %d answers, its result holds %d: fetch it again", op.answers, got.lines)}
 	case op.answers >= 0 && int64(got.lines) > op.answers:
 		slog.Warn("the result holds more answers than google counts", "job", job.Job, "answers", got.lines, "counted", op.answers)
 	case got.own < job.Requests:

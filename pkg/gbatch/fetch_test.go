@@ -19,6 +19,7 @@ import (
 
 	"gbatch/pkg/cli"
 	"gbatch/pkg/emulator"
+	"gbatch/pkg/exit"
 	"gbatch/pkg/record"
 	"gbatch/pkg/vector"
 )
@@ -102,18 +103,18 @@ func TestFetchNotWhole(t *testing.T) {
 		code  int
 		said  string
 	}{
-		{"half a line", []string{"results match=bad half"}, cli.Malformed, "half a line"},
-		{"garbage", []string{"results match=bad garbage last=3"}, cli.Malformed, "line "},
-		{"without a key", []string{"results match=bad nokey first=1"}, cli.Malformed, "without a key"},
-		{"NaN", []string{"results match=bad values=nan first=1"}, cli.Malformed, "line "},
-		{"cut on the way", []string{"download match=JOB short=500"}, cli.Malformed, ""},
-		{"fewer than counted", []string{"get match=JOB status=200 body=STATS"}, cli.Malformed, "google counts 11 answers, its result holds 10"},
-		{"gone", []string{"download match=JOB status=404"}, cli.Error, "404"},
-		{"gone, as files are", []string{`download match=JOB status=403 message="You do not have permission to access the File x or it may not exist."`}, cli.Error, "may not exist"},
-		{"no destination", []string{"get match=JOB status=200 body=NODEST"}, cli.Error, "no results"},
-		{"a destination elsewhere", []string{"get match=JOB status=200 body=ELSEWHERE"}, cli.Error, "not a name of a file"},
-		{"running after all", []string{"get match=JOB state=BATCH_STATE_RUNNING"}, cli.Error, "says RUNNING now"},
-		{"not visible", []string{"get match=JOB status=404"}, cli.Error, "not visible to this key"},
+		{"half a line", []string{"results match=bad half"}, exit.Malformed, "half a line"},
+		{"garbage", []string{"results match=bad garbage last=3"}, exit.Malformed, "line "},
+		{"without a key", []string{"results match=bad nokey first=1"}, exit.Malformed, "without a key"},
+		{"NaN", []string{"results match=bad values=nan first=1"}, exit.Malformed, "line "},
+		{"cut on the way", []string{"download match=JOB short=500"}, exit.Malformed, ""},
+		{"fewer than counted", []string{"get match=JOB status=200 body=STATS"}, exit.Malformed, "google counts 11 answers, its result holds 10"},
+		{"gone", []string{"download match=JOB status=404"}, exit.Failed, "404"},
+		{"gone, as files are", []string{`download match=JOB status=403 message="You do not have permission to access the File x or it may not exist."`}, exit.Failed, "may not exist"},
+		{"no destination", []string{"get match=JOB status=200 body=NODEST"}, exit.Failed, "no results"},
+		{"a destination elsewhere", []string{"get match=JOB status=200 body=ELSEWHERE"}, exit.Failed, "not a name of a file"},
+		{"running after all", []string{"get match=JOB state=BATCH_STATE_RUNNING"}, exit.Failed, "says RUNNING now"},
+		{"not visible", []string{"get match=JOB status=404"}, exit.Failed, "not visible to this key"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			g := newGoogle(t, emulator.Options{})
@@ -186,7 +187,7 @@ func TestFetchKeys(t *testing.T) {
 		t.Run(c.fault, func(t *testing.T) {
 			g := newGoogle(t, emulator.Options{})
 			g.faults(c.fault)
-			out := g.fails(newFetch(), g.ended(newSubmit(), batch("b1", n, dim)), cli.Partial)
+			out := g.fails(newFetch(), g.ended(newSubmit(), batch("b1", n, dim)), exit.Partial)
 			vectors, failed := answersOf(t, out)
 			for key, status := range failed {
 				if c.want.Message == "" {
@@ -237,15 +238,15 @@ func TestFetchPassesOn(t *testing.T) {
 
 	keep := newFetch()
 	keep.KeepInput = true
-	if out := g.fails(keep, lines, cli.Partial); out != lines {
+	if out := g.fails(keep, lines, exit.Partial); out != lines {
 		t.Errorf("printed %s, want %s", out, lines)
 	}
 	g.files(4)
-	if out := g.fails(newFetch(), lines+gone, cli.Partial, "4 jobs"); out != lines+gone {
+	if out := g.fails(newFetch(), lines+gone, exit.Partial, "4 jobs"); out != lines+gone {
 		t.Errorf("printed %s, want %s", out, lines)
 	}
 	g.files(1)
-	if out := g.fails(newFetch(), open+gone, cli.Unfinished, "1 unfinished"); out != open+gone {
+	if out := g.fails(newFetch(), open+gone, exit.Unfinished, "1 unfinished"); out != open+gone {
 		t.Errorf("printed %s, want %s", out, open)
 	}
 	g.files(1)
@@ -328,11 +329,11 @@ func TestInline(t *testing.T) {
 		want  int
 	}{
 		{`[{"metadata":{"key":"a"},"response":{"tokenCount":"2","embedding":{"values":[1,
-			2]}}},{"metadata":{"key":"b"},"error":{"code":3,"message":"no"}}]`, cli.Partial, 2},
-		{`[{"key":"a","response":{"embedding":{"values":[1,2]}}}]`, cli.OK, 1},
-		{`[{"metadata":{"key":"a"},"response":{"embedding":{"values":[1,2]}}},{"response":{"embedding":{"values":[3,4]}}}]`, cli.Error, 0},
-		{`[{"metadata":{"other":1},"response":{"embedding":{"values":[1,2]}}}]`, cli.Error, 0},
-		{`[{"metadata":{"key":7},"response":{"embedding":{"values":[1,2]}}}]`, cli.Error, 0},
+			2]}}},{"metadata":{"key":"b"},"error":{"code":3,"message":"no"}}]`, exit.Partial, 2},
+		{`[{"key":"a","response":{"embedding":{"values":[1,2]}}}]`, exit.OK, 1},
+		{`[{"metadata":{"key":"a"},"response":{"embedding":{"values":[1,2]}}},{"response":{"embedding":{"values":[3,4]}}}]`, exit.Failed, 0},
+		{`[{"metadata":{"other":1},"response":{"embedding":{"values":[1,2]}}}]`, exit.Failed, 0},
+		{`[{"metadata":{"key":7},"response":{"embedding":{"values":[1,2]}}}]`, exit.Failed, 0},
 	} {
 		g := newGoogle(t, emulator.Options{})
 		g.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -340,10 +341,10 @@ func TestInline(t *testing.T) {
 		}))
 		out, err := g.run(newFetch(), `{"job":"batches/x","state":"SUCCEEDED","dim":2,"requests":1}`)
 		vectors, failed := answersOf(t, out)
-		if cli.ExitCode(err) != c.code || len(vectors)+len(failed) != c.want || c.code == cli.Error && out != "" {
-			t.Errorf("%s: exit %d (%v), printed %s", c.items, cli.ExitCode(err), err, out)
+		if exit.Code(err) != c.code || len(vectors)+len(failed) != c.want || c.code == exit.Failed && out != "" {
+			t.Errorf("%s: exit %d (%v), printed %s", c.items, exit.Code(err), err, out)
 		}
-		if c.code == cli.Error && strings.Contains(err.Error(), "has no key") != !strings.Contains(c.items, "7") {
+		if c.code == exit.Failed && strings.Contains(err.Error(), "has no key") != !strings.Contains(c.items, "7") {
 			t.Errorf("%v", err)
 		}
 	}
@@ -394,7 +395,7 @@ func TestCanariesFail(t *testing.T) {
 func TestLinesBeforeABadOne(t *testing.T) {
 	g := newGoogle(t, emulator.Options{})
 	g.faults("results half")
-	out := g.fails(newFetch(), g.ended(newSubmit(), batch("b1", 5, 8)), cli.Malformed, "half a line")
+	out := g.fails(newFetch(), g.ended(newSubmit(), batch("b1", 5, 8)), exit.Malformed, "half a line")
 	if vectors, _ := answersOf(t, out); len(vectors) != 4 || strings.Contains(out, `"job"`) {
 		t.Errorf("%d vectors are printed: %s", len(vectors), out)
 	}
@@ -406,14 +407,14 @@ func TestCanariesDisagree(t *testing.T) {
 		code        int
 		said        string
 	}{
-		{"swapped", "results swap keys=b1/0,b1/7", cli.Partial, `keys "b1/0"`},
-		{"swapped canaries", "results swap keys=gbatch-canary:0:b1/0,gbatch-canary:1:b1/6", cli.Partial, `"b1/0" "b1/6"`},
-		{"a canary is missing", "results missing keys=gbatch-canary:1:b1/6", cli.Partial, "1 of 3"},
-		{"a repeated one is missing", "results missing keys=b1/6", cli.Partial, "missing"},
-		{"a canary is of another length", "results length=3 keys=gbatch-canary:1:b1/6", cli.Partial, `"b1/6"`},
-		{"a canary failed", "results error=13 keys=gbatch-canary:1:b1/6", cli.OK, ""},
-		{"a repeated one failed", "results error=13 keys=b1/6", cli.Partial, "keys did"},
-		{"half", "results half", cli.Malformed, "line"},
+		{"swapped", "results swap keys=b1/0,b1/7", exit.Partial, `keys "b1/0"`},
+		{"swapped canaries", "results swap keys=gbatch-canary:0:b1/0,gbatch-canary:1:b1/6", exit.Partial, `"b1/0" "b1/6"`},
+		{"a canary is missing", "results missing keys=gbatch-canary:1:b1/6", exit.Partial, "1 of 3"},
+		{"a repeated one is missing", "results missing keys=b1/6", exit.Partial, "missing"},
+		{"a canary is of another length", "results length=3 keys=gbatch-canary:1:b1/6", exit.Partial, `"b1/6"`},
+		{"a canary failed", "results error=13 keys=gbatch-canary:1:b1/6", exit.OK, ""},
+		{"a repeated one failed", "results error=13 keys=b1/6", exit.Partial, "keys did"},
+		{"half", "results half", exit.Malformed, "line"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			g := newGoogle(t, emulator.Options{})
@@ -423,8 +424,8 @@ func TestCanariesDisagree(t *testing.T) {
 			job := oneJob(t, g.ended(submit, batch("b1", 20, 8)))
 			job.Canary = 0 // as it comes from a database; the job's name still tells
 			out, err := g.run(newFetch(), mustLine(job))
-			if cli.ExitCode(err) != c.code || err != nil && !strings.Contains(err.Error(), c.said) {
-				t.Errorf("exit %d: %v", cli.ExitCode(err), err)
+			if exit.Code(err) != c.code || err != nil && !strings.Contains(err.Error(), c.said) {
+				t.Errorf("exit %d: %v", exit.Code(err), err)
 			}
 			trusted := strings.Contains(c.name, "failed")
 			if trusted != (out != "") || trusted && len(jobsOf(t, out)) != 1 {

@@ -22,6 +22,7 @@ import (
 
 	"gbatch/pkg/cli"
 	"gbatch/pkg/emulator"
+	"gbatch/pkg/exit"
 	"gbatch/pkg/record"
 )
 
@@ -167,8 +168,8 @@ func (g *google) ok(cmd cli.Command, in string) string {
 func (g *google) fails(cmd cli.Command, in string, code int, words ...string) string {
 	g.t.Helper()
 	out, err := g.run(cmd, in)
-	if err == nil || cli.ExitCode(err) != code {
-		g.t.Fatalf("%T: exit %d (%v), want %d", cmd, cli.ExitCode(err), err, code)
+	if err == nil || exit.Code(err) != code {
+		g.t.Fatalf("%T: exit %d (%v), want %d", cmd, exit.Code(err), err, code)
 	}
 	for _, w := range words {
 		if !strings.Contains(err.Error(), w) {

@@ -15,7 +15,8 @@ import (
 	"syscall"
 	"time"
 
-	"gbatch/pkg/cli"
+	"gbatch/pkg/exit"
+	"gbatch/pkg/lockfile"
 	"gbatch/pkg/record"
 )
 
@@ -94,7 +95,7 @@ func openIntent(ctx context.Context, path string, patience time.Duration) (*inte
 			return in, err
 		}
 		if time.Now().Add(wait).After(end) {
-			return nil, cli.Errorf(cli.TryLater, "another process is submitting the batch of %s; try again later", path)
+			return nil, exit.Errorf(exit.TryLater, "another process is submitting the batch of %s; try again later", path)
 		}
 		if wait == firstLook {
 			slog.Info("waiting for another process that submits this batch", "intent", path)
@@ -121,30 +122,17 @@ func tryIntent(path string) (*intent, error) {
 		return nil, err
 	}
 	if made {
-		if err := syncDir(filepath.Dir(path)); err != nil {
+		if err := lockfile.SyncDir(filepath.Dir(path)); err != nil {
 			f.Close()
 			return nil, err
 		}
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	held, err := lockfile.Try(f)
+	if err == nil && !held {
 		f.Close()
-		if err == syscall.EWOULDBLOCK {
-			return nil, nil
-		}
-		return nil, fmt.Errorf("lock %s: %w", path, err)
+		return nil, nil
 	}
-	// Between the opening and the lock the file may have been removed by its
-	// owner; then the lock is on nothing.
-	opened, err := f.Stat()
-	if err == nil {
-		var named os.FileInfo
-		named, err = os.Lstat(path)
-		if errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(opened, named) {
-			f.Close()
-			return nil, nil
-		}
-	}
-	if err == nil && !opened.Mode().IsRegular() {
+	if info, e := f.Stat(); err == nil && (e != nil || !info.Mode().IsRegular()) {
 		err = fmt.Errorf("%s is not a regular file: remove it", path)
 	}
 	in := &intent{file: f}
@@ -229,15 +217,6 @@ func (in *intent) close() {
 		}
 	}
 	in.file.Close()
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }
 
 // pruneIntents removes receipts that the list of jobs has long caught up with,

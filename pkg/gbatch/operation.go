@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"gbatch/pkg/model"
 	"gbatch/pkg/record"
 )
 
@@ -69,7 +70,7 @@ func decodeOperation(body []byte, key string) (*operation, error) {
 	}
 	m := &doc.Metadata
 	op := &operation{
-		name: doc.Name, display: m.DisplayName, model: bareModel(m.Model),
+		name: doc.Name, display: m.DisplayName, model: model.Bare(m.Model),
 		state: jobState(m.State), created: m.CreateTime, ended: m.EndTime,
 		input: cmp.Or(m.InputConfig.FileName, m.InputConfig.FileSnake), answers: -1,
 		responses: cmp.Or(m.Output.ResponsesFile, doc.Response.ResponsesFile),
@@ -107,8 +108,6 @@ func jobState(s string) string {
 	}
 	return s
 }
-
-func bareModel(s string) string { return strings.TrimPrefix(s, "models/") }
 
 var codeNames = strings.Fields(`OK CANCELLED UNKNOWN INVALID_ARGUMENT DEADLINE_EXCEEDED NOT_FOUND ALREADY_EXISTS
 	PERMISSION_DENIED RESOURCE_EXHAUSTED FAILED_PRECONDITION ABORTED OUT_OF_RANGE UNIMPLEMENTED INTERNAL UNAVAILABLE

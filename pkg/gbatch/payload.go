@@ -17,7 +17,8 @@ import (
 	"strconv"
 	"strings"
 
-	"gbatch/pkg/cli"
+	"gbatch/pkg/exit"
+	"gbatch/pkg/model"
 	"gbatch/pkg/ndjson"
 	"gbatch/pkg/record"
 )
@@ -90,7 +91,7 @@ func parseLabel(s string) (batch, hash string, canary int, ok bool) {
 
 var names = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]*$`)
 
-// isName reports whether a name of a batch or a model is safe in a file name, a
+// isName reports whether a name of a batch is safe in a file name, a
 // display name and a URL.
 func isName(s string) bool { return len(s) <= 128 && names.MatchString(s) }
 
@@ -122,7 +123,7 @@ func (c *cutter) next() (*payload, error) {
 				return nil, err
 			}
 		}
-		p := &payload{Header: record.Header{Model: bareModel(c.Model)}}
+		p := &payload{Header: record.Header{Model: c.Model}}
 		if c.pending != nil {
 			p.Header, c.pending = *c.pending, nil
 		}
@@ -176,7 +177,7 @@ func (c *cutter) fill(p *payload, w *spool) error {
 		}
 		c.held = nil
 		if grown > maxPayload {
-			return cli.Errorf(cli.Refused, "line %d: %s is larger than 2 GB, google's limit for an input file: cut smaller batches", c.in.Line(), p)
+			return exit.Errorf(exit.Refused, "line %d: %s is larger than 2 GB, google's limit for an input file: cut smaller batches", c.in.Line(), p)
 		}
 		// A chance collision of the hashes refuses a good line once in 10^13;
 		// the seed is another one in the next run.
@@ -250,11 +251,13 @@ func (c *cutter) header(line []byte) error {
 	if err := ndjson.Unmarshal(line, h); err != nil {
 		return c.in.Errorf("batch header: %w", err)
 	}
-	switch h.Model = bareModel(cmp.Or(h.Model, c.Model)); {
+	name, err := model.Name(cmp.Or(h.Model, c.Model))
+	if err != nil {
+		return c.in.Errorf("batch %.100q: %w", h.Batch, err)
+	}
+	switch h.Model = name; {
 	case !isName(h.Batch):
 		return c.in.Errorf("batch %q: a name is 1 to 128 letters, digits, dots, dashes and underscores", h.Batch)
-	case !isName(h.Model):
-		return c.in.Errorf("batch %s: %q is not a name of a model", h.Batch, h.Model)
 	case h.Count < 0 || h.Dim < 0:
 		return c.in.Errorf("batch %s: a count or dim below zero", h.Batch)
 	}

@@ -10,8 +10,8 @@ import (
 	"strings"
 	"testing"
 
-	"gbatch/pkg/cli"
 	"gbatch/pkg/emulator"
+	"gbatch/pkg/exit"
 	"gbatch/pkg/record"
 )
 
@@ -67,7 +67,7 @@ func TestCut(t *testing.T) {
 		{"dim is text", `{"key":"k","request":{"outputDimensionality":"8"}}`, nil, 7, "not a number"},
 		{"batch without a name", `{"batch":"","count":1}`, nil, 7, "line 1: batch"},
 		{"batch with a path", `{"batch":"../../x","count":1}`, nil, 7, "../../x"},
-		{"model with a query", `{"batch":"b","count":1,"model":"m?x=:y"}`, nil, 7, "not a name of a model"},
+		{"model with a query", `{"batch":"b","count":1,"model":"m?x=:y"}`, nil, 7, "is not the name of a model"},
 		{"count below zero", `{"batch":"b","count":-1}`, nil, 7, "below zero"},
 		{"a number too large", `{"batch":"b","count":1e99}`, nil, 7, "line 1"},
 	} {
@@ -88,8 +88,8 @@ func TestCut(t *testing.T) {
 			if fmt.Sprintf("%q", got) != fmt.Sprintf("%q", test.want) {
 				t.Errorf("cut into\n%q\nwant\n%q", got, test.want)
 			}
-			if cli.ExitCode(err) != test.code || err != nil && !strings.Contains(err.Error(), test.said) {
-				t.Errorf("exit %d: %v; want %d and %q", cli.ExitCode(err), err, test.code, test.said)
+			if exit.Code(err) != test.code || err != nil && !strings.Contains(err.Error(), test.said) {
+				t.Errorf("exit %d: %v; want %d and %q", exit.Code(err), err, test.code, test.said)
 			}
 		})
 	}
@@ -104,7 +104,7 @@ func TestCutShortInput(t *testing.T) {
 	g := newGoogle(t, emulator.Options{})
 	whole, half := batch("b1", 2, 4), batch("b2", 3, 4)
 	half = half[:strings.LastIndex(half[:len(half)-1], "\n")+1]
-	out := g.fails(newSubmit(), whole+half, cli.Malformed, "batch b2 has 2 requests")
+	out := g.fails(newSubmit(), whole+half, exit.Malformed, "batch b2 has 2 requests")
 	if job := oneJob(t, out); job.Batch != "b1" {
 		t.Errorf("printed %s", out)
 	}
@@ -118,7 +118,7 @@ func TestCutShortInput(t *testing.T) {
 		t.Errorf("%+v", jobs)
 	}
 	// The rest would be paid for twice.
-	g.fails(newSubmit(), batch("b2", 3, 4), cli.Error, "another payload")
+	g.fails(newSubmit(), batch("b2", 3, 4), exit.Failed, "another payload")
 	g.jobs(2)
 }
 
@@ -151,8 +151,8 @@ func TestPayloadTooLarge(t *testing.T) {
 	}
 	defer w.file.Close()
 	c.pending, w.size = nil, maxPayload-100
-	if err := c.fill(p, w); cli.ExitCode(err) != cli.Refused || !strings.Contains(err.Error(), "2 GB") {
-		t.Errorf("exit %d: %v", cli.ExitCode(err), err)
+	if err := c.fill(p, w); exit.Code(err) != exit.Refused || !strings.Contains(err.Error(), "2 GB") {
+		t.Errorf("exit %d: %v", exit.Code(err), err)
 	}
 }
 
@@ -241,8 +241,8 @@ func FuzzCut(f *testing.F) {
 			}
 			p.close()
 		}
-		if err != nil && cli.ExitCode(err) != cli.Malformed {
-			t.Errorf("exit %d: %v", cli.ExitCode(err), err)
+		if err != nil && exit.Code(err) != exit.Malformed {
+			t.Errorf("exit %d: %v", exit.Code(err), err)
 		}
 	})
 }

@@ -10,14 +10,14 @@ import (
 	"testing"
 	"time"
 
-	"gbatch/pkg/cli"
 	"gbatch/pkg/emulator"
+	"gbatch/pkg/exit"
 )
 
 // The test binary is gbatch-submit too, for the tests that kill it.
 func TestMain(m *testing.M) {
 	if os.Getenv("GBATCH_TEST_SUBMIT") != "" {
-		os.Exit(cli.ExitCode(newSubmit().Run(context.Background(), os.Stdin, os.Stdout)))
+		os.Exit(exit.Code(newSubmit().Run(context.Background(), os.Stdin, os.Stdout)))
 	}
 	os.Exit(m.Run())
 }

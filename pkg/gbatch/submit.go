@@ -15,6 +15,8 @@ import (
 	"google.golang.org/genai"
 
 	"gbatch/pkg/cli"
+	"gbatch/pkg/exit"
+	"gbatch/pkg/model"
 	"gbatch/pkg/ndjson"
 	"gbatch/pkg/record"
 )
@@ -32,7 +34,7 @@ type Submit struct {
 	AllowPartial bool          `help:"Submit a batch that has fewer requests than its header says."`
 	Canary       int           `help:"Repeat this many requests of each batch under reserved keys, for gbatch-fetch to compare; they are paid for too." default:"0"`
 	RetryFor     time.Duration `help:"How long to retry failures that may pass." default:"10m"`
-	Model        string        `help:"Model of requests that have no header." default:"gemini-embedding-001"`
+	Model        string        `help:"Model of requests that have no header." default:"${model}"`
 	MaxRequests  int           `help:"Cut requests without a header into batches of this many." default:"10000"`
 	MaxBytes     cli.Size      `help:"And of this size." default:"100MB"`
 }
@@ -43,10 +45,13 @@ type Submit struct {
 func (s *Submit) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	switch {
 	case s.Canary < 0 || s.MaxRequests <= 0 || s.MaxBytes <= 0:
-		return cli.Errorf(cli.Usage, "--canary must not be below 0, --max-requests and --max-bytes must be above")
-	case !isName(bareModel(s.Model)):
-		return cli.Errorf(cli.Usage, "--model %q is not a name of a model", s.Model)
+		return exit.Errorf(exit.Usage, "--canary must not be below 0, --max-requests and --max-bytes must be above")
 	}
+	name, err := model.Name(s.Model)
+	if err != nil {
+		return exit.Errorf(exit.Usage, "--model: %w", err)
+	}
+	s.Model = name
 	c, err := newClient(ctx, s.RetryFor)
 	if err != nil {
 		return err
@@ -184,7 +189,7 @@ func (s *submission) job(ctx context.Context, p *payload, in *intent) (*record.J
 		}
 		if err := b.pause(ctx, err); err != nil {
 			// Where Google cannot be reached the file is the next run's to use.
-			if cli.ExitCode(err) == cli.TryLater && !errors.As(err, new(notSent)) {
+			if exit.Code(err) == exit.TryLater && !errors.As(err, new(notSent)) {
 				s.deleteInput(ctx, input)
 				in.forget()
 			}
@@ -249,7 +254,7 @@ func (s *submission) find(ctx context.Context, p *payload, since time.Time, caus
 		}
 	}
 	// Not wrapped: whatever cause is, what matters is that this is not known.
-	return nil, cli.Errorf(cli.Unknown, "the outcome of creating the job for %s is unknown (%v); run the line again: it looks for the job before it creates one", p, cause)
+	return nil, exit.Errorf(exit.Unknown, "the outcome of creating the job for %s is unknown (%v); run the line again: it looks for the job before it creates one", p, cause)
 }
 
 // settle looks for p's job until it shows, or until a create of the time
@@ -319,12 +324,12 @@ func lives(state string) bool {
 }
 
 // sameModel compares models; a reply may leave its out.
-func sameModel(theirs, ours string) bool { return theirs == "" || bareModel(theirs) == ours }
+func sameModel(theirs, ours string) bool { return theirs == "" || model.Bare(theirs) == ours }
 
 // room reports whether one more job may be created.
 func (s *submission) room(active int) error {
 	if active >= googleJobs {
-		return cli.Errorf(cli.TryLater, "google takes at most %d active jobs and has %d: try again when some have ended", googleJobs, active)
+		return exit.Errorf(exit.TryLater, "google takes at most %d active jobs and has %d: try again when some have ended", googleJobs, active)
 	}
 	if active >= s.MaxJobs && !s.warned {
 		s.warned = true

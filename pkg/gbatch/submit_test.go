@@ -21,6 +21,7 @@ import (
 
 	"gbatch/pkg/cli"
 	"gbatch/pkg/emulator"
+	"gbatch/pkg/exit"
 )
 
 // Whatever happens to the create call, running the line again ends with one
@@ -33,49 +34,49 @@ func TestPaidOnce(t *testing.T) {
 		said   string
 		jobs   int // created by the first run
 	}{
-		{"no fault", nil, cli.OK, "", 1},
-		{"reply lost", []string{"create nth=1 drop when=after"}, cli.OK, "", 1},
-		{"500 after the work", []string{"create nth=1 status=500 when=after"}, cli.OK, "", 1},
-		{"reply cut", []string{"create nth=1 cut=20"}, cli.OK, "", 1},
-		{"reply is not JSON", []string{"create nth=1 status=200 body=html when=after"}, cli.OK, "", 1},
-		{"reply is empty", []string{"create nth=1 status=200 body=empty when=after"}, cli.OK, "", 1},
-		{"408 after the work", []string{"create nth=1 status=408 when=after"}, cli.OK, "", 1},
-		{"dropped before the work", []string{"create nth=1 drop"}, cli.Unknown, "unknown", 0},
-		{"503 before the work", []string{"create nth=1 status=503"}, cli.Unknown, "503", 0},
-		{"408 before the work", []string{"create nth=1 status=408"}, cli.Unknown, "run the line again", 0},
-		{"429 with RetryInfo", []string{"create nth=1-3 status=429 retry=5ms"}, cli.OK, "", 1},
-		{"429 with Retry-After", []string{"create nth=1-2 status=429 retry-after=0"}, cli.OK, "", 1},
-		{"429 without a delay", []string{"create nth=1-2 status=429"}, cli.OK, "", 1},
-		{"429 for longer than we wait", []string{"create nth=1 status=429 retry=1h"}, cli.TryLater, "429", 0},
-		{"400", []string{`create nth=1 status=400 message="Error on line 1: no"`}, cli.Error, "Error on line 1: no", 0},
-		{"404", []string{"create nth=1 status=404"}, cli.Error, "404", 0},
-		{"a redirect", []string{"create nth=1 status=307"}, cli.Error, "307", 0},
-		{"reply lost, then the list fails", []string{"create nth=1 drop when=after", "list nth=2 status=400"}, cli.Unknown, "unknown", 1},
-		{"reply lost, then the list fails for a while", []string{"create nth=1 drop when=after", "list nth=2-3 status=503 retry=1ms"}, cli.OK, "", 1},
-		{"the list fails before", []string{"list nth=1 status=400"}, cli.Error, "look for the job", 0},
-		{"the list fails for a while before", []string{"list nth=1-2 status=429 retry=1ms"}, cli.OK, "", 1},
-		{"the list fails for good before", []string{"list status=503 retry=1h"}, cli.TryLater, "503", 0},
-		{"the list is not JSON", []string{"list status=200 body=html"}, cli.TryLater, "", 0},
-		{"the list is nothing", []string{"list status=200 body=empty"}, cli.TryLater, "the reply is empty", 0},
-		{"the look at the found job fails", []string{"create nth=1 drop when=after", "get nth=1 status=404"}, cli.Error, "404", 1},
+		{"no fault", nil, exit.OK, "", 1},
+		{"reply lost", []string{"create nth=1 drop when=after"}, exit.OK, "", 1},
+		{"500 after the work", []string{"create nth=1 status=500 when=after"}, exit.OK, "", 1},
+		{"reply cut", []string{"create nth=1 cut=20"}, exit.OK, "", 1},
+		{"reply is not JSON", []string{"create nth=1 status=200 body=html when=after"}, exit.OK, "", 1},
+		{"reply is empty", []string{"create nth=1 status=200 body=empty when=after"}, exit.OK, "", 1},
+		{"408 after the work", []string{"create nth=1 status=408 when=after"}, exit.OK, "", 1},
+		{"dropped before the work", []string{"create nth=1 drop"}, exit.Unknown, "unknown", 0},
+		{"503 before the work", []string{"create nth=1 status=503"}, exit.Unknown, "503", 0},
+		{"408 before the work", []string{"create nth=1 status=408"}, exit.Unknown, "run the line again", 0},
+		{"429 with RetryInfo", []string{"create nth=1-3 status=429 retry=5ms"}, exit.OK, "", 1},
+		{"429 with Retry-After", []string{"create nth=1-2 status=429 retry-after=0"}, exit.OK, "", 1},
+		{"429 without a delay", []string{"create nth=1-2 status=429"}, exit.OK, "", 1},
+		{"429 for longer than we wait", []string{"create nth=1 status=429 retry=1h"}, exit.TryLater, "429", 0},
+		{"400", []string{`create nth=1 status=400 message="Error on line 1: no"`}, exit.Failed, "Error on line 1: no", 0},
+		{"404", []string{"create nth=1 status=404"}, exit.Failed, "404", 0},
+		{"a redirect", []string{"create nth=1 status=307"}, exit.Failed, "307", 0},
+		{"reply lost, then the list fails", []string{"create nth=1 drop when=after", "list nth=2 status=400"}, exit.Unknown, "unknown", 1},
+		{"reply lost, then the list fails for a while", []string{"create nth=1 drop when=after", "list nth=2-3 status=503 retry=1ms"}, exit.OK, "", 1},
+		{"the list fails before", []string{"list nth=1 status=400"}, exit.Failed, "look for the job", 0},
+		{"the list fails for a while before", []string{"list nth=1-2 status=429 retry=1ms"}, exit.OK, "", 1},
+		{"the list fails for good before", []string{"list status=503 retry=1h"}, exit.TryLater, "503", 0},
+		{"the list is not JSON", []string{"list status=200 body=html"}, exit.TryLater, "", 0},
+		{"the list is nothing", []string{"list status=200 body=empty"}, exit.TryLater, "the reply is empty", 0},
+		{"the look at the found job fails", []string{"create nth=1 drop when=after", "get nth=1 status=404"}, exit.Failed, "404", 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			g := newGoogle(t, emulator.Options{Polls: 100})
 			g.faults(c.faults...)
 			in := batch("b1", 3, 4)
 			submit := newSubmit()
-			if c.code != cli.OK {
+			if c.code != exit.OK {
 				submit.RetryFor = 200 * time.Millisecond
 			}
 			out, err := g.run(submit, in)
-			if cli.ExitCode(err) != c.code || err != nil && !strings.Contains(err.Error(), c.said) {
-				t.Errorf("exit %d (%v), want %d and %q", cli.ExitCode(err), err, c.code, c.said)
+			if exit.Code(err) != c.code || err != nil && !strings.Contains(err.Error(), c.said) {
+				t.Errorf("exit %d (%v), want %d and %q", exit.Code(err), err, c.code, c.said)
 			}
 			if (err == nil) != (out != "") {
 				t.Errorf("error %v, printed %q", err, out)
 			}
 			g.jobs(c.jobs)
-			if c.code == cli.Error && c.jobs == 0 {
+			if c.code == exit.Failed && c.jobs == 0 {
 				g.files(0) // nothing is left of what was refused
 			}
 			g.faults()
@@ -184,8 +185,8 @@ func TestListLags(t *testing.T) {
 		hidden int32 // lists that do not show the job
 		code   int
 	}{
-		{"within settle", time.Minute, 4, cli.OK},
-		{"beyond settle", 20 * time.Millisecond, 1000, cli.Unknown},
+		{"within settle", time.Minute, 4, exit.OK},
+		{"beyond settle", 20 * time.Millisecond, 1000, exit.Unknown},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			g := newGoogle(t, emulator.Options{})
@@ -206,8 +207,8 @@ func TestListLags(t *testing.T) {
 				submit.Settle = 20 * time.Second // the first looks come at a fiftieth of it
 			}
 			_, err := g.run(submit, batch("b1", 2, 4))
-			if cli.ExitCode(err) != c.code {
-				t.Errorf("exit %d: %v", cli.ExitCode(err), err)
+			if exit.Code(err) != c.code {
+				t.Errorf("exit %d: %v", exit.Code(err), err)
 			}
 			g.jobs(1)
 			lag.Store(0)
@@ -301,7 +302,7 @@ func TestListWithoutEnd(t *testing.T) {
 		}
 		g.ServeHTTP(w, r)
 	}))
-	g.fails(newSubmit(), batch("b1", 1, 4), cli.Error, "does not end")
+	g.fails(newSubmit(), batch("b1", 1, 4), exit.Failed, "does not end")
 	g.jobs(0)
 }
 
@@ -493,8 +494,8 @@ func TestAnotherPayload(t *testing.T) {
 		state string
 		code  int
 	}{
-		{"QUEUED", cli.Error}, {"SUCCEEDED", cli.Error},
-		{"FAILED", cli.OK}, {"EXPIRED", cli.OK}, {"CANCELLED", cli.OK},
+		{"QUEUED", exit.Failed}, {"SUCCEEDED", exit.Failed},
+		{"FAILED", exit.OK}, {"EXPIRED", exit.OK}, {"CANCELLED", exit.OK},
 	} {
 		t.Run(c.state, func(t *testing.T) {
 			g := newGoogle(t, emulator.Options{})
@@ -507,16 +508,16 @@ func TestAnotherPayload(t *testing.T) {
 			}
 			first := oneJob(t, jobs)
 			out, err := g.run(newSubmit(), batch("b1", 3, 4)+batch("b2", 1, 4)+batch("b1-x", 1, 4))
-			if cli.ExitCode(err) != c.code || err != nil && !strings.Contains(err.Error(), first.Job) {
-				t.Errorf("exit %d: %v", cli.ExitCode(err), err)
+			if exit.Code(err) != c.code || err != nil && !strings.Contains(err.Error(), first.Job) {
+				t.Errorf("exit %d: %v", exit.Code(err), err)
 			}
 			// The batches behind it are not kept back.
 			printed := jobsOf(t, out)
-			if want := map[int]int{cli.OK: 3, cli.Error: 2}[c.code]; len(printed) != want {
+			if want := map[int]int{exit.OK: 3, exit.Failed: 2}[c.code]; len(printed) != want {
 				t.Errorf("%d jobs were printed, want %d", len(printed), want)
 			}
-			if _, err = g.run(newSubmit(), strings.Replace(batch("b1", 2, 4), "embedding-001", "embedding-2", 1)); cli.ExitCode(err) != c.code && c.code == cli.Error {
-				t.Errorf("with another model: exit %d: %v", cli.ExitCode(err), err)
+			if _, err = g.run(newSubmit(), strings.Replace(batch("b1", 2, 4), "embedding-001", "embedding-2", 1)); exit.Code(err) != c.code && c.code == exit.Failed {
+				t.Errorf("with another model: exit %d: %v", exit.Code(err), err)
 			}
 		})
 	}
@@ -550,7 +551,7 @@ func TestFailedJobIsNotAdopted(t *testing.T) {
 				g := newGoogle(t, emulator.Options{})
 				g.faults("job nth=1 code=13 message=why state=" + state)
 				jobs := g.ok(newSubmit(), in)
-				g.fails(newWait(), jobs, cli.Partial)
+				g.fails(newWait(), jobs, exit.Partial)
 				if !receipts {
 					forgetReceipts(t, g)
 				}
@@ -629,7 +630,7 @@ func TestTakenForLong(t *testing.T) {
 	}
 	submit := newSubmit()
 	submit.RetryFor = 10 * time.Millisecond
-	g.fails(submit, in, cli.TryLater, "another process")
+	g.fails(submit, in, exit.TryLater, "another process")
 	g.jobs(0)
 	other.close()
 	g.ok(submit, in)
@@ -687,31 +688,31 @@ func TestUploads(t *testing.T) {
 		code   int
 		said   string
 	}{
-		{"start fails for a while", []string{"upload.start nth=1-2 status=503 retry=1ms"}, cli.OK, ""},
-		{"start is refused", []string{`upload.start status=403 message="no access"`}, cli.Error, "no access"},
-		{"start is dropped", []string{"upload.start nth=1 drop"}, cli.OK, ""},
-		{"data without a status", []string{"upload.data nth=1 nostatus"}, cli.OK, ""},
-		{"data without a status, after the work", []string{"upload.data nth=1 nostatus when=after"}, cli.OK, ""},
-		{"data fails", []string{"upload.data nth=1 status=500 retry=1ms"}, cli.OK, ""},
-		{"data is refused", []string{`upload.data status=400 message="bad data"`}, cli.Error, "bad data"},
-		{"the reply is lost", []string{"upload.data nth=1 drop when=after"}, cli.OK, ""},
-		{"the replies are lost", []string{"upload.data nth=1-2 drop when=after"}, cli.OK, ""},
-		{"the reply is cut", []string{"upload.data nth=1 cut=10"}, cli.OK, ""},
-		{"the reply has no file", []string{"upload.data nth=1 status=200 body=empty when=after"}, cli.OK, ""},
-		{"it fails for good", []string{"upload.data status=503 retry=1h"}, cli.TryLater, "503"},
-		{"the reply is lost, and the list fails", []string{"upload.data nth=1 drop when=after", "file.list status=503 retry=1h"}, cli.TryLater, ""},
+		{"start fails for a while", []string{"upload.start nth=1-2 status=503 retry=1ms"}, exit.OK, ""},
+		{"start is refused", []string{`upload.start status=403 message="no access"`}, exit.Failed, "no access"},
+		{"start is dropped", []string{"upload.start nth=1 drop"}, exit.OK, ""},
+		{"data without a status", []string{"upload.data nth=1 nostatus"}, exit.OK, ""},
+		{"data without a status, after the work", []string{"upload.data nth=1 nostatus when=after"}, exit.OK, ""},
+		{"data fails", []string{"upload.data nth=1 status=500 retry=1ms"}, exit.OK, ""},
+		{"data is refused", []string{`upload.data status=400 message="bad data"`}, exit.Failed, "bad data"},
+		{"the reply is lost", []string{"upload.data nth=1 drop when=after"}, exit.OK, ""},
+		{"the replies are lost", []string{"upload.data nth=1-2 drop when=after"}, exit.OK, ""},
+		{"the reply is cut", []string{"upload.data nth=1 cut=10"}, exit.OK, ""},
+		{"the reply has no file", []string{"upload.data nth=1 status=200 body=empty when=after"}, exit.OK, ""},
+		{"it fails for good", []string{"upload.data status=503 retry=1h"}, exit.TryLater, "503"},
+		{"the reply is lost, and the list fails", []string{"upload.data nth=1 drop when=after", "file.list status=503 retry=1h"}, exit.TryLater, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			g := newGoogle(t, emulator.Options{})
 			g.faults(c.faults...)
 			submit := newSubmit()
-			if c.code == cli.TryLater {
+			if c.code == exit.TryLater {
 				submit.RetryFor = 100 * time.Millisecond
 			}
 			in := batch("b1", 3, 4)
 			_, err := g.run(submit, in)
-			if cli.ExitCode(err) != c.code || err != nil && !strings.Contains(err.Error(), c.said) {
-				t.Errorf("exit %d: %v", cli.ExitCode(err), err)
+			if exit.Code(err) != c.code || err != nil && !strings.Contains(err.Error(), c.said) {
+				t.Errorf("exit %d: %v", exit.Code(err), err)
 			}
 			g.faults()
 			g.ok(newSubmit(), in)
@@ -755,7 +756,7 @@ func TestTooManyJobs(t *testing.T) {
 	for i := range 40 {
 		g.create(fmt.Sprint("more", i), input)
 	}
-	g.fails(newSubmit(), batch("b3", 1, 4), cli.TryLater, "100 active jobs")
+	g.fails(newSubmit(), batch("b3", 1, 4), exit.TryLater, "100 active jobs")
 	g.files(3)
 	// A batch that has its job already is none too many.
 	g.ok(newSubmit(), batch("b1", 1, 4))
@@ -765,7 +766,7 @@ func TestGenerate(t *testing.T) {
 	g := newGoogle(t, emulator.Options{})
 	submit := newSubmit()
 	submit.Method = "generate"
-	g.fails(submit, batch("b1", 1, 4), cli.Error, "not supported for batchGenerateContent")
+	g.fails(submit, batch("b1", 1, 4), exit.Failed, "not supported for batchGenerateContent")
 	g.files(0)
 	submit.Model = "gemini-3-flash"
 	job := oneJob(t, g.ok(submit, `{"key":"k","request":{"contents":[{"parts":[{"text":"hello"}]}]}}`))
@@ -800,7 +801,7 @@ func TestStateDir(t *testing.T) {
 			if err := c.make(t, g.state, nameOf(t, in)); err != nil {
 				t.Fatal(err)
 			}
-			g.fails(newSubmit(), in, cli.Error, c.said)
+			g.fails(newSubmit(), in, exit.Failed, c.said)
 			g.jobs(0)
 		})
 	}
@@ -858,16 +859,16 @@ func TestEnvironment(t *testing.T) {
 	in := batch("b1", 1, 4)
 	t.Setenv("GEMINI_API_KEY", "")
 	for _, cmd := range []cli.Command{newSubmit(), newWait(), newFetch()} {
-		g.fails(cmd, "", cli.Usage, "no API key: set GEMINI_API_KEY")
+		g.fails(cmd, "", exit.Usage, "no API key: set GEMINI_API_KEY")
 	}
 	t.Setenv("GEMINI_API_KEY", "another")
-	g.fails(newSubmit(), in, cli.Error, "the API key was refused", "API key not valid")
+	g.fails(newSubmit(), in, exit.Failed, "the API key was refused", "API key not valid")
 	t.Setenv("GOOGLE_API_KEY", testKey)
 	t.Setenv("GOOGLE_GENAI_USE_VERTEXAI", "true")
 	g.ok(newSubmit(), in)
 	for _, base := range []string{"http://example.com", "http://10.0.0.1:80/", "ftp://127.0.0.1", "nonsense", "http://user:" + testKey + "@example.com/%zz"} {
 		t.Setenv("GOOGLE_GEMINI_BASE_URL", base)
-		g.fails(newSubmit(), in, cli.Usage, "GOOGLE_GEMINI_BASE_URL")
+		g.fails(newSubmit(), in, exit.Usage, "GOOGLE_GEMINI_BASE_URL")
 	}
 }
 
@@ -878,13 +879,13 @@ func TestKeyIsHidden(t *testing.T) {
 		w.WriteHeader(400)
 		fmt.Fprintf(w, `{"error":{"code":400,"message":"key %s in https://x/?key=%s","status":"INVALID_ARGUMENT"}}`, testKey, "AIzaSy-test%2Bkey%2Fwith%3Dsigns%40project")
 	}))
-	g.fails(newSubmit(), batch("b1", 1, 4), cli.Error, "[API key]")
-	g.fails(newWait(), `{"job":"batches/x","state":"QUEUED"}`, cli.Error, "[API key]")
-	g.fails(newFetch(), `{"job":"batches/x","state":"SUCCEEDED"}`, cli.Error, "[API key]")
+	g.fails(newSubmit(), batch("b1", 1, 4), exit.Failed, "[API key]")
+	g.fails(newWait(), `{"job":"batches/x","state":"QUEUED"}`, exit.Failed, "[API key]")
+	g.fails(newFetch(), `{"job":"batches/x","state":"SUCCEEDED"}`, exit.Failed, "[API key]")
 	t.Setenv("GOOGLE_GEMINI_BASE_URL", "http://127.0.0.1:1/"+testKey)
 	submit := newSubmit()
 	submit.RetryFor = 0
-	g.fails(submit, batch("b1", 1, 4), cli.TryLater, "refused")
+	g.fails(submit, batch("b1", 1, 4), exit.TryLater, "refused")
 }
 
 // --- what is read

@@ -12,7 +12,7 @@ import (
 	"sync"
 	"time"
 
-	"gbatch/pkg/cli"
+	"gbatch/pkg/exit"
 	"gbatch/pkg/ndjson"
 	"gbatch/pkg/record"
 )
@@ -32,7 +32,7 @@ type Wait struct {
 // does, or that happens to it, changes a job.
 func (w *Wait) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	if w.Interval <= 0 {
-		return cli.Errorf(cli.Usage, "--interval must be above 0")
+		return exit.Errorf(exit.Usage, "--interval must be above 0")
 	}
 	c, err := newClient(ctx, w.RetryFor)
 	if err != nil {
@@ -111,7 +111,7 @@ func (w *Wait) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 				}
 			}
 		case <-timeout:
-			return cli.Errorf(cli.Unfinished, "%s", goOn(running))
+			return exit.Errorf(exit.Unfinished, "%s", goOn(running))
 		case <-ctx.Done():
 			if running == 0 {
 				return context.Cause(ctx)
@@ -127,9 +127,9 @@ func (w *Wait) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	case unseen != nil:
 		return fmt.Errorf("%d jobs are not visible to this key, they belong to another project or were deleted: %s", len(unseen), strings.Join(unseen, " "))
 	case unfinished > 0:
-		return cli.Errorf(cli.Unfinished, "%s", goOn(unfinished))
+		return exit.Errorf(exit.Unfinished, "%s", goOn(unfinished))
 	case failed > 0:
-		return cli.Errorf(cli.Partial, "%d of %d jobs failed, were cancelled or expired", failed, count)
+		return exit.Errorf(exit.Partial, "%d of %d jobs failed, were cancelled or expired", failed, count)
 	}
 	return nil
 }

@@ -12,8 +12,8 @@ import (
 	"testing"
 	"time"
 
-	"gbatch/pkg/cli"
 	"gbatch/pkg/emulator"
+	"gbatch/pkg/exit"
 	"gbatch/pkg/record"
 )
 
@@ -24,29 +24,29 @@ func TestWaitStates(t *testing.T) {
 		state string
 		err   record.Status
 	}{
-		{"job state=FAILED code=9 message=\"bad\ninput\"", cli.Partial, record.Failed, record.Status{Code: 9, Status: "FAILED_PRECONDITION", Message: "bad; input"}},
-		{"job state=EXPIRED", cli.Partial, record.Expired, record.Status{Code: 13, Status: "INTERNAL", Message: "injected fault"}},
-		{"job state=CANCELLED code=1", cli.Partial, record.Cancelled, record.Status{Code: 1, Status: "CANCELLED", Message: "injected fault"}},
-		{"get nth=1-5 state=BATCH_STATE_NEW", cli.OK, record.Succeeded, record.Status{}},
-		{"get nth=1-3 status=503 retry=1ms", cli.OK, record.Succeeded, record.Status{}},
-		{"get nth=1-2 status=429 retry=1ms", cli.OK, record.Succeeded, record.Status{}},
-		{"get nth=1-2 drop", cli.OK, record.Succeeded, record.Status{}},
-		{"get nth=1 status=200 body=html", cli.OK, record.Succeeded, record.Status{}},
-		{"get nth=1 cut=30", cli.OK, record.Succeeded, record.Status{}},
+		{"job state=FAILED code=9 message=\"bad\ninput\"", exit.Partial, record.Failed, record.Status{Code: 9, Status: "FAILED_PRECONDITION", Message: "bad; input"}},
+		{"job state=EXPIRED", exit.Partial, record.Expired, record.Status{Code: 13, Status: "INTERNAL", Message: "injected fault"}},
+		{"job state=CANCELLED code=1", exit.Partial, record.Cancelled, record.Status{Code: 1, Status: "CANCELLED", Message: "injected fault"}},
+		{"get nth=1-5 state=BATCH_STATE_NEW", exit.OK, record.Succeeded, record.Status{}},
+		{"get nth=1-3 status=503 retry=1ms", exit.OK, record.Succeeded, record.Status{}},
+		{"get nth=1-2 status=429 retry=1ms", exit.OK, record.Succeeded, record.Status{}},
+		{"get nth=1-2 drop", exit.OK, record.Succeeded, record.Status{}},
+		{"get nth=1 status=200 body=html", exit.OK, record.Succeeded, record.Status{}},
+		{"get nth=1 cut=30", exit.OK, record.Succeeded, record.Status{}},
 	} {
 		t.Run(c.fault, func(t *testing.T) {
 			g := newGoogle(t, emulator.Options{Polls: 2})
 			jobs := g.ok(newSubmit(), batch("b1", 2, 4))
 			g.faults(c.fault)
 			out, err := g.run(newWait(), jobs)
-			if cli.ExitCode(err) != c.code {
-				t.Errorf("exit %d: %v", cli.ExitCode(err), err)
+			if exit.Code(err) != c.code {
+				t.Errorf("exit %d: %v", exit.Code(err), err)
 			}
 			before, after := oneJob(t, jobs), oneJob(t, out)
 			if after.State != c.state || after.Succeeded != nil || after.Failed != nil || after.Tokens != nil {
 				t.Errorf("%+v", after)
 			}
-			if (c.code == cli.Partial) != (after.Error != nil) || after.Error != nil && *after.Error != c.err {
+			if (c.code == exit.Partial) != (after.Error != nil) || after.Error != nil && *after.Error != c.err {
 				t.Errorf("error %+v, want %+v", after.Error, c.err)
 			}
 			// Nothing else of the record changes.
@@ -63,11 +63,11 @@ func TestWaitStates(t *testing.T) {
 func TestWaitNotVisible(t *testing.T) {
 	g := newGoogle(t, emulator.Options{Polls: 3})
 	jobs := g.ok(newSubmit(), batch("b1", 2, 4))
-	out := g.fails(newWait(), `{"job":"batches/other","batch":"b0","state":"RUNNING"}`+"\n"+jobs, cli.Error, "job batches/other is not visible to this key")
+	out := g.fails(newWait(), `{"job":"batches/other","batch":"b0","state":"RUNNING"}`+"\n"+jobs, exit.Failed, "job batches/other is not visible to this key")
 	if oneJob(t, out).Batch != "b1" {
 		t.Errorf("printed %s", out)
 	}
-	g.fails(newWait(), `{"job":"batches/x","state":"RUNNING"}`+"\n"+`{"job":"batches/y","state":"RUNNING"}`, cli.Error, "2 jobs", "batches/x", "batches/y")
+	g.fails(newWait(), `{"job":"batches/x","state":"RUNNING"}`+"\n"+`{"job":"batches/y","state":"RUNNING"}`, exit.Failed, "2 jobs", "batches/x", "batches/y")
 }
 
 func TestWaitOnce(t *testing.T) {
@@ -77,7 +77,7 @@ func TestWaitOnce(t *testing.T) {
 	once := newWait()
 	once.Once = true
 	for range 2 {
-		if out := g.fails(once, jobs+ended, cli.Unfinished, "2 unfinished"); out != ended {
+		if out := g.fails(once, jobs+ended, exit.Unfinished, "2 unfinished"); out != ended {
 			t.Errorf("printed %s", out)
 		}
 	}
@@ -94,7 +94,7 @@ func TestWaitTimeout(t *testing.T) {
 	jobs := g.ok(newSubmit(), batch("b1", 2, 4))
 	w := newWait()
 	w.Timeout = 20 * time.Millisecond
-	if out := g.fails(w, jobs, cli.Unfinished, "1 unfinished", "run the line again"); out != "" {
+	if out := g.fails(w, jobs, exit.Unfinished, "1 unfinished", "run the line again"); out != "" {
 		t.Errorf("printed %s", out)
 	}
 	if b := g.books(); b.Jobs["BATCH_STATE_PENDING"]+b.Jobs["BATCH_STATE_RUNNING"] != 1 {
@@ -125,7 +125,7 @@ func TestWaitGivesUp(t *testing.T) {
 	g := newGoogle(t, emulator.Options{Polls: 100})
 	jobs := g.ok(newSubmit(), batch("b1", 2, 4))
 	g.faults("get nth=3-1000 status=503 retry=1h")
-	g.fails(newWait(), jobs, cli.TryLater, "503")
+	g.fails(newWait(), jobs, exit.TryLater, "503")
 }
 
 func TestWaitMalformed(t *testing.T) {
@@ -139,8 +139,8 @@ func TestWaitMalformed(t *testing.T) {
 		`{"job":"batches/a?b"}`:      "not a job",
 		`{"job":7}`:                  "line 2",
 	} {
-		g.fails(newWait(), jobs+line, cli.Malformed, said, "1 unfinished")
-		g.fails(newFetch(), `{"job":"batches/a","state":"RUNNING"}`+"\n"+line, cli.Malformed, said)
+		g.fails(newWait(), jobs+line, exit.Malformed, said, "1 unfinished")
+		g.fails(newFetch(), `{"job":"batches/a","state":"RUNNING"}`+"\n"+line, exit.Malformed, said)
 	}
 }
 
@@ -249,7 +249,7 @@ func FuzzJobs(f *testing.F) {
 				t.Errorf("%q: %+v", in, job)
 			}
 		}
-		if *err != nil && cli.ExitCode(*err) != cli.Malformed {
+		if *err != nil && exit.Code(*err) != exit.Malformed {
 			t.Errorf("%q: %v", in, *err)
 		}
 	})

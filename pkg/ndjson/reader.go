@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"io"
 	"strings"
+
+	"gbatch/pkg/exit"
 )
 
 // MaxLine is the longest line in bytes, its line end not counted. A reader
@@ -31,7 +33,7 @@ type LineError struct {
 
 func (e *LineError) Error() string { return fmt.Sprintf("line %d: %v", e.Line, e.Err) }
 func (e *LineError) Unwrap() error { return e.Err }
-func (e *LineError) ExitCode() int { return 7 }
+func (e *LineError) ExitCode() int { return exit.Malformed }
 
 // A Reader cuts a stream into lines. It skips blank lines and a byte order
 // mark at the start, takes CRLF for LF, and takes a last line without LF.

@@ -22,23 +22,11 @@
 // generate. Source: ai.google.dev/gemini-api/docs/batch-api.
 package record
 
-// MaxDim is the most values a vector may have. Google's models take 128 to
-// 3072 by their documentation, and less in fact.
-// Source: ai.google.dev/gemini-api/docs/embeddings.
-const MaxDim = 3072
-
 // CanaryPrefix begins the keys of requests that are sent a second time to see
 // whether answers come back under their own keys. The rest of such a key is
 // the canary's number, a colon and the key that it repeats. No chunk may have
 // such an id.
 const CanaryPrefix = "gbatch-canary:"
-
-// TaskTypes are the task types of Google's embedding models.
-// Source: ai.google.dev/api/embeddings, TaskType.
-var TaskTypes = []string{
-	"RETRIEVAL_QUERY", "RETRIEVAL_DOCUMENT", "SEMANTIC_SIMILARITY", "CLASSIFICATION",
-	"CLUSTERING", "QUESTION_ANSWERING", "FACT_VERIFICATION", "CODE_RETRIEVAL_QUERY",
-}
 
 // A Header announces a batch: the Count lines after it, and no others, belong
 // to it. Fewer lines before the end of the stream mean that a command upstream

@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 
+	"gbatch/pkg/exit"
 	"gbatch/pkg/ndjson"
 	"gbatch/pkg/record"
 )
@@ -45,10 +46,10 @@ type ToJSONL struct {
 func (c *ToJSONL) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	plain := space{c.Model, c.Dim, c.TaskType}.or(space{defaultModel, defaultDim, defaultTaskType})
 	if err := plain.check(); err != nil {
-		return usageError{err}
+		return exit.With(exit.Usage, err)
 	}
 	if c.Shape != "" && !slices.Contains(shapes, c.Shape) {
-		return usageError{fmt.Errorf("unknown shape %q: use %s", c.Shape, strings.Join(shapes, ", "))}
+		return exit.With(exit.Usage, fmt.Errorf("unknown shape %q: use %s", c.Shape, strings.Join(shapes, ", ")))
 	}
 	w := ndjson.NewWriter(out)
 	r := &run{
@@ -65,11 +66,6 @@ func (c *ToJSONL) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	}
 	return err
 }
-
-type usageError struct{ error }
-
-func (usageError) ExitCode() int   { return 2 }
-func (e usageError) Unwrap() error { return e.error }
 
 // A run is one pass over a stream.
 type run struct {
@@ -171,7 +167,7 @@ func (r *run) header(line []byte, m *members) error {
 	}
 	said, flags := space{h.Model, h.Dim, h.TaskType}, space{r.Model, r.Dim, r.TaskType}
 	if name, ok := flags.without(environment()).conflict(said); ok {
-		return usageError{r.r.Errorf("the header of batch %.100q says another %s than --%[2]s: leave the flag out", h.Batch, name)}
+		return exit.With(exit.Usage, r.r.Errorf("the header of batch %.100q says another %s than --%[2]s: leave the flag out", h.Batch, name))
 	}
 	full := said.or(flags).or(space{defaultModel, defaultDim, ""})
 	full.taskType = said.taskType // none is a word too: the batch was claimed so

@@ -7,7 +7,7 @@ import (
 	"log/slog"
 	"strings"
 
-	"gbatch/pkg/cli"
+	"gbatch/pkg/exit"
 	"gbatch/pkg/ndjson"
 	"gbatch/pkg/record"
 )
@@ -122,7 +122,7 @@ func (a *Add) merge(c *conn) error {
 		return err
 	}
 	if !s.table {
-		return cli.Errorf(cli.Usage, "%s is a view; chunks are added to a table", a.Table)
+		return exit.Errorf(exit.Usage, "%s is a view; chunks are added to a table", a.Table)
 	}
 	if err := a.fit(c, s); err != nil {
 		return err
@@ -135,7 +135,7 @@ func (a *Add) merge(c *conn) error {
 				return err
 			}
 			if n > 0 {
-				return cli.Errorf(cli.Usage, "chunks have a %s, but table %s has no such column; make it with ALTER TABLE %s ADD COLUMN %s VARCHAR", name, a.Table, a.Table, name)
+				return exit.Errorf(exit.Usage, "chunks have a %s, but table %s has no such column; make it with ALTER TABLE %s ADD COLUMN %s VARCHAR", name, a.Table, a.Table, name)
 			}
 			continue
 		}

@@ -10,7 +10,8 @@ import (
 	"slices"
 	"strings"
 
-	"gbatch/pkg/cli"
+	"gbatch/pkg/exit"
+	"gbatch/pkg/model"
 	"gbatch/pkg/ndjson"
 	"gbatch/pkg/record"
 	"gbatch/pkg/vector"
@@ -127,7 +128,7 @@ func (d *divider) take(rec record.Answer) error {
 	ans := answer{key: rec.Key, tokens: rec.Tokens, err: rec.Err}
 	switch {
 	case rec.Err != nil:
-	case len(rec.Values) > record.MaxDim:
+	case len(rec.Values) > model.MaxDim:
 		ans.err = &record.Status{Code: 13, Status: "INTERNAL", Message: fmt.Sprintf("the vector has %d values", len(rec.Values))}
 	case !vector.Finite(rec.Values):
 		ans.err = &record.Status{Code: 13, Status: "INTERNAL", Message: "the vector has a value that is not a finite number"}
@@ -175,7 +176,7 @@ type applier struct {
 // effect is in the database. The next records are read while some are written.
 func (a *Apply) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	if a.MaxAttempts < 1 {
-		return cli.Errorf(cli.Usage, "--max-attempts is at least 1")
+		return exit.Errorf(exit.Usage, "--max-attempts is at least 1")
 	}
 	defer a.end()
 	reading, stop := context.WithCancel(ctx)
@@ -238,15 +239,15 @@ func (w *applier) verdict() error {
 	add(w.failed, "%d keys failed")
 	add(w.dropped, "%d answers were dropped")
 	add(w.lost, "%d jobs ended without results")
-	code := cli.Partial
+	code := exit.Partial
 	if w.unwhole > 0 {
-		code = cli.Malformed
+		code = exit.Malformed
 		add(w.unwhole, "%d batches stay open since the input ended before their last answer: run the line again")
 	}
 	if len(parts) == 0 {
 		return nil
 	}
-	return cli.Errorf(code, "%s (see chunks-status %s)", strings.Join(parts, ", "), w.DB)
+	return exit.Errorf(code, "%s (see chunks-status %s)", strings.Join(parts, ", "), w.DB)
 }
 
 // A claim is what the database knows of a batch.
@@ -275,7 +276,7 @@ func (w *applier) write(c *conn, j *record.Job) error {
 	case !found:
 		return fmt.Errorf("batch %s was not claimed from %s", w.batch, w.DB)
 	case w.Embeddings != "" && w.Embeddings != b.embeddings:
-		return cli.Errorf(cli.Usage, "batch %s was claimed for table %s, not for %s", w.batch, b.embeddings, w.Embeddings)
+		return exit.Errorf(exit.Usage, "batch %s was claimed for table %s, not for %s", w.batch, b.embeddings, w.Embeddings)
 	case j != nil && b.job != "" && j.Job != b.job && !j.Whole():
 		return fmt.Errorf("batch %s has job %s; %s is not its job and changes nothing", w.batch, b.job, j.Job)
 	}
@@ -596,11 +597,11 @@ func (s *source) hasColumn(name string, dim int) error {
 	want := []string{fmt.Sprintf("FLOAT[%d]", dim), "FLOAT[]"}
 	switch t := s.columns[strings.ToLower(name)]; {
 	case !s.table:
-		return cli.Errorf(cli.Usage, "--column writes into a table, but the chunks come from %s", s.from)
+		return exit.Errorf(exit.Usage, "--column writes into a table, but the chunks come from %s", s.from)
 	case t == "":
-		return cli.Errorf(cli.Usage, "table %s has no column %s; make it with ALTER TABLE %s ADD COLUMN %s %s", s.from, name, s.from, name, want[0])
+		return exit.Errorf(exit.Usage, "table %s has no column %s; make it with ALTER TABLE %s ADD COLUMN %s %s", s.from, name, s.from, name, want[0])
 	case !slices.Contains(want, t):
-		return cli.Errorf(cli.Usage, "column %s of table %s is %s, not %s", name, s.from, t, want[0])
+		return exit.Errorf(exit.Usage, "column %s of table %s is %s, not %s", name, s.from, t, want[0])
 	}
 	return nil
 }

@@ -14,7 +14,7 @@ import (
 
 	"github.com/duckdb/duckdb-go/v2/mapping"
 
-	"gbatch/pkg/cli"
+	"gbatch/pkg/exit"
 )
 
 // This file is a thin layer over the driver's mapping package, DuckDB's C
@@ -124,7 +124,7 @@ func (c *conn) attach(d Database, mode access) error {
 			return d.explain(err)
 		}
 		if time.Since(start) > d.LockTimeout {
-			return cli.Errorf(cli.TryLater, "%s is held by another process, still after %v; try again later or give --lock-timeout more", d.DB, d.LockTimeout)
+			return exit.Errorf(exit.TryLater, "%s is held by another process, still after %v; try again later or give --lock-timeout more", d.DB, d.LockTimeout)
 		}
 		slog.Debug("the database is held by another process", "db", d.DB)
 		select {
@@ -217,7 +217,7 @@ func (d *Database) begin() error {
 	for name, value := range options {
 		if mapping.SetConfig(config, name, value) == mapping.StateError {
 			d.end()
-			return cli.Errorf(cli.Usage, "DuckDB does not take %q for %s", value, name)
+			return exit.Errorf(exit.Usage, "DuckDB does not take %q for %s", value, name)
 		}
 	}
 	var message string

@@ -12,7 +12,8 @@ import (
 	"path/filepath"
 	"syscall"
 
-	"gbatch/pkg/cli"
+	"gbatch/pkg/exit"
+	"gbatch/pkg/lockfile"
 )
 
 // A journal keeps the blocks that a checkpoint may write over.
@@ -207,7 +208,7 @@ func (j *journal) protect(c *conn) error {
 	}
 	f, err := os.OpenFile(j.path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, info.Mode().Perm())
 	if errors.Is(err, os.ErrExist) {
-		return cli.Errorf(cli.TryLater, "%s was left this moment by a process that was killed; run the command again", j.path)
+		return exit.Errorf(exit.TryLater, "%s was left this moment by a process that was killed; run the command again", j.path)
 	}
 	if err != nil {
 		return err
@@ -220,18 +221,9 @@ func (j *journal) protect(c *conn) error {
 		err = closed
 	}
 	if err == nil {
-		err = syncDir(filepath.Dir(j.path))
+		err = lockfile.SyncDir(filepath.Dir(j.path))
 	}
 	return err
-}
-
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }
 
 // close ends the journal of a database that was closed.

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"gbatch/pkg/cli"
+	"gbatch/pkg/exit"
 )
 
 // A checkpoint is a database file before and after one, and the journal of it.
@@ -191,7 +191,7 @@ func TestJournalOfAnother(t *testing.T) {
 			t.Fatalf("%q %v", b, err)
 		}
 	}
-	if _, err := k.run(&Jobs{k.Database}, ""); cli.ExitCode(err) != cli.TryLater {
+	if _, err := k.run(&Jobs{k.Database}, ""); exit.Code(err) != exit.TryLater {
 		t.Errorf("a held database: %v", err)
 	}
 	if _, err := os.Stat(k.DB + ".journal"); err != nil {

@@ -6,10 +6,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math"
 	"slices"
 
 	"gbatch/pkg/cli"
+	"gbatch/pkg/exit"
+	"gbatch/pkg/model"
 	"gbatch/pkg/ndjson"
 	"gbatch/pkg/record"
 )
@@ -22,9 +23,9 @@ import (
 type Pending struct {
 	Database    `embed:""`
 	From        string   `default:"chunks" help:"A table or view with id, text and, if there are any, title and context, or a SELECT that yields them. A SELECT runs as it stands."`
-	Model       string   `default:"gemini-embedding-001" help:"The embedding model."`
-	Dim         int      `default:"768" help:"Values per vector, 1 to 3072."`
-	TaskType    string   `default:"RETRIEVAL_DOCUMENT" help:"What the vectors are for, as Google spells it."`
+	Model       string   `default:"${model}" help:"The embedding model."`
+	Dim         int      `default:"${dim}" help:"Values per vector, 1 to ${max_dim}."`
+	TaskType    string   `default:"${task_type}" help:"What the vectors are for, as Google spells it."`
 	Embeddings  string   `default:"embeddings" help:"The table of the vectors: one for each model, dim and task type."`
 	Column      string   `help:"Also write vectors into this column of the chunks table."`
 	Limit       int      `help:"Claim at most this many requests; 0 is no limit."`
@@ -63,18 +64,18 @@ type planned struct {
 	USD      *float64 `json:"usd,omitempty"`
 }
 
-func (p *Pending) space() space { return space{p.Model, p.TaskType, p.Dim} }
+func (p *Pending) space() model.Space {
+	return model.Space{Model: p.Model, Dim: p.Dim, TaskType: p.TaskType}
+}
 
 func (p *Pending) check() error {
+	space, err := p.space().Checked()
+	p.Model = space.Model
 	switch {
-	case p.Model == "":
-		return cli.Errorf(cli.Usage, "--model is empty")
-	case p.Dim < 1 || p.Dim > record.MaxDim:
-		return cli.Errorf(cli.Usage, "--dim %d is out of range: 1 to %d", p.Dim, record.MaxDim)
-	case p.TaskType != "" && !slices.Contains(record.TaskTypes, p.TaskType):
-		return cli.Errorf(cli.Usage, "--task-type %q is not one of %v", p.TaskType, record.TaskTypes)
+	case err != nil:
+		return exit.With(exit.Usage, err)
 	case p.MaxRequests < 1 || p.MaxTokens < 1 || p.Limit < 0:
-		return cli.Errorf(cli.Usage, "--max-requests and --max-tokens are at least 1, --limit at least 0")
+		return exit.Errorf(exit.Usage, "--max-requests and --max-tokens are at least 1, --limit at least 0")
 	}
 	return nil
 }
@@ -582,8 +583,9 @@ func (p *Pending) cut(c *conn, limit int) (cuts []cut, err error) {
 		return nil, err
 	}
 	defer r.close()
+	facts := model.Lookup(p.Model)
 	for n := 0; r.next() && (limit <= 0 || n < limit); n++ {
-		size, tokens := r.int(1)+r.int(2)+overhead, estimate(p.Model, r.int(1))
+		size, tokens := r.int(1)+r.int(2)+overhead, facts.Tokens(r.int(1))
 		last := len(cuts) - 1
 		if last < 0 || cuts[last].Requests == p.MaxRequests || cuts[last].Bytes+size > int64(p.MaxBytes) || cuts[last].Tokens+tokens > int64(p.MaxTokens) {
 			cuts = append(cuts, cut{low: r.int(0)})
@@ -634,35 +636,10 @@ func (p *Pending) plan(ctx context.Context, out io.Writer) error {
 	}
 	w := ndjson.NewWriter(out)
 	for _, cut := range cuts {
-		cut.USD = price(p.Model, cut.Tokens)
+		cut.USD = model.Lookup(p.Model).Cost(cut.Tokens)
 		if err := w.Encode(cut.planned); err != nil {
 			return err
 		}
 	}
 	return w.Flush()
-}
-
-// estimate is how many tokens a text of n bytes has at most in Google's count,
-// which stops at the model's limit: 2,048 for gemini-embedding-001, 8,192 for
-// gemini-embedding-2. Four bytes a token hold for English as for Cyrillic and
-// Chinese, whose characters are longer and carry more.
-// Source: ai.google.dev/gemini-api/docs/tokens and …/docs/embeddings.
-func estimate(model string, n int64) int64 {
-	limit := int64(8192)
-	if model == "gemini-embedding-001" {
-		limit = 2048
-	}
-	return min(n/4+1, limit)
-}
-
-// price is what tokens cost in a batch, in US dollars, nil for a model whose
-// price is not known here. Source: ai.google.dev/gemini-api/docs/pricing.
-func price(model string, tokens int64) *float64 {
-	perMillion := map[string]float64{"gemini-embedding-001": 0.075, "gemini-embedding-2": 0.10}
-	usd, ok := perMillion[model]
-	if !ok {
-		return nil
-	}
-	usd = math.Round(usd*float64(tokens)*100) / 1e8
-	return &usd
 }

@@ -9,10 +9,10 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"fmt"
-	"strings"
 	"time"
 
-	"gbatch/pkg/cli"
+	"gbatch/pkg/exit"
+	"gbatch/pkg/model"
 )
 
 // schema makes the toolkit's tables. All times are UTC.
@@ -44,19 +44,9 @@ func (c *conn) hasSchema() (bool, error) {
 // now is the present time as the tables hold it.
 func now() string { return time.Now().UTC().Format("2006-01-02 15:04:05.000000") }
 
-// A space is what vectors must share to be compared.
-type space struct {
-	model, taskType string
-	dim             int
-}
-
-func (s space) String() string {
-	return strings.TrimSpace(fmt.Sprintf("%s %d %s", s.model, s.dim, s.taskType))
-}
-
 // prepare makes the embeddings table for chunks of src, or checks that it is
 // there for them and for the same space.
-func (c *conn) prepare(table string, src *source, want space) error {
+func (c *conn) prepare(table string, src *source, want model.Space) error {
 	types := map[string]string{}
 	there := table
 	r, err := c.query("SELECT column_name, data_type, table_name FROM duckdb_columns() WHERE database_name = current_database() AND schema_name = current_schema() AND lower(table_name) = lower(?)", table)
@@ -68,10 +58,10 @@ func (c *conn) prepare(table string, src *source, want space) error {
 	}
 	r.close()
 	if there != table {
-		return cli.Errorf(cli.Usage, "table %s is there as %s; write it so with --embeddings", table, there)
+		return exit.Errorf(exit.Usage, "table %s is there as %s; write it so with --embeddings", table, there)
 	}
-	var have space
-	read := func(r *rows) { have = space{r.string(0), r.string(1), int(r.int(2))} }
+	var have model.Space
+	read := func(r *rows) { have = model.Space{Model: r.string(0), TaskType: r.string(1), Dim: int(r.int(2))} }
 	found, err := c.one(read, `SELECT model, task_type, dim FROM gbatch.jobs WHERE embeddings = ? AND (closed_at IS NULL OR succeeded > 0) LIMIT 1`, table)
 	if err != nil {
 		return err
@@ -84,9 +74,9 @@ func (c *conn) prepare(table string, src *source, want space) error {
 		}
 	}
 	if found && have != want {
-		return cli.Errorf(cli.Usage, "table %s holds %v, not %v: vectors of two spaces cannot be compared; give the other one its own table with --embeddings NAME", table, have, want)
+		return exit.Errorf(exit.Usage, "table %s holds %v, not %v: vectors of two spaces cannot be compared; give the other one its own table with --embeddings NAME", table, have, want)
 	}
-	vector := fmt.Sprintf("FLOAT[%d]", want.dim)
+	vector := fmt.Sprintf("FLOAT[%d]", want.Dim)
 	if len(types) > 0 && !found && types["text_hash"] == "UHUGEINT" && (types["embedding"] != vector || types["chunk_id"] != src.idType) {
 		// Left by a space that never got a vector.
 		if n, err := c.count("SELECT count(*) FROM (SELECT 1 FROM " + ident(table) + " LIMIT 1)"); err != nil {
@@ -103,11 +93,11 @@ func (c *conn) prepare(table string, src *source, want space) error {
 	}
 	switch {
 	case types["text_hash"] != "UHUGEINT" || types["batch"] == "":
-		return cli.Errorf(cli.Usage, "table %s is not one of gbatch's; name another with --embeddings NAME", table)
+		return exit.Errorf(exit.Usage, "table %s is not one of gbatch's; name another with --embeddings NAME", table)
 	case types["embedding"] != vector:
-		return cli.Errorf(cli.Usage, "table %s holds %s, not %s; give the other space its own table with --embeddings NAME", table, types["embedding"], vector)
+		return exit.Errorf(exit.Usage, "table %s holds %s, not %s; give the other space its own table with --embeddings NAME", table, types["embedding"], vector)
 	case types["chunk_id"] != src.idType:
-		return cli.Errorf(cli.Usage, "table %s has ids of type %s, but the chunks' ids are %s; name another with --embeddings NAME", table, types["chunk_id"], src.idType)
+		return exit.Errorf(exit.Usage, "table %s has ids of type %s, but the chunks' ids are %s; name another with --embeddings NAME", table, types["chunk_id"], src.idType)
 	}
 	return nil
 }

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"unicode"
 
-	"gbatch/pkg/cli"
+	"gbatch/pkg/exit"
 )
 
 // A source is where the chunks are: a table or view of the user's, or any
@@ -221,7 +221,7 @@ func (c *conn) unique(s *source) error {
 	case err != nil || !found:
 		return err
 	case id == "":
-		return cli.Errorf(cli.Malformed, "--from %s: %d rows have no id", s.from, n)
+		return exit.Errorf(exit.Malformed, "--from %s: %d rows have no id", s.from, n)
 	}
-	return cli.Errorf(cli.Malformed, "--from %s: id %q occurs %d times; an id must name one chunk", s.from, id, n)
+	return exit.Errorf(exit.Malformed, "--from %s: id %q occurs %d times; an id must name one chunk", s.from, id, n)
 }

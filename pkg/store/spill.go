@@ -1,10 +1,13 @@
 package store
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"gbatch/pkg/lockfile"
 )
 
 // A spill is the folder, beside the database, for what DuckDB has no memory
@@ -38,12 +41,15 @@ func newSpill(db string) (*spill, error) {
 			return s, nil
 		}
 		// Another process took it for one that was left, and takes it away.
-		if err != syscall.EWOULDBLOCK && !os.IsNotExist(err) {
+		if err != errHeld && !os.IsNotExist(err) {
 			os.RemoveAll(dir)
 			return nil, err
 		}
 	}
 }
+
+// errHeld is the error of a folder that another process has, or takes away.
+var errHeld = errors.New("the folder is held by another process")
 
 // lockSpill takes the lock of a folder that no living process has.
 func lockSpill(dir string) (*spill, error) {
@@ -52,17 +58,9 @@ func lockSpill(dir string) (*spill, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		f.Close()
-		return nil, err
-	}
-	// It may have been taken away before it was locked.
-	mine, err := f.Stat()
-	if err == nil {
-		var there os.FileInfo
-		if there, err = os.Stat(path); err == nil && !os.SameFile(mine, there) {
-			err = os.ErrNotExist
-		}
+	held, err := lockfile.Try(f)
+	if err == nil && !held {
+		err = errHeld
 	}
 	if err != nil {
 		f.Close()

@@ -11,6 +11,8 @@ import (
 	"text/tabwriter"
 
 	"gbatch/pkg/cli"
+	"gbatch/pkg/exit"
+	"gbatch/pkg/model"
 	"gbatch/pkg/ndjson"
 )
 
@@ -96,7 +98,7 @@ func (s *Status) counts(c *conn, claimed bool) ([]statusCount, error) {
 	if err != nil {
 		return nil, err
 	}
-	model, limit := "gemini-embedding-001", int64(0)
+	facts := model.Lookup(model.Default)
 	query := "SELECT 'PENDING' AS status, strlen(" + src.body() + ") AS bytes, NULL::BIGINT AS tokens FROM " + src.sql
 	if claimed {
 		// A table that is not there yet has no vectors; one that others are there
@@ -104,21 +106,20 @@ func (s *Status) counts(c *conn, claimed bool) ([]statusCount, error) {
 		if known, err := c.tables(); err != nil {
 			return nil, err
 		} else if len(known) > 0 && !slices.Contains(known, s.Embeddings) {
-			return nil, cli.Errorf(cli.Usage, "no chunks were claimed for a table %s, only for %s", s.Embeddings, strings.Join(known, ", "))
+			return nil, exit.Errorf(exit.Usage, "no chunks were claimed for a table %s, only for %s", s.Embeddings, strings.Join(known, ", "))
 		}
 		n, err := c.count("SELECT count(*) FROM duckdb_tables() WHERE database_name = current_database() AND schema_name = current_schema() AND table_name = ?", s.Embeddings)
 		if err != nil {
 			return nil, err
 		}
 		if n > 0 {
-			if _, err := c.one(func(r *rows) { model = r.string(0) }, "SELECT model FROM gbatch.jobs WHERE embeddings = ? LIMIT 1", s.Embeddings); err != nil {
+			if _, err := c.one(func(r *rows) { facts = model.Lookup(r.string(0)) }, "SELECT model FROM gbatch.jobs WHERE embeddings = ? LIMIT 1", s.Embeddings); err != nil {
 				return nil, err
 			}
 			query = "SELECT status, bytes, tokens FROM (" + src.status(s.Embeddings, "") + ")"
 		}
 	}
-	limit = estimate(model, 1<<62)
-	r, err := c.query(fmt.Sprintf("SELECT status, count(*), sum(coalesce(tokens, least(bytes // 4 + 1, %d)))::BIGINT FROM (%s) GROUP BY status", limit, query))
+	r, err := c.query(fmt.Sprintf("SELECT status, count(*), sum(coalesce(tokens, least(bytes // %d + 1, %d)))::BIGINT FROM (%s) GROUP BY status", model.BytesPerToken, facts.MaxTokens, query))
 	if err != nil {
 		return nil, err
 	}
@@ -132,7 +133,7 @@ func (s *Status) counts(c *conn, claimed bool) ([]statusCount, error) {
 		}
 	}
 	for i := range counts {
-		counts[i].USD = price(model, counts[i].Tokens)
+		counts[i].USD = facts.Cost(counts[i].Tokens)
 	}
 	return counts, nil
 }
@@ -161,7 +162,7 @@ func (s *Status) batches(c *conn) (batches []batchStatus, err error) {
 	for r.next() {
 		b := batchStatus{Batch: r.string(0), Job: r.string(1), State: r.string(2), Open: r.bool(3), Requests: r.int(4), Succeeded: r.int(5),
 			Failed: r.int(6), Tokens: r.int(7), ClaimedAt: r.string(9), EndedAt: r.string(10), Error: r.string(11)}
-		b.USD = price(r.string(8), b.Tokens)
+		b.USD = model.Lookup(r.string(8)).Cost(b.Tokens)
 		batches = append(batches, b)
 	}
 	return batches, nil

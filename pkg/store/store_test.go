@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"gbatch/pkg/cli"
+	"gbatch/pkg/exit"
+	"gbatch/pkg/model"
 	"gbatch/pkg/record"
 )
 
@@ -532,7 +534,7 @@ func TestErrorsOfKeys(t *testing.T) {
 				}
 			}
 			in += k.jobLine(b.Batch, record.Succeeded, strings.Count(in, "vector"), bad)
-			if _, err := k.run(k.apply(), in); cli.ExitCode(err) != cli.Partial {
+			if _, err := k.run(k.apply(), in); exit.Code(err) != exit.Partial {
 				t.Errorf("got %v", err)
 			}
 		}
@@ -559,7 +561,7 @@ func TestForeignAndSecondAnswers(t *testing.T) {
 	out := k.must(k.pending(func(p *Pending) { p.Limit = 2 }), "")
 	b := k.batches(out)[0].Batch
 	in := k.vectorLine(b, "a", vec("one")) + k.vectorLine(b, "a", vec("wrong")) + k.vectorLine(b, "other", vec("wrong")) + k.vectorLine(b, "nobody", vec("wrong")) + k.vectorLine(b, "b", vec("two"))
-	if _, err := k.run(k.apply(), in+k.jobLine(b, record.Succeeded, 5, 0)); cli.ExitCode(err) != cli.Partial || !strings.Contains(err.Error(), "3 answers were dropped") {
+	if _, err := k.run(k.apply(), in+k.jobLine(b, record.Succeeded, 5, 0)); exit.Code(err) != exit.Partial || !strings.Contains(err.Error(), "3 answers were dropped") {
 		t.Errorf("got %v", err)
 	}
 	k.expect(statuses, "a|READY\nb|READY\nother|PENDING")
@@ -579,7 +581,7 @@ func TestWithoutTheClosingRecord(t *testing.T) {
 		"an answer missing": strings.Join(lines[1:], ""),
 		"job alone":         lines[10],
 	} {
-		if _, err := k.run(k.apply(), in); cli.ExitCode(err) != cli.Malformed {
+		if _, err := k.run(k.apply(), in); exit.Code(err) != exit.Malformed {
 			t.Errorf("%s: %v", name, err)
 		}
 		k.expect("SELECT closed_at IS NULL FROM gbatch.jobs", "true")
@@ -613,7 +615,7 @@ func TestSubmittedJobs(t *testing.T) {
 	k.must(k.apply(), k.jobLine(b[0].Batch, record.Succeeded, -1, 0))
 	k.expect("SELECT state, closed_at IS NULL FROM gbatch.jobs ORDER BY batch LIMIT 1", "SUCCEEDED|true")
 	// A job that failed gives its chunks back.
-	if _, err := k.run(k.apply(), k.jobLine(b[1].Batch, record.Failed, 0, 0)); cli.ExitCode(err) != cli.Partial {
+	if _, err := k.run(k.apply(), k.jobLine(b[1].Batch, record.Failed, 0, 0)); exit.Code(err) != exit.Partial {
 		t.Errorf("got %v", err)
 	}
 	k.expect("SELECT state, error FROM gbatch.jobs ORDER BY batch DESC LIMIT 1", "FAILED|INTERNAL: Google's own reason")
@@ -634,7 +636,7 @@ func TestLargeBatchTakesSeveralTransactions(t *testing.T) {
 	answers := k.answers(out)
 	cut := answers[:len(answers)*9/10]
 	cut = cut[:strings.LastIndexByte(cut, '\n')+1]
-	if _, err := k.run(k.apply(), cut); cli.ExitCode(err) != cli.Malformed {
+	if _, err := k.run(k.apply(), cut); exit.Code(err) != exit.Malformed {
 		t.Errorf("got %v", err)
 	}
 	k.must(k.apply(), answers)
@@ -653,17 +655,17 @@ func TestSpaces(t *testing.T) {
 		func(p *Pending) { p.Model = "gemini-embedding-2" },
 		func(p *Pending) { p.TaskType = "CLUSTERING" },
 	} {
-		if _, err := k.run(k.pending(set), ""); cli.ExitCode(err) != cli.Usage || !strings.Contains(err.Error(), "--embeddings NAME") {
+		if _, err := k.run(k.pending(set), ""); exit.Code(err) != exit.Usage || !strings.Contains(err.Error(), "--embeddings NAME") {
 			t.Errorf("got %v", err)
 		}
 		out := k.must(k.pending(set, func(p *Pending) { p.Embeddings = `other "one" ` + p.Model + p.TaskType + fmt.Sprint(p.Dim) }), "")
 		all := k.batches(out)
 		b := all[len(all)-1]
-		if b.Count != 1 || (space{b.Model, b.TaskType, b.Dim}) != k.pending(set).space() {
+		if b.Count != 1 || (model.Space{Model: b.Model, Dim: b.Dim, TaskType: b.TaskType}) != k.pending(set).space() {
 			t.Errorf("a space of its own got %v", b)
 		}
 	}
-	if _, err := k.run(&Apply{Database: k.Database, MaxAttempts: 3, Embeddings: "elsewhere"}, k.jobLine(k.rows("SELECT min(batch) FROM gbatch.jobs"), record.Queued, 0, 0)); cli.ExitCode(err) != cli.Usage {
+	if _, err := k.run(&Apply{Database: k.Database, MaxAttempts: 3, Embeddings: "elsewhere"}, k.jobLine(k.rows("SELECT min(batch) FROM gbatch.jobs"), record.Queued, 0, 0)); exit.Code(err) != exit.Usage {
 		t.Errorf("got %v", err)
 	}
 }
@@ -684,7 +686,7 @@ func TestColumn(t *testing.T) {
 		k.must(k.pending(column), "")
 		k.expect("SELECT count(*) FROM chunks c JOIN embeddings e ON e.chunk_id = c.id AND c.v = e.embedding", "3")
 		for _, name := range []string{"nothing", "text"} {
-			if _, err := k.run(k.pending(func(p *Pending) { p.Column = name }), ""); cli.ExitCode(err) != cli.Usage {
+			if _, err := k.run(k.pending(func(p *Pending) { p.Column = name }), ""); exit.Code(err) != exit.Usage {
 				t.Errorf("--column %s: %v", name, err)
 			}
 		}
@@ -780,7 +782,7 @@ func TestAdd(t *testing.T) {
 		`{"id":"z","text":"x"}` + "\n" + `{"id":"y","te`: "line 2: ",
 	} {
 		_, err := k.run(add, in)
-		if cli.ExitCode(err) != cli.Malformed || !strings.Contains(err.Error(), want) {
+		if exit.Code(err) != exit.Malformed || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %s", in, err, want)
 		}
 	}
@@ -811,7 +813,7 @@ func TestFilesThatAreNoDatabase(t *testing.T) {
 		"duck.go":                  "is not a DuckDB database",
 	} {
 		_, err := k.run(&Jobs{Database{DB: path}}, "")
-		if cli.ExitCode(err) != cli.Error || !strings.Contains(err.Error(), want) {
+		if exit.Code(err) != exit.Failed || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
@@ -831,7 +833,7 @@ func TestNamesOfFiles(t *testing.T) {
 func TestApplyToTheWrongDatabase(t *testing.T) {
 	k := open(t, simple, "INSERT INTO chunks VALUES ('a', 'one')")
 	in := k.vectorLine("b1", "a", vec("one"))
-	if _, err := k.run(k.apply(), in); cli.ExitCode(err) != cli.Error {
+	if _, err := k.run(k.apply(), in); exit.Code(err) != exit.Failed {
 		t.Errorf("got %v", err)
 	}
 	k.must(k.pending(), "")
@@ -910,7 +912,7 @@ func TestAddOddIDs(t *testing.T) {
 	} {
 		table, want, _ := strings.Cut(want, "|")
 		_, err := k.run(&Add{Database: k.Database, Table: table}, in)
-		if cli.ExitCode(err) != cli.Malformed || !strings.Contains(err.Error(), want) {
+		if exit.Code(err) != exit.Malformed || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", in, err)
 		}
 	}
@@ -927,7 +929,7 @@ func TestIDsThatBecomeOne(t *testing.T) {
 		k.sql("INSERT INTO chunks VALUES ('a', 'one')")
 		k.must(k.apply(), k.answers(out))
 		k.expect("SELECT chunk_id FROM embeddings ORDER BY ALL", "a\nb")
-		if _, err := k.run(k.pending(set), ""); cli.ExitCode(err) != cli.Malformed {
+		if _, err := k.run(k.pending(set), ""); exit.Code(err) != exit.Malformed {
 			t.Error(err)
 		}
 	}
@@ -956,7 +958,7 @@ func TestSpaceOfAPart(t *testing.T) {
 	k.run(k.apply(), k.vectorLine(b.Batch, "a", vec("one")))
 	k.run(k.apply(), k.jobLine(b.Batch, record.Failed, 0, 0))
 	_, err := k.run(k.pending(func(p *Pending) { p.Model = "gemini-embedding-2" }), "")
-	if cli.ExitCode(err) != cli.Usage || !strings.Contains(err.Error(), "two spaces cannot be compared") {
+	if exit.Code(err) != exit.Usage || !strings.Contains(err.Error(), "two spaces cannot be compared") {
 		t.Error(err)
 	}
 	if n := k.embed(); n != 1 {
@@ -970,7 +972,7 @@ func TestCaseOfNames(t *testing.T) {
 	k.must(k.apply(), k.answers(k.must(k.pending(), "")))
 	k.expect("FROM chunk_status", "42")
 	_, err := k.run(k.pending(func(p *Pending) { p.Embeddings = "Embeddings" }), "")
-	if cli.ExitCode(err) != cli.Usage || !strings.Contains(err.Error(), "is there as embeddings") {
+	if exit.Code(err) != exit.Usage || !strings.Contains(err.Error(), "is there as embeddings") {
 		t.Error(err)
 	}
 }
@@ -983,7 +985,7 @@ func TestReservedID(t *testing.T) {
 	}
 	k.expect(statuses, "b|READY\ngbatch-canary:0:a|FAILED|ids that begin with gbatch-canary: are reserved")
 	_, err := k.run(&Add{Database: k.Database, Table: "chunks"}, `{"id":"gbatch-canary:1:x","text":"x"}`)
-	if cli.ExitCode(err) != cli.Malformed {
+	if exit.Code(err) != exit.Malformed {
 		t.Error(err)
 	}
 }
@@ -993,7 +995,7 @@ func TestVectorOutOfMeasure(t *testing.T) {
 	k := open(t, simple, "INSERT INTO chunks (id, text) VALUES ('a', 'one'), ('b', 'two')")
 	b := k.batches(k.must(k.pending(), ""))[0]
 	in := k.vectorLine(b.Batch, "a", make([]float32, 3_000_000)) + k.vectorLine(b.Batch, "b", vec("two")) + k.jobLine(b.Batch, record.Succeeded, 2, 0)
-	if _, err := k.run(k.apply(), in); cli.ExitCode(err) != cli.Partial {
+	if _, err := k.run(k.apply(), in); exit.Code(err) != exit.Partial {
 		t.Error(err)
 	}
 	k.expect("SELECT id, embedding_status FROM chunk_status ORDER BY id", "a|PENDING\nb|READY")

@@ -136,7 +136,7 @@ func bytesText(n int64) string {
 func (b *bench) write(out string, took time.Duration) error {
 	var s strings.Builder
 	s.WriteString("# Benchmarks\n\n")
-	s.WriteString("Made by `make bench` (cmd/internal/bench), which says how each figure is taken. MB are 10⁶ bytes. ")
+	s.WriteString("Made by `make bench` (internal/bench), which says how each figure is taken. MB are 10⁶ bytes. ")
 	fmt.Fprintf(&s, "Rates and memory are medians of %d rounds, ratios (\"ours is\") medians of the rounds' ratios: how many times as fast our row is, "+
 		"that with the same number of cores where there are two. Peak memory is the process's own as the kernel counts it, from about 4 MB on.\n\n", b.rounds)
 	for _, line := range b.machine() {
@@ -188,10 +188,10 @@ func (b *bench) machine() (lines []string) {
 	}
 	lines = append(lines, fmt.Sprintf("commit %s, %s", commit, runtime.Version()))
 	var others []string
-	if v := command("go", "list", "-C", filepath.Join(b.root, "cmd/internal/bench"), "-m", "-f", "{{.Version}}", "github.com/goccy/go-json"); v != "" {
+	if v := command("go", "list", "-C", filepath.Join(b.root, "internal/bench"), "-m", "-f", "{{.Version}}", "github.com/goccy/go-json"); v != "" {
 		others = append(others, "goccy/go-json "+v)
 	}
-	if v := command("go", "list", "-C", filepath.Join(b.root, "cmd/internal/bench"), "-m", "-f", "{{.Version}}", "github.com/duckdb/duckdb-go/v2"); v != "" {
+	if v := command("go", "list", "-C", filepath.Join(b.root, "internal/bench"), "-m", "-f", "{{.Version}}", "github.com/duckdb/duckdb-go/v2"); v != "" {
 		others = append(others, "duckdb-go "+v)
 	}
 	for _, name := range []string{"node", "jq"} {

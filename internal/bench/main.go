@@ -2,7 +2,7 @@
 // that it makes from a seed, and writes BENCHMARKS.md and the plots in docs/.
 //
 //	make bench                  the whole of it: about 25 minutes, 10 GB of disk
-//	go run -C cmd/internal/bench . -quick -out /tmp/bench
+//	go run -C internal/bench . -quick -out /tmp/bench
 //
 // It expects the commands on PATH; make bench puts them there. Of jq, node,
 // curl and perf it uses what it finds.
@@ -85,7 +85,7 @@ func main() {
 	}
 	short := flag.Bool("quick", false, "small data and few rounds, for trying: about a minute")
 	only := flag.String("only", strings.Join(names, ","), "run these sections only")
-	out := flag.String("out", "../../..", "folder for BENCHMARKS.md and docs/")
+	out := flag.String("out", "../..", "folder for BENCHMARKS.md and docs/")
 	tmp := flag.String("tmp", "", "folder for the data (default $TMPDIR)")
 	seed := flag.Uint64("seed", 1, "seed of the data")
 	rounds := flag.Int("rounds", 0, "rounds of each comparison")
@@ -105,7 +105,7 @@ func main() {
 
 func (b *bench) run(tmp, out string, only []string) (err error) {
 	begun := time.Now()
-	if b.root, err = filepath.Abs("../../.."); err != nil {
+	if b.root, err = filepath.Abs("../.."); err != nil {
 		return err
 	}
 	for _, name := range []string{"chunks-add", "chunks-pending", "to-jsonl", "gbatch-submit", "gbatch-wait", "gbatch-fetch", "vectors-apply", "gemini-emulator"} {

@@ -12,7 +12,7 @@ import (
 func TestMutations(t *testing.T) {
 	for name, changes := range mutations {
 		for _, c := range changes {
-			source, err := os.ReadFile(filepath.Join("../../..", c.file))
+			source, err := os.ReadFile(filepath.Join("../..", c.file))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -1,4 +1,4 @@
-module gbatch/cmd/internal/bench
+module gbatch/internal/bench
 
 go 1.26.0
 
@@ -79,4 +79,4 @@ require (
 	google.golang.org/protobuf v1.36.11 // indirect
 )
 
-replace gbatch => ../../..
+replace gbatch => ../..

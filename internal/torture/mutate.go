@@ -25,7 +25,7 @@ var mutations = map[string][]change{
 		"	if j == nil && w.last {\n		failed := 0\n		j = &record.Job{Batch: w.batch, State: record.Succeeded, Succeeded: &w.lines, Failed: &failed}\n	}\n" +
 			"	if err := w.transact(ctx, write, func(c *conn) error { return w.write(c, j) }); err != nil {\n"}},
 	"no-lock": {{"pkg/gbatch/intent.go",
-		"syscall.LOCK_EX|syscall.LOCK_NB", "syscall.LOCK_UN"}},
+		"held, err := lockfile.Try(f)", "held, err := lockfile.Try(f)\n	held = true"}},
 	"no-canary-check": {{"pkg/gbatch/convert.go",
 		"if !same(p.canary, p.first) {", "if false {"}},
 	"input-deleted-first": {{"pkg/gbatch/fetch.go",

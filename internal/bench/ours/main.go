@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"gbatch/pkg/cli"
+	"gbatch/pkg/exit"
 	"gbatch/pkg/gbatch"
 	"gbatch/pkg/render"
 )
@@ -30,7 +31,7 @@ func main() {
 	times := flag.Int("times", 1, "have the results this often, one after the other in one file")
 	flag.Parse()
 	err := run(*profile, *times)
-	if code := cli.ExitCode(err); code != 0 {
+	if code := exit.Code(err); code != 0 {
 		fmt.Fprintln(os.Stderr, "ours: error:", err)
 		os.Exit(code)
 	}

@@ -1,0 +1,51 @@
+// Package exit holds the exit codes of the suite, and the errors that carry
+// them. An error without a code ends a command with [Failed].
+package exit
+
+import (
+	"errors"
+	"fmt"
+)
+
+// The exit codes are the same for every command. A code above 128 is a
+// signal's.
+const (
+	OK         = 0
+	Failed     = 1
+	Usage      = 2 // wrong flags or arguments
+	Partial    = 3 // done, but some keys or jobs failed
+	Unfinished = 4 // not finished yet: --timeout, --once
+	TryLater   = 5 // transient: quota, lock
+	Unknown    = 6 // the outcome of a submission is not known
+	Malformed  = 7 // the input is cut short or malformed
+	Refused    = 8 // refused by a cap
+)
+
+type coded struct {
+	error
+	code int
+}
+
+func (c coded) ExitCode() int { return c.code }
+func (c coded) Unwrap() error { return c.error }
+
+// With gives err an exit code, which it keeps when it is wrapped.
+func With(code int, err error) error { return coded{err, code} }
+
+// Errorf is fmt.Errorf with an exit code.
+func Errorf(code int, format string, args ...any) error {
+	return coded{fmt.Errorf(format, args...), code}
+}
+
+// Code is the exit code of a command that ends with err: the code of the
+// outermost error in err's chain that has one, else [Failed].
+func Code(err error) int {
+	if err == nil {
+		return OK
+	}
+	var c interface{ ExitCode() int }
+	if errors.As(err, &c) {
+		return c.ExitCode()
+	}
+	return Failed
+}

@@ -1,0 +1,43 @@
+package lockfile
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+func TestTry(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	open := func() *os.File {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		return f
+	}
+	first, second := open(), open()
+	for _, step := range []struct {
+		what string
+		f    *os.File
+		do   func()
+		held bool
+	}{
+		{"a free file", first, func() {}, true},
+		{"a file that is held", second, func() {}, false},
+		{"a file that was let go", second, func() { first.Close() }, true},
+		{"a file without its name", second, func() { os.Remove(path) }, false},
+		{"a file whose name leads to another", second, func() { open() }, false},
+	} {
+		step.do()
+		if held, err := Try(step.f); held != step.held || err != nil {
+			t.Errorf("%s: held %v, %v", step.what, held, err)
+		}
+	}
+	if err := SyncDir(filepath.Dir(path)); err != nil {
+		t.Error(err)
+	}
+	if err := SyncDir(path + "/none"); err == nil {
+		t.Error("synced a folder that is not there")
+	}
+}

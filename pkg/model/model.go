@@ -1,0 +1,182 @@
+// Package model is what is known of Google's embedding models: their names,
+// the vectors they give, how they are asked, what they count and what they
+// cost. A new model is one entry in [models].
+//
+// Sources: ai.google.dev/gemini-api/docs/embeddings for names, limits, dims and
+// the words of task types; ai.google.dev/gemini-api/docs/pricing for prices;
+// ai.google.dev/api/embeddings for task types.
+package model
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// The space of vectors that is used where nothing says another.
+const (
+	Default         = "gemini-embedding-001"
+	DefaultDim      = 768
+	DefaultTaskType = document
+)
+
+// MaxDim is the most values a vector may have. Google documents 128 to 3072,
+// and gives shorter vectors too.
+const MaxDim = 3072
+
+// Unspecified is how Google's API spells "no task type".
+const Unspecified = "TASK_TYPE_UNSPECIFIED"
+
+// A Model holds the facts about one model, or about a family of models whose
+// names begin alike.
+type Model struct {
+	Name       string
+	MaxTokens  int64   // of one text: Google cuts off the rest without a message
+	TaskInText bool    // task type and title are words in the text, not fields beside it
+	UnitLength bool    // vectors below MaxDim values have length 1
+	BatchPrice float64 // US dollars for a million tokens in a batch; 0: not known
+}
+
+var models = []Model{
+	{Name: "gemini-embedding-001", MaxTokens: 2048, BatchPrice: 0.075},
+	{Name: "gemini-embedding-2", MaxTokens: 8192, TaskInText: true, UnitLength: true, BatchPrice: 0.10},
+}
+
+// Lookup returns the facts about a model. For a model that is not known it
+// returns those that do no harm: fields beside the text, the largest limit, no
+// price. gemini-embedding-2-preview is of the family gemini-embedding-2.
+func Lookup(name string) Model {
+	m := Model{MaxTokens: 8192}
+	for _, known := range models {
+		if name == known.Name || strings.HasPrefix(name, known.Name+"-") {
+			m = known
+		}
+	}
+	m.Name = name
+	return m
+}
+
+// A name becomes part of a URL, a file name and a job's display name.
+var names = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$`)
+
+// Bare takes the prefix off a name: models/x and publishers/google/models/x are
+// the model x.
+func Bare(name string) string {
+	return strings.TrimPrefix(strings.TrimPrefix(name, "publishers/google/"), "models/")
+}
+
+// Name returns the bare name of a model, or an error where it is not the name
+// of one of Google's models.
+func Name(s string) (string, error) {
+	bare := Bare(s)
+	if !names.MatchString(bare) {
+		return "", fmt.Errorf("%.100q is not the name of a model: a name such as %s is 1 to 128 letters, digits, dots, dashes and underscores", s, Default)
+	}
+	return bare, nil
+}
+
+// A Space is what vectors must share to be compared. A member that is empty, or
+// zero, is not known.
+type Space struct {
+	Model    string // bare, see [Name]
+	Dim      int    // values per vector
+	TaskType string // as Google spells it
+}
+
+func (s Space) String() string {
+	return strings.TrimSpace(fmt.Sprintf("%s %d %s", s.Model, s.Dim, s.TaskType))
+}
+
+// Or fills what s does not know from other.
+func (s Space) Or(other Space) Space {
+	return Space{cmp.Or(s.Model, other.Model), cmp.Or(s.Dim, other.Dim), cmp.Or(s.TaskType, other.TaskType)}
+}
+
+// Checked returns s with the bare name of its model, or an error where Google
+// would refuse it. A space needs no task type.
+func (s Space) Checked() (Space, error) {
+	name, err := Name(s.Model)
+	if err != nil {
+		return s, err
+	}
+	s.Model = name
+	if s.Dim < 1 || s.Dim > MaxDim {
+		return s, fmt.Errorf("dim %d is out of range: use 1 to %d", s.Dim, MaxDim)
+	}
+	if s.TaskType != "" && s.TaskType != Unspecified && !slices.ContainsFunc(tasks, func(t task) bool { return t.name == s.TaskType }) {
+		var known []string
+		for _, t := range tasks {
+			known = append(known, t.name)
+		}
+		return s, fmt.Errorf("unknown task type %.100q: use %s", s.TaskType, strings.Join(known, ", "))
+	}
+	return s, nil
+}
+
+const document = "RETRIEVAL_DOCUMENT"
+
+// A task is a task type, with the words that a model with TaskInText wants for
+// it.
+type task struct{ name, words string }
+
+var tasks = []task{
+	{document, ""}, // has a form of its own
+	{"RETRIEVAL_QUERY", "search result"},
+	{"SEMANTIC_SIMILARITY", "sentence similarity"},
+	{"CLASSIFICATION", "classification"},
+	{"CLUSTERING", "clustering"},
+	{"QUESTION_ANSWERING", "question answering"},
+	{"FACT_VERIFICATION", "fact checking"},
+	{"CODE_RETRIEVAL_QUERY", "code retrieval"},
+}
+
+// TakesTitle reports whether a request in this space carries the chunk's title,
+// as a field or in the text.
+func (s Space) TakesTitle() bool { return s.TaskType == document }
+
+// Words are what stands around a text where the model takes task type and title
+// in the text. Where it takes them as fields, all are empty.
+type Words struct {
+	Before      string // before the text of a chunk without a title
+	BeforeTitle string // before the title, where there is one
+	BehindTitle string // between the title and the text
+}
+
+// Words returns the words of the space's task type. They hold nothing that JSON
+// would escape.
+func (s Space) Words() Words {
+	if !Lookup(s.Model).TaskInText {
+		return Words{}
+	}
+	for _, t := range tasks {
+		switch {
+		case t.name != s.TaskType:
+		case t.words == "":
+			return Words{Before: "title: none | text: ", BeforeTitle: "title: ", BehindTitle: " | text: "}
+		default:
+			return Words{Before: "task: " + t.words + " | query: "}
+		}
+	}
+	return Words{}
+}
+
+// BytesPerToken is what [Model.Tokens] divides by.
+const BytesPerToken = 4
+
+// Tokens estimates how many tokens Google counts for a text of n bytes.
+// Google's count stops at the model's limit.
+// Source: ai.google.dev/gemini-api/docs/tokens.
+func (m Model) Tokens(n int64) int64 { return min(n/BytesPerToken+1, m.MaxTokens) }
+
+// Cost is what tokens cost in a batch, in US dollars, nil where the price is
+// not known.
+func (m Model) Cost(tokens int64) *float64 {
+	if m.BatchPrice == 0 {
+		return nil
+	}
+	usd := math.Round(m.BatchPrice*float64(tokens)*100) / 1e8
+	return &usd
+}

@@ -1,0 +1,94 @@
+package model
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestName(t *testing.T) {
+	for name, want := range map[string]string{
+		"gemini-embedding-001":                          "gemini-embedding-001",
+		"models/gemini-embedding-001":                   "gemini-embedding-001",
+		"publishers/google/models/gemini-embedding-001": "gemini-embedding-001",
+		"text_embedding.v4":                             "text_embedding.v4",
+		"":                                              "",
+		"models/":                                       "",
+		"tunedModels/mine":                              "",
+		"models/models/a":                               "",
+		"a b":                                           "",
+		"a\nb":                                          "",
+		"a\x00":                                         "",
+		"модель":                                        "",
+		"../a":                                          "",
+		"-a":                                            "",
+		strings.Repeat("a", 129):                        "",
+	} {
+		got, err := Name(name)
+		if got != want || (err == nil) != (want != "") {
+			t.Errorf("%q is %q, %v; want %q", name, got, err, want)
+		}
+	}
+}
+
+func TestLookup(t *testing.T) {
+	for name, want := range map[string]struct {
+		tokens int64
+		inText bool
+		price  bool
+	}{
+		"gemini-embedding-001":       {2048, false, true},
+		"gemini-embedding-2":         {8192, true, true},
+		"gemini-embedding-2-preview": {8192, true, true},
+		"gemini-embedding-20":        {8192, false, false},
+		"another":                    {8192, false, false},
+	} {
+		m := Lookup(name)
+		if m.Name != name || m.MaxTokens != want.tokens || m.TaskInText != want.inText || (m.Cost(1) != nil) != want.price {
+			t.Errorf("%s: %+v", name, m)
+		}
+	}
+	if usd := Lookup(Default).Cost(2_000_000); *usd != 0.15 {
+		t.Errorf("two million tokens cost %v", *usd)
+	}
+	if n := Lookup(Default).Tokens(1 << 20); n != 2048 {
+		t.Errorf("a long text has %d tokens", n)
+	}
+}
+
+func TestSpace(t *testing.T) {
+	usual := Space{Default, DefaultDim, DefaultTaskType}
+	for _, test := range []struct {
+		s  Space
+		ok bool
+	}{
+		{usual, true},
+		{Space{Default, MaxDim, ""}, true},
+		{Space{"models/" + Default, 1, Unspecified}, true},
+		{Space{"a b", 768, ""}, false},
+		{Space{Default, 0, ""}, false},
+		{Space{Default, MaxDim + 1, ""}, false},
+		{Space{Default, 768, "retrieval_document"}, false},
+	} {
+		got, err := test.s.Checked()
+		if (err == nil) != test.ok || err == nil && got.Model != Default {
+			t.Errorf("%v: %v, %v", test.s, got, err)
+		}
+	}
+	if got := (Space{Dim: 3}).Or(usual); got != (Space{Default, 3, DefaultTaskType}) {
+		t.Errorf("filled: %v", got)
+	}
+	for _, test := range []struct {
+		s     Space
+		title bool
+		want  Words
+	}{
+		{usual, true, Words{}},
+		{Space{"gemini-embedding-2", 768, "RETRIEVAL_DOCUMENT"}, true, Words{"title: none | text: ", "title: ", " | text: "}},
+		{Space{"gemini-embedding-2", 768, "FACT_VERIFICATION"}, false, Words{Before: "task: fact checking | query: "}},
+		{Space{"gemini-embedding-2", 768, ""}, false, Words{}},
+	} {
+		if got := test.s.Words(); got != test.want || test.s.TakesTitle() != test.title {
+			t.Errorf("%v: %+v, title %v", test.s, got, test.s.TakesTitle())
+		}
+	}
+}
