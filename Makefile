@@ -17,23 +17,30 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 FUZZTIME := 3s
 SEED := 1
+TIMEOUT := 60m
 
 .PHONY: build test check race lint fuzz torture bench demo test-live install clean embed flush sync need-db
 
 build:
+	@echo "building $(words $(COMMANDS)) commands into bin/; the first time takes a minute or two" >&2
 	go build -o bin/ $(COMMANDS:%=./cmd/%)
 
+# The time limit is for a machine that is slow or busy. The temporary folder is
+# removed also where a test is stopped.
 test:
-	go test ./...
+	@echo "compiling and running all tests; this takes some minutes" >&2
+	TMPDIR=$$(mktemp -d) && export TMPDIR && trap 'chmod -R u+w "$$TMPDIR" && rm -rf "$$TMPDIR"' EXIT
+	go test -timeout $(TIMEOUT) ./...
 
 # The scripts, against the built programs in place of the test binary.
 check: build
-	GBATCH_BIN=$(CURDIR)/bin go test . -run TestScripts -count=1
+	GBATCH_BIN=$(CURDIR)/bin go test . -run TestScripts -count=1 -timeout $(TIMEOUT)
 
 # The scripts start thousands of processes, each of which would sleep a second
 # at its end.
 race:
-	GORACE=atexit_sleep_ms=0 go test -race -short -timeout 30m ./...
+	TMPDIR=$$(mktemp -d) && export TMPDIR && trap 'chmod -R u+w "$$TMPDIR" && rm -rf "$$TMPDIR"' EXIT
+	GORACE=atexit_sleep_ms=0 go test -race -short -timeout $(TIMEOUT) ./...
 
 lint:
 	test -z "$$(gofmt -l .)" || { gofmt -d .; exit 1; }
