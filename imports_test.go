@@ -12,7 +12,7 @@ import (
 // owners says which packages may import a module that is not ours. A module has
 // one, so that its replacement is one package's work.
 var owners = map[string][]string{
-	"github.com/duckdb/":              {"gbatch/pkg/store"},
+	"github.com/duckdb/":              {"gbatch/pkg/duck"},
 	"google.golang.org/genai":         {"gbatch/pkg/gbatch"},
 	"github.com/alecthomas/kong":      {"gbatch/pkg/cli"},
 	"github.com/charmbracelet/":       {"gbatch/pkg/cli"},

@@ -12,7 +12,7 @@
 //
 //	jq -c '{id: .slug, text: .body}' posts.json | chunks-add kb.duckdb
 //
-// The table is made if it is not there, with a text id. In a table of your own
+// The table is created, with a text id, if it does not exist. In a table of your own
 // the id may also be a whole number or a UUID.
 //
 // Exit codes: 0 done, 1 failed, 2 usage, 5 the database is held by another

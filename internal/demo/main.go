@@ -20,6 +20,7 @@ import (
 	"slices"
 	"strings"
 
+	"gbatch/pkg/duck"
 	"gbatch/pkg/record"
 	"gbatch/pkg/store"
 	"gbatch/pkg/vector"
@@ -87,13 +88,13 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	db := store.Database{DB: filepath.Join(dir, "kb.duckdb")}
+	db := &duck.Database{DB: filepath.Join(dir, "kb.duckdb")}
 	type neighbour struct {
 		id     string
 		cosine float64
 	}
 	var near []neighbour
-	err = db.Each(context.Background(), "chunks", "embeddings", func(c store.Chunk) error {
+	err = store.Each(context.Background(), db, "chunks", "embeddings", func(c store.Chunk) error {
 		near = append(near, neighbour{c.ID, vector.Cosine(question, c.Vector)})
 		return nil
 	})

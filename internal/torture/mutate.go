@@ -21,9 +21,9 @@ var mutations = map[string][]change{
 		"SELECT h.* FROM gbatch_here h JOIN (SELECT %s AS rid, %s AS text_hash FROM %s %s) c ON c.rid = h.rid WHERE c.text_hash = h.text_hash",
 		"SELECT h.* REPLACE (c.text_hash AS text_hash) FROM gbatch_here h JOIN (SELECT %s AS rid, %s AS text_hash FROM %s %s) c ON c.rid = h.rid"}},
 	"close-at-the-end": {{"pkg/store/apply.go",
-		"	if err := w.transact(ctx, write, func(c *conn) error { return w.write(c, j) }); err != nil {\n",
+		"	if err := transact(ctx, &w.Database, duck.Write, func(c *duck.Conn) error { return w.write(c, j) }); err != nil {\n",
 		"	if j == nil && w.last {\n		failed := 0\n		j = &record.Job{Batch: w.batch, State: record.Succeeded, Succeeded: &w.lines, Failed: &failed}\n	}\n" +
-			"	if err := w.transact(ctx, write, func(c *conn) error { return w.write(c, j) }); err != nil {\n"}},
+			"	if err := transact(ctx, &w.Database, duck.Write, func(c *duck.Conn) error { return w.write(c, j) }); err != nil {\n"}},
 	"no-lock": {{"pkg/gbatch/intent.go",
 		"held, err := lockfile.Try(f)", "held, err := lockfile.Try(f)\n	held = true"}},
 	"no-canary-check": {{"pkg/gbatch/convert.go",

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"gbatch/pkg/duck"
 	"gbatch/pkg/emulator"
 	"gbatch/pkg/record"
 	"gbatch/pkg/store"
@@ -470,8 +471,8 @@ func (w *world) written() time.Time {
 func sameBits(a, b float32) bool { return math.Float32bits(a) == math.Float32bits(b) }
 
 func (w *world) each(from string, f func(store.Chunk)) error {
-	db := store.Database{DB: filepath.Join(w.dir, "kb.duckdb"), LockTimeout: patience}
-	return db.Each(context.Background(), from, "embeddings", func(c store.Chunk) error {
+	db := &duck.Database{DB: filepath.Join(w.dir, "kb.duckdb"), LockTimeout: patience}
+	return store.Each(context.Background(), db, from, "embeddings", func(c store.Chunk) error {
 		f(c)
 		return nil
 	})

@@ -7,52 +7,44 @@ import (
 	"log/slog"
 	"strings"
 
+	"gbatch/pkg/duck"
 	"gbatch/pkg/exit"
 	"gbatch/pkg/ndjson"
 	"gbatch/pkg/record"
 )
 
-// Add is chunks-add: it puts chunks into the table, replacing by id, and
-// leaves the embedding of them to the pipeline. All of the input goes in, or
-// nothing.
+// Add is chunks-add: it puts chunks into the table and leaves their embedding to
+// the other commands. A chunk replaces the one with its id. All of the input
+// goes in, or nothing.
 type Add struct {
-	Database `embed:""`
-	Table    string `default:"chunks" help:"The table; it is made if it is not there."`
+	duck.Database `embed:""`
+	Table         string `default:"chunks" help:"The table; it is created if it does not exist."`
 }
 
 // Run reads chunk records. Nothing goes to out.
 func (a *Add) Run(ctx context.Context, in io.Reader, _ io.Writer) error {
-	// The input is staged in a database in memory, which spills to disk, and
-	// goes into the file when it is whole: the file is not held while a pipe is
+	// The input is staged in a table in memory, which spills to disk, and goes
+	// into the file when it is complete: so the file is not held while a pipe is
 	// waited for.
-	defer a.end()
-	stage, err := a.connect(ctx)
+	defer a.End()
+	c, err := a.Connect(ctx)
 	if err != nil {
 		return err
 	}
-	defer stage.close()
-	if err := stage.exec("CREATE TABLE memory.main.stage (line BIGINT, id VARCHAR, text VARCHAR, title VARCHAR, context VARCHAR)"); err != nil {
-		return err
-	}
-	n, err := a.stage(stage, in)
+	defer c.Close()
+	n, err := a.stage(c, in)
 	if err != nil || n == 0 {
 		return err
 	}
-	if err := stage.attach(a.Database, create); err != nil {
-		return err
-	}
-	if err := stage.exec("BEGIN"); err != nil {
-		return err
-	}
-	if err := a.merge(stage); err != nil {
-		return err
-	}
-	return stage.exec("COMMIT")
+	return a.TransactOn(c, duck.Create, schema, a.merge)
 }
 
-// stage reads all chunks into the staging table.
-func (a *Add) stage(c *conn, in io.Reader) (n int, err error) {
-	rows, err := c.appender("memory", "main", "stage", bigint(), varchar(), varchar(), varchar(), varchar())
+// stage reads all chunks into the staging table, and returns how many there are.
+func (a *Add) stage(c *duck.Conn, in io.Reader) (n int, err error) {
+	if err := c.Exec("CREATE TABLE memory.main.stage (line BIGINT, id VARCHAR, text VARCHAR, title VARCHAR, context VARCHAR)"); err != nil {
+		return 0, err
+	}
+	rows, err := c.Appender("memory", "stage", duck.BigInt, duck.Varchar, duck.Varchar, duck.Varchar, duck.Varchar)
 	if err != nil {
 		return 0, err
 	}
@@ -72,30 +64,31 @@ func (a *Add) stage(c *conn, in io.Reader) (n int, err error) {
 		if strings.HasPrefix(chunk.ID, record.CanaryPrefix) {
 			return 0, r.Errorf("id %.100q: ids that begin with %s are reserved", chunk.ID, record.CanaryPrefix)
 		}
-		rows.setInt(0, int64(r.Line()))
-		rows.setString(1, chunk.ID)
+		rows.SetInt(0, int64(r.Line()))
+		rows.SetText(1, chunk.ID)
 		for i, s := range []string{chunk.Text, chunk.Title, chunk.Context} {
 			if s == "" {
-				rows.setNull(2 + i)
+				rows.SetNull(2 + i)
 			} else {
-				rows.setString(2+i, s)
+				rows.SetText(2+i, s)
 			}
 		}
-		if err := rows.next(); err != nil {
+		if err := rows.Next(); err != nil {
 			return 0, err
 		}
 	}
-	if err := rows.close(); err != nil {
+	if err := rows.Close(); err != nil {
 		return 0, err
 	}
-	return n, c.once("id")
+	return n, once(c, "id")
 }
 
-// once refuses an id that comes twice.
-func (c *conn) once(key string) error {
+// once refuses a second chunk with one id. key is the SQL for an id as the table
+// would hold it.
+func once(c *duck.Conn, key string) error {
 	var id string
 	var first, again int64
-	found, err := c.one(func(r *rows) { id, first, again = r.string(0), r.int(1), r.int(2) },
+	found, err := c.One(func(r *duck.Rows) { id, first, again = r.Text(0), r.Int(1), r.Int(2) },
 		"SELECT min(id), min(line), max(line) FROM memory.main.stage GROUP BY "+key+" HAVING count(*) > 1 ORDER BY 3 LIMIT 1")
 	if err == nil && found {
 		err = &ndjson.LineError{Line: int(again), Err: fmt.Errorf("id %q was on line %d already", id, first)}
@@ -103,21 +96,21 @@ func (c *conn) once(key string) error {
 	return err
 }
 
-// merge puts the staged chunks into the table. A chunk that is there with the
-// same words is left alone, and its embedding_status with it.
-func (a *Add) merge(c *conn) error {
-	there, err := c.lookup(new(source), a.Table)
+// merge puts the staged chunks into the table. It leaves a chunk alone that the
+// table has with the same text, title and context, and so its embedding_status.
+func (a *Add) merge(c *duck.Conn) error {
+	there, err := locate(c, new(source), a.Table)
 	if err == nil && !there {
-		table := ident(a.Table)
+		table := duck.Ident(a.Table)
 		if schema, name, ok := strings.Cut(a.Table, "."); ok {
-			table = ident(schema) + "." + ident(name)
+			table = duck.Ident(schema) + "." + duck.Ident(name)
 		}
-		err = c.exec("CREATE TABLE " + table + " (id VARCHAR PRIMARY KEY, text VARCHAR, title VARCHAR, context VARCHAR)")
+		err = c.Exec("CREATE TABLE " + table + " (id VARCHAR PRIMARY KEY, text VARCHAR, title VARCHAR, context VARCHAR)")
 	}
 	if err != nil {
 		return err
 	}
-	s, err := c.source(a.Table)
+	s, err := openSource(c, a.Table)
 	if err != nil {
 		return err
 	}
@@ -130,7 +123,7 @@ func (a *Add) merge(c *conn) error {
 	set, names, values, same := "", "id", "CAST(n.id AS "+s.idType+")", "true"
 	for _, name := range []string{"text", "title", "context"} {
 		if s.columns[name] == "" {
-			n, err := c.count("SELECT count(" + name + ") FROM memory.main.stage")
+			n, err := c.Count("SELECT count(" + name + ") FROM memory.main.stage")
 			if err != nil {
 				return err
 			}
@@ -156,7 +149,7 @@ func (a *Add) merge(c *conn) error {
 		names += ", embedding_status"
 		values += ", " + status
 	}
-	err = c.exec(fmt.Sprintf(`UPDATE %[1]s AS t SET %[2]s FROM memory.main.stage n WHERE t.id = CAST(n.id AS %[3]s) AND NOT (%[4]s);
+	err = c.Exec(fmt.Sprintf(`UPDATE %[1]s AS t SET %[2]s FROM memory.main.stage n WHERE t.id = CAST(n.id AS %[3]s) AND NOT (%[4]s);
 		INSERT INTO %[1]s (%[5]s) SELECT %[6]s FROM memory.main.stage n WHERE CAST(n.id AS %[3]s) NOT IN (SELECT id FROM %[1]s WHERE id IS NOT NULL) ORDER BY n.line`,
 		s.sql, set, s.idType, same, names, values))
 	if err == nil {
@@ -165,9 +158,9 @@ func (a *Add) merge(c *conn) error {
 	return err
 }
 
-// fit refuses an id that the table would hold as another: 07 as 7, or a UUID
+// fit refuses an id that the table would hold as another one: 07 as 7, or a UUID
 // in two spellings.
-func (a *Add) fit(c *conn, s *source) error {
+func (a *Add) fit(c *duck.Conn, s *source) error {
 	if s.idType == "VARCHAR" {
 		return nil
 	}
@@ -177,37 +170,38 @@ func (a *Add) fit(c *conn, s *source) error {
 	}
 	var bad string
 	var line int64
-	found, err := c.one(func(r *rows) { bad, line = r.string(0), r.int(1) },
+	found, err := c.One(func(r *duck.Rows) { bad, line = r.Text(0), r.Int(1) },
 		fmt.Sprintf("SELECT id, line FROM memory.main.stage WHERE %s IS DISTINCT FROM CAST(TRY_CAST(id AS %s) AS VARCHAR) ORDER BY line LIMIT 1", id, s.idType))
 	if err != nil {
 		return err
 	}
 	if found {
-		return &ndjson.LineError{Line: int(line), Err: fmt.Errorf("id %q is no %s, which is what table %s has", bad, s.idType, a.Table)}
+		return &ndjson.LineError{Line: int(line), Err: fmt.Errorf("id %q is not a valid %s, the type of the ids in table %s", bad, s.idType, a.Table)}
 	}
-	return c.once(id)
+	return once(c, id)
 }
 
-// known lists the staged chunks whose text has a vector under their id. Where
-// the status of such a chunk said PENDING, it would be embedded again.
-func (a *Add) known(c *conn, s *source) error {
-	if err := c.exec("CREATE OR REPLACE TEMP TABLE gbatch_known (id VARCHAR)"); err != nil {
+// known lists the staged chunks whose id and text have a vector, in the
+// temporary table gbatch_known. With the status PENDING, such a chunk would be
+// embedded again.
+func (a *Add) known(c *duck.Conn, s *source) error {
+	if err := c.Exec("CREATE OR REPLACE TEMP TABLE gbatch_known (id VARCHAR)"); err != nil {
 		return err
 	}
-	ok, err := c.hasSchema()
+	ok, err := hasTables(c)
 	if err != nil || !ok {
 		return err
 	}
-	r, err := c.query(`SELECT DISTINCT table_name FROM gbatch.jobs JOIN duckdb_columns() ON table_name = embeddings
+	r, err := c.Query(`SELECT DISTINCT table_name FROM gbatch.jobs JOIN duckdb_columns() ON table_name = embeddings
 		WHERE database_name = current_database() AND schema_name = current_schema() AND column_name = 'chunk_id' AND data_type = ?
 			AND lower(source) IN (lower(?), lower(? || '.' || ?))`, s.idType, s.name, s.schema, s.name)
 	if err != nil {
 		return err
 	}
-	defer r.close()
-	for r.next() {
-		err := c.exec(fmt.Sprintf(`INSERT INTO gbatch_known SELECT n.key FROM (SELECT id AS key, CAST(id AS %s) AS id, %s AS text_hash FROM memory.main.stage) n
-			JOIN %s e ON e.chunk_id = n.id AND e.text_hash = n.text_hash`, s.idType, s.hash(), ident(r.string(0))))
+	defer r.Close()
+	for r.Next() {
+		err := c.Exec(fmt.Sprintf(`INSERT INTO gbatch_known SELECT n.key FROM (SELECT id AS key, CAST(id AS %s) AS id, %s AS text_hash FROM memory.main.stage) n
+			JOIN %s e ON e.chunk_id = n.id AND e.text_hash = n.text_hash`, s.idType, s.hash(), duck.Ident(r.Text(0))))
 		if err != nil {
 			return err
 		}

@@ -3,173 +3,41 @@ package store
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"slices"
 	"strings"
 
+	"gbatch/pkg/duck"
 	"gbatch/pkg/exit"
-	"gbatch/pkg/model"
 	"gbatch/pkg/ndjson"
 	"gbatch/pkg/record"
-	"gbatch/pkg/vector"
 )
 
 // Apply is vectors-apply: it writes vectors and errors of keys back, and closes
-// a batch when the job record behind its last answer comes.
+// a batch when the job record after its last answer comes.
 //
-// A vector goes only to chunks whose text is still the one that was sent.
-// Applying the same records again changes nothing.
+// A vector goes only to chunks whose text is still the one that was sent. To
+// apply the same records again changes nothing.
 type Apply struct {
-	Database    `embed:""`
-	Embeddings  string `help:"Refuse batches that were claimed for another table than this."`
-	MaxAttempts int    `default:"3" help:"How often a text is sent whose errors may pass, before it counts as failed."`
-	Column      string `help:"Also write vectors into this column of the chunks table."`
+	duck.Database `embed:""`
+	Embeddings    string `help:"Refuse batches that were claimed for another table than this."`
+	MaxAttempts   int    `default:"3" help:"How often a text with transient errors is sent before it counts as failed."`
+	Column        string `help:"Also write vectors into this column of the chunks table."`
 }
 
-// transaction is how many answers are applied at a time, unless the batch ends
-// before. It bounds the memory: 123 MB at 3072 values.
-const transaction = 10_000
-
-// Google's codes of errors that may pass: DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED,
+// transient is Google's codes of transient errors: DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED,
 // ABORTED, INTERNAL, UNAVAILABLE.
 // Source: google/rpc/code.proto; ai.google.dev/gemini-api/docs/troubleshooting.
 const transient = "(4, 8, 10, 13, 14)"
 
-// An answer is a vector, or an error, for one key.
-type answer struct {
-	key    string
-	values []float32
-	tokens int64
-	err    *record.Status
-}
-
-// A unit is what goes into the database in one transaction: answers of one
-// batch, and how it goes on with the batch.
-type unit struct {
-	batch   string
-	answers []answer
-	arena   []float32           // holds the answers' values
-	lines   int                 // vector and error lines of the batch up to here
-	keys    map[string]struct{} // of the answers of the batch, whole in the last unit
-	twice   int                 // second answers among them
-	last    bool                // the batch has no more answers in the input
-	job     *record.Job         // the record behind its last answer, where it came
-}
-
-// A divider reads the input and divides it into units.
-type divider struct {
-	ctx   context.Context
-	units chan *unit
-	free  chan *unit
-	at    *unit
-	err   error // what ended the reading, once units is closed; nil at the end of the input
-}
-
-func (d *divider) run(in io.Reader) {
-	defer close(d.units)
-	r := ndjson.NewReader(in)
-	var parser record.AnswerParser
-	for d.err == nil {
-		line, err := r.Next()
-		if err == nil {
-			var rec record.Answer
-			if rec, err = parser.Parse(line); err == nil {
-				err = d.take(rec)
-			}
-			if err != nil {
-				err = r.Errorf("%w", err)
-			}
-		}
-		d.err = err
-	}
-	// What came whole before an error is kept: it is paid for.
-	if d.at != nil {
-		d.at.last = true
-		d.send()
-	}
-	if d.err == io.EOF {
-		d.err = nil
-	}
-}
-
-// take adds a record to the unit at hand, or sends that on and begins another.
-func (d *divider) take(rec record.Answer) error {
-	if rec.Batch == "" {
-		return errors.New("the record has no batch: its chunks were not claimed by chunks-pending, so there is no text to hold it against")
-	}
-	if d.at != nil && d.at.batch != rec.Batch {
-		d.at.last = true
-		d.send()
-	}
-	if d.at == nil {
-		d.begin(rec.Batch, 0, map[string]struct{}{})
-	}
-	if rec.Job != nil {
-		d.at.job, d.at.last = rec.Job, true
-		d.send()
-		return nil
-	}
-	if len(d.at.answers) == transaction {
-		lines, keys := d.at.lines, d.at.keys
-		d.send()
-		d.begin(rec.Batch, lines, keys)
-	}
-	u := d.at
-	u.lines++
-	if _, again := u.keys[rec.Key]; again {
-		slog.Warn("a key is answered twice: the second answer is dropped", "batch", u.batch, "key", rec.Key)
-		u.twice++
-		return nil
-	}
-	u.keys[rec.Key] = struct{}{}
-	ans := answer{key: rec.Key, tokens: rec.Tokens, err: rec.Err}
-	switch {
-	case rec.Err != nil:
-	case len(rec.Values) > model.MaxDim:
-		ans.err = &record.Status{Code: 13, Status: "INTERNAL", Message: fmt.Sprintf("the vector has %d values", len(rec.Values))}
-	case !vector.Finite(rec.Values):
-		ans.err = &record.Status{Code: 13, Status: "INTERNAL", Message: "the vector has a value that is not a finite number"}
-	default:
-		if u.arena == nil {
-			u.arena = make([]float32, 0, transaction*len(rec.Values))
-			u.answers = slices.Grow(u.answers, transaction)
-		}
-		n := len(u.arena)
-		u.arena = append(u.arena, rec.Values...)
-		ans.values = u.arena[n:len(u.arena):len(u.arena)]
-	}
-	u.answers = append(u.answers, ans)
-	return nil
-}
-
-// begin takes a free unit for answers of a batch.
-func (d *divider) begin(batch string, lines int, keys map[string]struct{}) {
-	select {
-	case d.at = <-d.free:
-	case <-d.ctx.Done():
-		d.at = new(unit)
-	}
-	*d.at = unit{batch: batch, answers: d.at.answers[:0], arena: d.at.arena[:0], lines: lines, keys: keys}
-}
-
-func (d *divider) send() {
-	select {
-	case d.units <- d.at:
-	case <-d.ctx.Done():
-	}
-	d.at = nil
-}
-
 // An applier is a run of Apply.
 type applier struct {
 	*Apply
-	*unit      // at hand
-	done  bool // the batch of the unit was closed before
+	*unit      // the one being applied
+	done  bool // its batch was closed before
 
-	failed, dropped, lost, unwhole int
+	failed, dropped, lost, unwhole int // for verdict
 }
 
 // Run applies the records of in, and prints to out each job record whose
@@ -178,13 +46,10 @@ func (a *Apply) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	if a.MaxAttempts < 1 {
 		return exit.Errorf(exit.Usage, "--max-attempts is at least 1")
 	}
-	defer a.end()
+	defer a.End()
 	reading, stop := context.WithCancel(ctx)
 	defer stop()
-	d := divider{ctx: reading, units: make(chan *unit), free: make(chan *unit, 2)}
-	d.free <- new(unit)
-	d.free <- new(unit)
-	go d.run(in)
+	d := divide(reading, in)
 	w := applier{Apply: a}
 	lines := ndjson.NewWriter(out)
 	for w.unit = range d.units {
@@ -209,16 +74,16 @@ func (a *Apply) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	return w.verdict()
 }
 
-// apply writes the unit at hand in one transaction, and returns the job record
-// whose effect is in the database now. A batch whose answers did not all come
-// stays open.
+// apply writes the unit in one transaction, and returns the job record whose
+// effect is in the database now. A batch stays open if some of its answers did
+// not come.
 func (w *applier) apply(ctx context.Context) (*record.Job, error) {
 	j := w.job
 	if j != nil && j.Whole() && w.lines != *j.Succeeded+*j.Failed {
 		slog.Warn("not every answer of the job is in the input", "batch", j.Batch, "came", w.lines, "printed", *j.Succeeded+*j.Failed)
 		j = nil
 	}
-	if err := w.transact(ctx, write, func(c *conn) error { return w.write(c, j) }); err != nil {
+	if err := transact(ctx, &w.Database, duck.Write, func(c *duck.Conn) error { return w.write(c, j) }); err != nil {
 		return nil, err
 	}
 	w.dropped += w.twice
@@ -228,7 +93,7 @@ func (w *applier) apply(ctx context.Context) (*record.Job, error) {
 	return j, nil
 }
 
-// verdict is the error of a run whose input came to its end.
+// verdict is the error of a run that has read its whole input.
 func (w *applier) verdict() error {
 	var parts []string
 	add := func(n int, what string) {
@@ -250,8 +115,8 @@ func (w *applier) verdict() error {
 	return exit.Errorf(code, "%s (see chunks-status %s)", strings.Join(parts, ", "), w.DB)
 }
 
-// A claim is what the database knows of a batch.
-type claim struct {
+// A claimedBatch is what the database knows of a batch.
+type claimedBatch struct {
 	job, from, embeddings string
 	dim                   int
 	closed                bool
@@ -259,15 +124,16 @@ type claim struct {
 	items                 string // a SELECT of them
 }
 
-func (w *applier) write(c *conn, j *record.Job) error {
-	if ok, err := c.hasSchema(); err != nil {
+// write writes the unit and the record j, which is nil if the batch stays open.
+func (w *applier) write(c *duck.Conn, j *record.Job) error {
+	if ok, err := hasTables(c); err != nil {
 		return err
 	} else if !ok {
 		return fmt.Errorf("no chunk of %s was ever claimed, so batch %s is not from it", w.DB, w.batch)
 	}
-	var b claim
-	found, err := c.one(func(r *rows) {
-		b = claim{job: r.string(0), from: r.string(1), embeddings: r.string(2), dim: int(r.int(3)), closed: r.bool(4), first: r.int(5), last: r.int(6)}
+	var b claimedBatch
+	found, err := c.One(func(r *duck.Rows) {
+		b = claimedBatch{job: r.Text(0), from: r.Text(1), embeddings: r.Text(2), dim: int(r.Int(3)), closed: r.Bool(4), first: r.Int(5), last: r.Int(6)}
 		b.items = items(w.batch, b.first, b.last)
 	}, "SELECT job, source, embeddings, dim, closed_at IS NOT NULL, first_seq, last_seq FROM gbatch.jobs WHERE batch = ?", w.batch)
 	switch {
@@ -294,9 +160,9 @@ func (w *applier) write(c *conn, j *record.Job) error {
 	return w.note(c, b, j)
 }
 
-// answer writes the answers at hand to embeddings and failures.
-func (w *applier) answer(c *conn, b claim) error {
-	s, err := c.source(b.from)
+// answer writes the unit's answers to embeddings and failures.
+func (w *applier) answer(c *duck.Conn, b claimedBatch) error {
+	s, err := openSource(c, b.from)
 	if err != nil {
 		return err
 	}
@@ -311,7 +177,7 @@ func (w *applier) answer(c *conn, b claim) error {
 	if err := w.resolve(c, b, s); err != nil {
 		return err
 	}
-	if n, err := c.count("SELECT (SELECT count(*) FROM gbatch_target) - (SELECT count(*) FROM gbatch_valid)"); err != nil {
+	if n, err := c.Count("SELECT (SELECT count(*) FROM gbatch_target) - (SELECT count(*) FROM gbatch_valid)"); err != nil {
 		return err
 	} else if n > 0 {
 		slog.Info("chunks have another text now: their answers are dropped", "batch", w.batch, "chunks", n)
@@ -325,11 +191,12 @@ func (w *applier) answer(c *conn, b claim) error {
 	return w.failures(c, b, s)
 }
 
-// resolve finds which chunks the answers are for: those of the batch with the
-// text of the key, into the temporary table target, and of these the ones whose
-// text is that still, into valid, with those that the text has moved to.
-func (w *applier) resolve(c *conn, b claim, s *source) error {
-	err := c.exec(fmt.Sprintf(`CREATE OR REPLACE TEMP TABLE gbatch_target AS
+// resolve finds the chunks that the answers are for. The temporary table
+// gbatch_target gets the chunks of the batch that have the text of an answer's
+// key; gbatch_valid gets those of them that still have it, and the chunks to
+// which such a text has moved.
+func (w *applier) resolve(c *duck.Conn, b claimedBatch, s *source) error {
+	err := c.Exec(fmt.Sprintf(`CREATE OR REPLACE TEMP TABLE gbatch_target AS
 			SELECT a.idx, i.chunk_id AS key, TRY_CAST(i.chunk_id AS %[1]s) AS id, i.text_hash
 			FROM gbatch_answers a
 			JOIN %[2]s k ON k.chunk_id = a.key AND NOT k.twin
@@ -340,38 +207,38 @@ func (w *applier) resolve(c *conn, b claim, s *source) error {
 	if err != nil {
 		return err
 	}
-	// Of a table, only the rows around those that matter are read: a batch was
-	// claimed in the order of the table.
+	// A batch is claimed in the order of the table, so only a part of the table
+	// must be read.
 	between := ""
 	if s.table {
-		_, err := c.one(func(r *rows) { between = fmt.Sprintf("WHERE rowid BETWEEN %d AND %d", r.int(0), r.int(1)) }, "SELECT min(rid), max(rid) FROM gbatch_here")
+		_, err := c.One(func(r *duck.Rows) { between = fmt.Sprintf("WHERE rowid BETWEEN %d AND %d", r.Int(0), r.Int(1)) }, "SELECT min(rid), max(rid) FROM gbatch_here")
 		if err != nil {
 			return err
 		}
 	}
-	err = c.exec(fmt.Sprintf(`CREATE OR REPLACE TEMP TABLE gbatch_valid AS
+	err = c.Exec(fmt.Sprintf(`CREATE OR REPLACE TEMP TABLE gbatch_valid AS
 		SELECT h.* FROM gbatch_here h JOIN (SELECT %s AS rid, %s AS text_hash FROM %s %s) c ON c.rid = h.rid WHERE c.text_hash = h.text_hash`,
 		s.rid(), s.hash(), s.sql, between))
 	if err != nil {
 		return err
 	}
-	// A text that no chunk of the batch has any more is paid for all the same:
-	// where it has moved to another chunk, that one takes the answer.
+	// A text that no chunk of the batch still has is paid for: if it has moved to
+	// another chunk, that chunk takes the answer.
 	const moved = "(SELECT text_hash, min(idx) AS idx FROM gbatch_target WHERE text_hash NOT IN (SELECT text_hash FROM gbatch_valid) GROUP BY text_hash)"
-	if n, err := c.count("SELECT count(*) FROM " + moved); err != nil || n == 0 {
+	if n, err := c.Count("SELECT count(*) FROM " + moved); err != nil || n == 0 {
 		return err
 	}
-	return c.exec(fmt.Sprintf(`INSERT INTO gbatch_valid SELECT m.idx, CAST(c.id AS VARCHAR), c.id, m.text_hash, c.rid
+	return c.Exec(fmt.Sprintf(`INSERT INTO gbatch_valid SELECT m.idx, CAST(c.id AS VARCHAR), c.id, m.text_hash, c.rid
 		FROM (SELECT id, %s AS rid, %s AS text_hash FROM %s) c JOIN `+moved+` m ON m.text_hash = c.text_hash`, s.rid(), s.hash(), s.sql))
 }
 
-// stage writes the answers at hand to the temporary table answers. A vector of
-// another length than the batch's is an error like Google's own.
-func (w *applier) stage(c *conn, b claim) error {
-	if err := c.exec("CREATE OR REPLACE TEMP TABLE gbatch_answers (idx BIGINT, key VARCHAR, code BIGINT, status VARCHAR, message VARCHAR)"); err != nil {
+// stage writes the unit's answers to the temporary table gbatch_answers. A
+// vector of another length than the batch's dim becomes an error of its key.
+func (w *applier) stage(c *duck.Conn, b claimedBatch) error {
+	if err := c.Exec("CREATE OR REPLACE TEMP TABLE gbatch_answers (idx BIGINT, key VARCHAR, code BIGINT, status VARCHAR, message VARCHAR)"); err != nil {
 		return err
 	}
-	rows, err := c.appender("temp", "main", "gbatch_answers", bigint(), varchar(), bigint(), varchar(), varchar())
+	rows, err := c.Appender("temp", "gbatch_answers", duck.BigInt, duck.Varchar, duck.BigInt, duck.Varchar, duck.Varchar)
 	if err != nil {
 		return err
 	}
@@ -380,93 +247,93 @@ func (w *applier) stage(c *conn, b claim) error {
 		if a.err == nil && len(a.values) != b.dim {
 			a.err = &record.Status{Code: 13, Status: "INTERNAL", Message: fmt.Sprintf("the vector has %d values instead of %d", len(a.values), b.dim)}
 		}
-		rows.setInt(0, int64(i))
-		rows.setString(1, a.key)
+		rows.SetInt(0, int64(i))
+		rows.SetText(1, a.key)
 		if a.err == nil {
-			rows.setNull(2)
-			rows.setNull(3)
-			rows.setNull(4)
+			rows.SetNull(2)
+			rows.SetNull(3)
+			rows.SetNull(4)
 		} else {
-			rows.setInt(2, int64(a.err.Code))
-			rows.setString(3, a.err.Status)
-			rows.setString(4, a.err.Message)
+			rows.SetInt(2, int64(a.err.Code))
+			rows.SetText(3, a.err.Status)
+			rows.SetText(4, a.err.Message)
 		}
-		if err := rows.next(); err != nil {
+		if err := rows.Next(); err != nil {
 			return err
 		}
 	}
-	return rows.close()
+	return rows.Close()
 }
 
 // strangers reports answers for keys that the batch does not have.
-func (w *applier) strangers(c *conn, b claim) error {
-	r, err := c.query("SELECT key FROM gbatch_answers WHERE key NOT IN (SELECT chunk_id FROM " + b.items + " WHERE NOT twin) ORDER BY idx")
+func (w *applier) strangers(c *duck.Conn, b claimedBatch) error {
+	r, err := c.Query("SELECT key FROM gbatch_answers WHERE key NOT IN (SELECT chunk_id FROM " + b.items + " WHERE NOT twin) ORDER BY idx")
 	if err != nil {
 		return err
 	}
-	defer r.close()
-	for r.next() {
-		slog.Warn("a key was never asked for: its answer is dropped", "batch", w.batch, "key", r.string(0))
+	defer r.Close()
+	for r.Next() {
+		slog.Warn("a key was not in the batch: its answer is dropped", "batch", w.batch, "key", r.Text(0))
 		w.dropped++
 	}
 	return nil
 }
 
 // vectors writes the vectors that are not in the table yet.
-func (w *applier) vectors(c *conn, b claim, s *source) error {
-	e := ident(b.embeddings)
-	err := c.exec(fmt.Sprintf(`CREATE OR REPLACE TEMP TABLE gbatch_old AS
+func (w *applier) vectors(c *duck.Conn, b claimedBatch, s *source) error {
+	e := duck.Ident(b.embeddings)
+	err := c.Exec(fmt.Sprintf(`CREATE OR REPLACE TEMP TABLE gbatch_old AS
 			SELECT rowid AS row, chunk_id, text_hash, batch FROM %[1]s WHERE chunk_id IN (SELECT id FROM gbatch_valid);
 		CREATE OR REPLACE TEMP TABLE gbatch_fresh AS
 			SELECT v.* FROM gbatch_valid v JOIN gbatch_answers a USING (idx) WHERE a.code IS NULL
 			AND NOT EXISTS (SELECT 1 FROM gbatch_old e WHERE e.chunk_id = v.id AND e.text_hash = v.text_hash AND e.batch = %[2]s);
-		DELETE FROM gbatch.failures WHERE embeddings = %[3]s AND chunk_id IN (SELECT key FROM gbatch_fresh)`, e, literal(w.batch), literal(b.embeddings)))
+		DELETE FROM gbatch.failures WHERE embeddings = %[3]s AND chunk_id IN (SELECT key FROM gbatch_fresh)`, e, duck.Literal(w.batch), duck.Literal(b.embeddings)))
 	if err != nil {
 		return err
 	}
-	if n, err := c.count("SELECT count(*) FROM gbatch_old"); err != nil {
+	if n, err := c.Count("SELECT count(*) FROM gbatch_old"); err != nil {
 		return err
 	} else if n > 0 {
-		if err := c.retire(b.embeddings, "gbatch_fresh"); err != nil {
+		if err := retire(c, b.embeddings, "gbatch_fresh"); err != nil {
 			return err
 		}
 	}
-	r, err := c.query("SELECT DISTINCT idx, key, text_hash FROM gbatch_fresh ORDER BY idx, key")
+	r, err := c.Query("SELECT DISTINCT idx, key, text_hash FROM gbatch_fresh ORDER BY idx, key")
 	if err != nil {
 		return err
 	}
-	defer r.close()
-	// The rows may go in as the cores come to them.
-	if err := c.exec("SET preserve_insertion_order = false"); err != nil {
+	defer r.Close()
+	// Without an order, all cores insert at once.
+	if err := c.Exec("SET preserve_insertion_order = false"); err != nil {
 		return err
 	}
-	rows, err := c.inserter(fmt.Sprintf("INSERT INTO %s SELECT CAST(id AS %s), text_hash, embedding, tokens, %s, %s::TIMESTAMP FROM appended", e, s.idType, literal(w.batch), literal(now())),
-		[]string{"id", "text_hash", "embedding", "tokens"}, varchar(), hugeint(), floats(b.dim), bigint())
+	rows, err := c.Inserter(fmt.Sprintf("INSERT INTO %s SELECT CAST(id AS %s), text_hash, embedding, tokens, %s, %s::TIMESTAMP FROM appended", e, s.idType, duck.Literal(w.batch), duck.Literal(now())),
+		[]string{"id", "text_hash", "embedding", "tokens"}, duck.Varchar, duck.UHugeInt, duck.FloatArray(b.dim), duck.BigInt)
 	if err != nil {
 		return err
 	}
-	for r.next() {
-		a := &w.answers[r.int(0)]
-		rows.setString(0, r.borrow(1))
-		rows.setHash(1, r.hash(2))
-		rows.setVector(2, a.values)
-		rows.setInt(3, max(a.tokens, 0))
-		if err := rows.next(); err != nil {
+	for r.Next() {
+		a := &w.answers[r.Int(0)]
+		rows.SetText(0, r.Borrow(1))
+		rows.SetUint128(1, r.Uint128(2))
+		rows.SetFloats(2, a.values)
+		rows.SetInt(3, max(a.tokens, 0))
+		if err := rows.Next(); err != nil {
 			return err
 		}
 	}
-	if err := rows.close(); err != nil {
+	if err := rows.Close(); err != nil {
 		return err
 	}
-	if err := c.exec("RESET preserve_insertion_order"); err != nil {
+	if err := c.Exec("RESET preserve_insertion_order"); err != nil {
 		return err
 	}
-	return c.ready(s, b.embeddings, "gbatch_fresh", w.Column)
+	return s.ready(c, b.embeddings, "gbatch_fresh", w.Column)
 }
 
-// failures writes the errors of keys. One that may pass leaves its chunk
-// pending until the text was sent MaxAttempts times.
-func (w *applier) failures(c *conn, b claim, s *source) error {
+// failures writes the errors of keys. A transient one leaves its chunk pending
+// until the text was sent MaxAttempts times.
+func (w *applier) failures(c *duck.Conn, b claimedBatch, s *source) error {
 	for _, a := range w.answers {
 		if a.err != nil {
 			w.failed++
@@ -475,38 +342,39 @@ func (w *applier) failures(c *conn, b claim, s *source) error {
 	return w.fail(c, b, s, "SELECT v.id, v.key, v.rid, v.text_hash, a.code, a.status, a.message FROM gbatch_valid v JOIN gbatch_answers a USING (idx) WHERE a.code IS NOT NULL")
 }
 
-// fail writes the failures that a SELECT of id, key, rid, text_hash, code,
-// status and message gives. An attempt counts once however often it is
+// fail writes the failures that query yields as id, key, rid, text_hash, code,
+// status and message. A batch counts as one attempt, however often it is
 // applied.
-func (w *applier) fail(c *conn, b claim, s *source, query string) error {
-	err := c.exec(fmt.Sprintf(`CREATE OR REPLACE TEMP TABLE gbatch_failing AS
+func (w *applier) fail(c *duck.Conn, b claimedBatch, s *source, query string) error {
+	err := c.Exec(fmt.Sprintf(`CREATE OR REPLACE TEMP TABLE gbatch_failing AS
 		SELECT q.*, n.attempts, n.attempts >= %[1]d OR q.code NOT IN `+transient+` AND q.code <> 0 AS final
 		FROM (%[2]s) q
 		JOIN (SELECT q.key, CASE WHEN f.batch = %[3]s THEN f.attempts ELSE coalesce(f.attempts, 0) + 1 END AS attempts FROM (%[2]s) q
 			LEFT JOIN (SELECT * FROM gbatch.failures WHERE embeddings = %[4]s) f ON f.chunk_id = q.key AND f.text_hash = q.text_hash) n ON n.key = q.key`,
-		w.MaxAttempts, query, literal(w.batch), literal(b.embeddings)))
+		w.MaxAttempts, query, duck.Literal(w.batch), duck.Literal(b.embeddings)))
 	if err != nil {
 		return err
 	}
-	n, err := c.count("SELECT count(*) FROM gbatch_failing")
+	n, err := c.Count("SELECT count(*) FROM gbatch_failing")
 	if err != nil || n == 0 {
 		return err
 	}
-	err = c.exec(fmt.Sprintf(`DELETE FROM gbatch.failures WHERE embeddings = %[1]s AND chunk_id IN (SELECT key FROM gbatch_failing);
+	err = c.Exec(fmt.Sprintf(`DELETE FROM gbatch.failures WHERE embeddings = %[1]s AND chunk_id IN (SELECT key FROM gbatch_failing);
 		INSERT INTO gbatch.failures SELECT key, text_hash, %[1]s, code, status, message, attempts, final, %[2]s, %[3]s::TIMESTAMP FROM gbatch_failing`,
-		literal(b.embeddings), literal(w.batch), literal(now())))
+		duck.Literal(b.embeddings), duck.Literal(w.batch), duck.Literal(now())))
 	if err != nil || !s.courtesy() {
 		return err
 	}
-	return c.exec(fmt.Sprintf("UPDATE %s AS t SET %s FROM gbatch_failing f WHERE t.rowid = f.rid", s.sql,
+	return c.Exec(fmt.Sprintf("UPDATE %s AS t SET %s FROM gbatch_failing f WHERE t.rowid = f.rid", s.sql,
 		s.setCourtesy("CASE WHEN f.final THEN 'FAILED' ELSE 'PENDING' END", "CASE WHEN f.final THEN f.message END")))
 }
 
-// note writes what a job record says of its batch. A job that ended closes it.
-func (w *applier) note(c *conn, b claim, j *record.Job) error {
+// note writes what a job record says of its batch, and closes the batch if the
+// job ended and its answers came, or will not come.
+func (w *applier) note(c *duck.Conn, b claimedBatch, j *record.Job) error {
 	reason := ""
 	if j.Error != nil {
-		reason = strings.TrimPrefix(fmt.Sprintf("%s: %s", j.Error.Status, j.Error.Message), ": ") // a status is optional
+		reason = strings.TrimPrefix(fmt.Sprintf("%s: %s", j.Error.Status, j.Error.Message), ": ") // there may be no status
 	}
 	var succeeded, failed, tokens, closed any
 	if j.Whole() {
@@ -523,7 +391,7 @@ func (w *applier) note(c *conn, b claim, j *record.Job) error {
 	}
 	if j.Whole() || j.Ended() && j.State != record.Succeeded {
 		closed = now()
-		if err := c.exec("DELETE FROM gbatch.items WHERE batch = ? AND seq BETWEEN ? AND ?", w.batch, b.first, b.last); err != nil {
+		if err := c.Exec("DELETE FROM gbatch.items WHERE batch = ? AND seq BETWEEN ? AND ?", w.batch, b.first, b.last); err != nil {
 			return err
 		}
 	}
@@ -533,75 +401,43 @@ func (w *applier) note(c *conn, b claim, j *record.Job) error {
 			ended = j.EndedAt
 		}
 	}
-	return c.exec(`UPDATE gbatch.jobs SET job = $2, state = $3, input = coalesce(nullif($4, ''), input), error = nullif($5, ''),
+	return c.Exec(`UPDATE gbatch.jobs SET job = $2, state = $3, input = coalesce(nullif($4, ''), input), error = nullif($5, ''),
 			succeeded = $6, failed = $7, tokens = $8, closed_at = $9::TIMESTAMP, ended_at = TRY_CAST($10 AS TIMESTAMP),
 			submitted_at = coalesce(submitted_at, TRY_CAST(nullif($11, '') AS TIMESTAMP), $12::TIMESTAMP), canary = $13
 		WHERE batch = $1`, w.batch, j.Job, j.State, j.Input, reason, succeeded, failed, tokens, closed, ended, j.CreatedAt, now(), j.Canary)
 }
 
-// unanswered makes the keys that the job never answered pending again, as an
-// error that may pass: a key that is never answered ends as failed.
-func (w *applier) unanswered(c *conn, b claim) error {
-	if err := c.exec("CREATE OR REPLACE TEMP TABLE gbatch_answered (key VARCHAR)"); err != nil {
+// unanswered makes the keys that the job did not answer pending again, by a
+// transient error: a key that is not answered in MaxAttempts batches fails.
+func (w *applier) unanswered(c *duck.Conn, b claimedBatch) error {
+	if err := c.Exec("CREATE OR REPLACE TEMP TABLE gbatch_answered (key VARCHAR)"); err != nil {
 		return err
 	}
-	rows, err := c.appender("temp", "main", "gbatch_answered", varchar())
+	rows, err := c.Appender("temp", "gbatch_answered", duck.Varchar)
 	if err != nil {
 		return err
 	}
 	for key := range w.keys {
-		rows.setString(0, key)
-		if err := rows.next(); err != nil {
+		rows.SetText(0, key)
+		if err := rows.Next(); err != nil {
 			return err
 		}
 	}
-	if err := rows.close(); err != nil {
+	if err := rows.Close(); err != nil {
 		return err
 	}
 	missing := fmt.Sprintf("SELECT i.chunk_id AS key, i.text_hash FROM %[1]s i WHERE i.text_hash IN (SELECT text_hash FROM %[1]s WHERE NOT twin AND chunk_id NOT IN (FROM gbatch_answered))", b.items)
-	n, err := c.count("SELECT count(*) FROM (" + missing + ")")
+	n, err := c.Count("SELECT count(*) FROM (" + missing + ")")
 	if err != nil || n == 0 {
 		return err
 	}
 	w.failed += int(n)
 	slog.Warn("keys were never answered: their chunks are pending again", "batch", w.batch, "keys", n)
-	s, err := c.source(b.from)
+	s, err := openSource(c, b.from)
 	if err != nil {
 		return err
 	}
 	return w.fail(c, b, s, fmt.Sprintf(`SELECT c.id, m.key, c.rid, m.text_hash, 0::BIGINT AS code, 'UNANSWERED' AS status, 'the job gave no answer for this key' AS message
 		FROM (%s) m JOIN (SELECT id, %s AS rid, %s AS text_hash FROM %s) c ON c.id = TRY_CAST(m.key AS %s) AND c.text_hash = m.text_hash`,
 		missing, s.rid(), s.hash(), s.sql, s.idType))
-}
-
-// ready keeps the courtesy columns, and the column for vectors, in step for
-// the chunks of a temporary table with id and rid.
-func (c *conn) ready(s *source, embeddings, table, column string) error {
-	// One UPDATE, since a row may have another rowid after it.
-	from, set := table+" u", ""
-	if s.courtesy() {
-		set = s.setCourtesy("'READY'", "NULL")
-	}
-	if column != "" {
-		from += " JOIN " + ident(embeddings) + " e ON e.chunk_id = u.id"
-		set = strings.TrimPrefix(set+", "+ident(column)+" = e.embedding", ", ")
-	}
-	if set == "" {
-		return nil
-	}
-	return c.exec(fmt.Sprintf("UPDATE %s AS t SET %s FROM %s WHERE t.rowid = u.rid", s.sql, set, from))
-}
-
-// hasColumn refuses a column that cannot take vectors.
-func (s *source) hasColumn(name string, dim int) error {
-	want := []string{fmt.Sprintf("FLOAT[%d]", dim), "FLOAT[]"}
-	switch t := s.columns[strings.ToLower(name)]; {
-	case !s.table:
-		return exit.Errorf(exit.Usage, "--column writes into a table, but the chunks come from %s", s.from)
-	case t == "":
-		return exit.Errorf(exit.Usage, "table %s has no column %s; make it with ALTER TABLE %s ADD COLUMN %s %s", s.from, name, s.from, name, want[0])
-	case !slices.Contains(want, t):
-		return exit.Errorf(exit.Usage, "column %s of table %s is %s, not %s", name, s.from, t, want[0])
-	}
-	return nil
 }

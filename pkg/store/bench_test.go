@@ -13,30 +13,29 @@ import (
 	"testing"
 	"time"
 
+	"gbatch/pkg/duck"
 	"gbatch/pkg/record"
 )
 
 // benchRows is how many chunks the benchmarks have.
 const benchRows = 50_000
 
-func benchDB(b *testing.B, rows int) Database {
-	db := Database{DB: filepath.Join(b.TempDir(), "kb.duckdb"), LockTimeout: time.Second}
+func benchDB(b *testing.B, rows int) duck.Database {
+	db := duck.Database{DB: filepath.Join(b.TempDir(), "kb.duckdb"), LockTimeout: time.Second}
 	d := db
-	defer d.end()
-	c, err := d.open(context.Background(), create)
+	defer d.End()
+	err := transact(context.Background(), &d, duck.Create, func(c *duck.Conn) error {
+		return c.Exec(fmt.Sprintf("CREATE TABLE chunks AS SELECT 'chunk_' || i AS id, repeat('passage ' || i || ' ', 90) AS text FROM range(%d) t(i)", rows))
+	})
 	if err != nil {
-		b.Fatal(err)
-	}
-	defer c.close()
-	if err := c.exec(fmt.Sprintf("CREATE TABLE chunks AS SELECT 'chunk_' || i AS id, repeat('passage ' || i || ' ', 90) AS text FROM range(%d) t(i)", rows)); err != nil {
 		b.Fatal(err)
 	}
 	return db
 }
 
-func benchPending(db Database) *Pending {
-	return &Pending{Database: db, From: "chunks", Model: "gemini-embedding-001", Dim: 768, TaskType: "RETRIEVAL_DOCUMENT",
-		Embeddings: "embeddings", MaxRequests: 10_000, MaxBytes: 1e9, MaxTokens: 1e9}
+func benchPending(db duck.Database) *Pending {
+	return &Pending{Database: db, Claim: Claim{From: "chunks", Model: "gemini-embedding-001", Dim: 768, TaskType: "RETRIEVAL_DOCUMENT",
+		Embeddings: "embeddings", MaxRequests: 10_000, MaxBytes: 1e9, MaxTokens: 1e9}}
 }
 
 // BenchmarkPending claims and prints: bytes are those printed.

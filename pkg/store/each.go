@@ -2,40 +2,43 @@ package store
 
 import (
 	"context"
+
+	"gbatch/pkg/duck"
 )
 
-// A Chunk is a chunk as it stands.
+// A Chunk is a chunk with its present status.
 type Chunk struct {
 	ID      string
-	Text    string // what is embedded: the context where there is one
+	Text    string // what is embedded: the context if there is one
 	Status  string
 	Message string    // why it is FAILED
-	Vector  []float32 // where it is READY; valid until the next chunk
+	Vector  []float32 // if it is READY; valid until the next chunk
 }
 
-// Each calls f with every chunk of a source, as chunks-pending takes it, and
-// the vectors it has in a table of them. The database is open meanwhile.
-func (d *Database) Each(ctx context.Context, from, embeddings string, f func(Chunk) error) error {
-	defer d.end()
-	return d.transact(ctx, read, func(c *conn) error {
-		s, err := c.source(from)
+// Each calls f with every chunk of a source, which is named as for
+// chunks-pending, and its vector in the table embeddings. The database is open
+// meanwhile.
+func Each(ctx context.Context, d *duck.Database, from, embeddings string, f func(Chunk) error) error {
+	defer d.End()
+	return transact(ctx, d, duck.Read, func(c *duck.Conn) error {
+		s, err := openSource(c, from)
 		if err != nil {
 			return err
 		}
 		var dim int64
-		if _, err := c.one(func(r *rows) { dim = r.int(0) }, "SELECT dim FROM gbatch.jobs WHERE embeddings = ? ORDER BY batch DESC LIMIT 1", embeddings); err != nil {
+		if _, err := c.One(func(r *duck.Rows) { dim = r.Int(0) }, "SELECT dim FROM gbatch.jobs WHERE embeddings = ? ORDER BY batch DESC LIMIT 1", embeddings); err != nil {
 			return err
 		}
-		r, err := c.query("SELECT s.key, b.body, s.status, s.message, s.embedding FROM (" + s.status(embeddings, "") + ") s JOIN (SELECT id, " + s.body() + " AS body FROM " + s.sql + ") b ON b.id = s.id")
+		r, err := c.Query("SELECT s.key, b.body, s.status, s.message, s.embedding FROM (" + s.status(embeddings, "") + ") s JOIN (SELECT id, " + s.body() + " AS body FROM " + s.sql + ") b ON b.id = s.id")
 		if err != nil {
 			return err
 		}
-		defer r.close()
+		defer r.Close()
 		v := make([]float32, dim)
-		for r.next() {
-			chunk := Chunk{ID: r.string(0), Text: r.string(1), Status: r.string(2), Message: r.string(3)}
+		for r.Next() {
+			chunk := Chunk{ID: r.Text(0), Text: r.Text(1), Status: r.Text(2), Message: r.Text(3)}
 			if chunk.Status == "READY" {
-				r.vector(4, v)
+				r.Floats(4, v)
 				chunk.Vector = v
 			}
 			if err := f(chunk); err != nil {

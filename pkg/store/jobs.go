@@ -4,32 +4,33 @@ import (
 	"context"
 	"io"
 
+	"gbatch/pkg/duck"
 	"gbatch/pkg/ndjson"
 	"gbatch/pkg/record"
 )
 
-// Jobs is jobs-pending: it prints the jobs that were submitted and whose
-// results are not applied yet, oldest first.
+// Jobs is jobs-pending: it prints the jobs whose results are not applied yet,
+// oldest first.
 type Jobs struct {
-	Database `embed:""`
+	duck.Database `embed:""`
 }
 
 // Run prints job records to out. in is not read.
 func (j *Jobs) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
-	defer j.end()
+	defer j.End()
 	var jobs []record.Job
-	err := j.transact(ctx, read, func(c *conn) error {
-		if ok, err := c.hasSchema(); err != nil || !ok {
+	err := transact(ctx, &j.Database, duck.Read, func(c *duck.Conn) error {
+		if ok, err := hasTables(c); err != nil || !ok {
 			return err
 		}
-		r, err := c.query("SELECT job, batch, state, model, dim, requests, input, canary FROM gbatch.jobs WHERE job IS NOT NULL AND closed_at IS NULL ORDER BY batch")
+		r, err := c.Query("SELECT job, batch, state, model, dim, requests, input, canary FROM gbatch.jobs WHERE job IS NOT NULL AND closed_at IS NULL ORDER BY batch")
 		if err != nil {
 			return err
 		}
-		defer r.close()
-		for r.next() {
-			jobs = append(jobs, record.Job{Job: r.string(0), Batch: r.string(1), State: r.string(2), Model: r.string(3),
-				Dim: int(r.int(4)), Requests: int(r.int(5)), Input: r.string(6), Canary: int(r.int(7))})
+		defer r.Close()
+		for r.Next() {
+			jobs = append(jobs, record.Job{Job: r.Text(0), Batch: r.Text(1), State: r.Text(2), Model: r.Text(3),
+				Dim: int(r.Int(4)), Requests: int(r.Int(5)), Input: r.Text(6), Canary: int(r.Int(7))})
 		}
 		return nil
 	})

@@ -11,6 +11,7 @@ import (
 	"text/tabwriter"
 
 	"gbatch/pkg/cli"
+	"gbatch/pkg/duck"
 	"gbatch/pkg/exit"
 	"gbatch/pkg/model"
 	"gbatch/pkg/ndjson"
@@ -19,13 +20,13 @@ import (
 // Status is chunks-status: what is ready, queued, pending and failed, for how
 // many tokens and how much money, and what became of each batch.
 type Status struct {
-	Database   `embed:""`
-	From       string `placeholder:"SOURCE" help:"The chunks, as chunks-pending takes them (default what it took last, else chunks)."`
-	Embeddings string `default:"embeddings" help:"The table of the vectors."`
+	duck.Database `embed:""`
+	From          string `placeholder:"SOURCE" help:"The chunks, as for chunks-pending (default what it took last, else chunks)."`
+	Embeddings    string `default:"embeddings" help:"The table of the vectors."`
 }
 
 // A statusCount is the chunks of one status. Tokens are Google's count for
-// READY, and an estimate from above for the others.
+// READY, and an upper bound for the others.
 type statusCount struct {
 	Status string   `json:"status"`
 	Chunks int64    `json:"chunks"`
@@ -49,14 +50,14 @@ type batchStatus struct {
 	Error     string   `json:"error,omitempty"`
 }
 
-// Run prints a table where out is a terminal, else a line per status and one
-// per batch. in is not read.
+// Run prints a table if out is a terminal, else a line for each status and each
+// batch. in is not read.
 func (s *Status) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
-	defer s.end()
+	defer s.End()
 	var counts []statusCount
 	var batches []batchStatus
-	err := s.transact(ctx, read, func(c *conn) (err error) {
-		ok, err := c.hasSchema()
+	err := transact(ctx, &s.Database, duck.Read, func(c *duck.Conn) (err error) {
+		ok, err := hasTables(c)
 		if err != nil {
 			return err
 		}
@@ -70,7 +71,7 @@ func (s *Status) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 		return err
 	}
 	if f, ok := out.(*os.File); ok && cli.IsTerminal(f) {
-		return table(out, counts, batches)
+		return printTable(out, counts, batches)
 	}
 	w := ndjson.NewWriter(out)
 	for _, n := range counts {
@@ -86,49 +87,50 @@ func (s *Status) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 	return w.Flush()
 }
 
-// counts gives a count for each status, in the order of a chunk's life.
-func (s *Status) counts(c *conn, claimed bool) ([]statusCount, error) {
+// counts returns a count for each status. claimed tells that the database has
+// the toolkit's tables.
+func (s *Status) counts(c *duck.Conn, claimed bool) ([]statusCount, error) {
 	from := s.From
 	if from == "" && claimed {
-		if _, err := c.one(func(r *rows) { from = r.string(0) }, "SELECT source FROM gbatch.jobs WHERE embeddings = ? ORDER BY batch DESC LIMIT 1", s.Embeddings); err != nil {
+		if _, err := c.One(func(r *duck.Rows) { from = r.Text(0) }, "SELECT source FROM gbatch.jobs WHERE embeddings = ? ORDER BY batch DESC LIMIT 1", s.Embeddings); err != nil {
 			return nil, err
 		}
 	}
-	src, err := c.source(cmp.Or(from, "chunks"))
+	src, err := openSource(c, cmp.Or(from, "chunks"))
 	if err != nil {
 		return nil, err
 	}
 	facts := model.Lookup(model.Default)
 	query := "SELECT 'PENDING' AS status, strlen(" + src.body() + ") AS bytes, NULL::BIGINT AS tokens FROM " + src.sql
 	if claimed {
-		// A table that is not there yet has no vectors; one that others are there
-		// for is a slip.
-		if known, err := c.tables(); err != nil {
+		// A table without claims has no vectors yet. If there are claims for other
+		// tables only, its name is a mistake.
+		if known, err := tableNames(c); err != nil {
 			return nil, err
 		} else if len(known) > 0 && !slices.Contains(known, s.Embeddings) {
 			return nil, exit.Errorf(exit.Usage, "no chunks were claimed for a table %s, only for %s", s.Embeddings, strings.Join(known, ", "))
 		}
-		n, err := c.count("SELECT count(*) FROM duckdb_tables() WHERE database_name = current_database() AND schema_name = current_schema() AND table_name = ?", s.Embeddings)
+		n, err := c.Count("SELECT count(*) FROM duckdb_tables() WHERE database_name = current_database() AND schema_name = current_schema() AND table_name = ?", s.Embeddings)
 		if err != nil {
 			return nil, err
 		}
 		if n > 0 {
-			if _, err := c.one(func(r *rows) { facts = model.Lookup(r.string(0)) }, "SELECT model FROM gbatch.jobs WHERE embeddings = ? LIMIT 1", s.Embeddings); err != nil {
+			if _, err := c.One(func(r *duck.Rows) { facts = model.Lookup(r.Text(0)) }, "SELECT model FROM gbatch.jobs WHERE embeddings = ? LIMIT 1", s.Embeddings); err != nil {
 				return nil, err
 			}
 			query = "SELECT status, bytes, tokens FROM (" + src.status(s.Embeddings, "") + ")"
 		}
 	}
-	r, err := c.query(fmt.Sprintf("SELECT status, count(*), sum(coalesce(tokens, least(bytes // %d + 1, %d)))::BIGINT FROM (%s) GROUP BY status", model.BytesPerToken, facts.MaxTokens, query))
+	r, err := c.Query(fmt.Sprintf("SELECT status, count(*), sum(coalesce(tokens, least(bytes // %d + 1, %d)))::BIGINT FROM (%s) GROUP BY status", model.BytesPerToken, facts.MaxTokens, query))
 	if err != nil {
 		return nil, err
 	}
-	defer r.close()
+	defer r.Close()
 	counts := []statusCount{{Status: "READY"}, {Status: "QUEUED"}, {Status: "PENDING"}, {Status: "FAILED"}}
-	for r.next() {
+	for r.Next() {
 		for i := range counts {
-			if counts[i].Status == r.borrow(0) {
-				counts[i].Chunks, counts[i].Tokens = r.int(1), r.int(2)
+			if counts[i].Status == r.Borrow(0) {
+				counts[i].Chunks, counts[i].Tokens = r.Int(1), r.Int(2)
 			}
 		}
 	}
@@ -138,37 +140,38 @@ func (s *Status) counts(c *conn, claimed bool) ([]statusCount, error) {
 	return counts, nil
 }
 
-// tables gives the tables of vectors that chunks were claimed for.
-func (c *conn) tables() (names []string, err error) {
-	r, err := c.query("SELECT DISTINCT embeddings FROM gbatch.jobs ORDER BY 1")
+// tableNames lists the tables of vectors that chunks were claimed for.
+func tableNames(c *duck.Conn) (names []string, err error) {
+	r, err := c.Query("SELECT DISTINCT embeddings FROM gbatch.jobs ORDER BY 1")
 	if err != nil {
 		return nil, err
 	}
-	defer r.close()
-	for r.next() {
-		names = append(names, r.string(0))
+	defer r.Close()
+	for r.Next() {
+		names = append(names, r.Text(0))
 	}
 	return names, nil
 }
 
-// batches gives every batch there was for the table of vectors, oldest first.
-func (s *Status) batches(c *conn) (batches []batchStatus, err error) {
-	r, err := c.query(`SELECT batch, job, coalesce(state, 'CLAIMED'), closed_at IS NULL, requests, succeeded, failed, tokens, model,
+// batches lists all batches that were claimed for the table of vectors, oldest
+// first.
+func (s *Status) batches(c *duck.Conn) (batches []batchStatus, err error) {
+	r, err := c.Query(`SELECT batch, job, coalesce(state, 'CLAIMED'), closed_at IS NULL, requests, succeeded, failed, tokens, model,
 		strftime(claimed_at, '%Y-%m-%dT%H:%M:%SZ'), strftime(ended_at, '%Y-%m-%dT%H:%M:%SZ'), error FROM gbatch.jobs WHERE embeddings = ? ORDER BY batch`, s.Embeddings)
 	if err != nil {
 		return nil, err
 	}
-	defer r.close()
-	for r.next() {
-		b := batchStatus{Batch: r.string(0), Job: r.string(1), State: r.string(2), Open: r.bool(3), Requests: r.int(4), Succeeded: r.int(5),
-			Failed: r.int(6), Tokens: r.int(7), ClaimedAt: r.string(9), EndedAt: r.string(10), Error: r.string(11)}
-		b.USD = model.Lookup(r.string(8)).Cost(b.Tokens)
+	defer r.Close()
+	for r.Next() {
+		b := batchStatus{Batch: r.Text(0), Job: r.Text(1), State: r.Text(2), Open: r.Bool(3), Requests: r.Int(4), Succeeded: r.Int(5),
+			Failed: r.Int(6), Tokens: r.Int(7), ClaimedAt: r.Text(9), EndedAt: r.Text(10), Error: r.Text(11)}
+		b.USD = model.Lookup(r.Text(8)).Cost(b.Tokens)
 		batches = append(batches, b)
 	}
 	return batches, nil
 }
 
-func table(out io.Writer, counts []statusCount, batches []batchStatus) error {
+func printTable(out io.Writer, counts []statusCount, batches []batchStatus) error {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
 	usd := func(p *float64) string {

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"gbatch/pkg/cli"
+	"gbatch/pkg/duck"
 	"gbatch/pkg/exit"
 	"gbatch/pkg/model"
 	"gbatch/pkg/record"
@@ -26,33 +27,27 @@ const dim = 4
 // A kb is a database under test.
 type kb struct {
 	*testing.T
-	Database
+	duck.Database
 }
 
 func open(t *testing.T, statements ...string) *kb {
-	k := &kb{t, Database{DB: filepath.Join(t.TempDir(), "kb.duckdb"), LockTimeout: 10 * time.Second}}
+	k := &kb{t, duck.Database{DB: filepath.Join(t.TempDir(), "kb.duckdb"), LockTimeout: 10 * time.Second}}
 	k.sql(statements...)
 	return k
 }
 
-// conn opens the database as a command of its own would.
-func (k *kb) conn(mode access) (c *conn, close func()) {
-	k.Helper()
+// transact runs work as a command of its own would.
+func (k *kb) transact(mode duck.Access, work func(*duck.Conn) error) error {
 	d := k.Database
-	c, err := d.open(context.Background(), mode)
-	if err != nil {
-		d.end()
-		k.Fatal(err)
-	}
-	return c, func() { c.close(); d.end() }
+	defer d.End()
+	return transact(context.Background(), &d, mode, work)
 }
 
+// sql runs statements, each in a transaction of its own.
 func (k *kb) sql(statements ...string) {
 	k.Helper()
-	c, close := k.conn(create)
-	defer close()
 	for _, s := range statements {
-		if err := c.exec(s); err != nil {
+		if err := k.transact(duck.Create, func(c *duck.Conn) error { return c.Exec(s) }); err != nil {
 			k.Fatalf("%s: %v", s, err)
 		}
 	}
@@ -61,22 +56,20 @@ func (k *kb) sql(statements ...string) {
 // rows gives a query's rows, their columns joined by a bar.
 func (k *kb) rows(query string) string {
 	k.Helper()
-	c, close := k.conn(read)
-	defer close()
-	r, err := c.query("SELECT COLUMNS(*)::VARCHAR FROM (" + query + ")")
+	var lines []string
+	err := k.transact(duck.Read, func(c *duck.Conn) error {
+		r, err := c.Query("SELECT concat_ws('|', *COLUMNS(*)) FROM (SELECT COLUMNS(*)::VARCHAR FROM (" + query + "))")
+		if err != nil {
+			return err
+		}
+		defer r.Close()
+		for r.Next() {
+			lines = append(lines, r.Text(0))
+		}
+		return nil
+	})
 	if err != nil {
 		k.Fatalf("%s: %v", query, err)
-	}
-	defer r.close()
-	var lines []string
-	for r.next() {
-		var values []string
-		for i := range r.columns {
-			if !r.null(i) {
-				values = append(values, r.string(i))
-			}
-		}
-		lines = append(lines, strings.Join(values, "|"))
 	}
 	return strings.Join(lines, "\n")
 }
@@ -106,8 +99,8 @@ func (k *kb) must(cmd cli.Command, in string) string {
 }
 
 func (k *kb) pending(set ...func(*Pending)) *Pending {
-	p := &Pending{Database: k.Database, From: "chunks", Model: "gemini-embedding-001", Dim: dim, TaskType: "RETRIEVAL_DOCUMENT",
-		Embeddings: "embeddings", MaxRequests: 10000, MaxBytes: 1e8, MaxTokens: 400000}
+	p := &Pending{Database: k.Database, Claim: Claim{From: "chunks", Model: "gemini-embedding-001", Dim: dim, TaskType: "RETRIEVAL_DOCUMENT",
+		Embeddings: "embeddings", MaxRequests: 10000, MaxBytes: 1e8, MaxTokens: 400000}}
 	for _, f := range set {
 		f(p)
 	}
@@ -221,23 +214,27 @@ func (k *kb) embed() int {
 // right checks that every chunk is READY with the vector of its text.
 func (k *kb) right() {
 	k.Helper()
-	c, close := k.conn(read)
-	defer close()
-	r, err := c.query("SELECT s.id::VARCHAR, s.embedding_status, c.text, s.embedding FROM chunk_status s JOIN chunks c USING (id)")
+	err := k.transact(duck.Read, func(c *duck.Conn) error {
+		r, err := c.Query("SELECT s.id::VARCHAR, s.embedding_status, c.text, s.embedding FROM chunk_status s JOIN chunks c USING (id)")
+		if err != nil {
+			return err
+		}
+		defer r.Close()
+		for r.Next() {
+			if r.Text(1) != "READY" {
+				k.Errorf("chunk %s is %s", r.Text(0), r.Text(1))
+				continue
+			}
+			got := make([]float32, dim)
+			r.Floats(3, got)
+			if want := vec(r.Text(2)); fmt.Sprint(got) != fmt.Sprint(want) {
+				k.Errorf("chunk %s has %v, not %v", r.Text(0), got, want)
+			}
+		}
+		return nil
+	})
 	if err != nil {
 		k.Fatal(err)
-	}
-	defer r.close()
-	for r.next() {
-		if r.string(1) != "READY" {
-			k.Errorf("chunk %s is %s", r.string(0), r.string(1))
-			continue
-		}
-		got := make([]float32, dim)
-		r.vector(3, got)
-		if want := vec(r.string(2)); fmt.Sprint(got) != fmt.Sprint(want) {
-			k.Errorf("chunk %s has %v, not %v", r.string(0), got, want)
-		}
 	}
 }
 
@@ -347,16 +344,11 @@ func TestRounds(t *testing.T) {
 	r := round{size: 6000}
 	var batches []int
 	for !r.last {
-		c, close := k.conn(write)
-		err := c.exec("BEGIN")
 		var names []string
-		if err == nil {
+		err := k.transact(duck.Write, func(c *duck.Conn) (err error) {
 			names, err = p.claim(c, &r)
-		}
-		if err == nil {
-			err = c.exec("COMMIT")
-		}
-		close()
+			return err
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -376,7 +368,7 @@ func TestRoundsOfATableThatChanges(t *testing.T) {
 	k.must(k.pending(func(p *Pending) { p.Limit = 1 }), "") // for the tables
 	p := k.pending()
 	for r := (round{size: 3000}); !r.last; {
-		err := p.transact(context.Background(), write, func(c *conn) error {
+		err := k.transact(duck.Write, func(c *duck.Conn) error {
 			_, err := p.claim(c, &r)
 			return err
 		})
@@ -385,7 +377,6 @@ func TestRoundsOfATableThatChanges(t *testing.T) {
 		}
 		k.sql("DELETE FROM chunks WHERE id < 2500")
 	}
-	p.end()
 	k.expect("SELECT count(*) FROM gbatch.items WHERE chunk_id::INT >= 3000", "4000")
 	k.expect("SELECT max(rowid) < 6999 FROM chunks", "true") // they were
 }
@@ -393,7 +384,7 @@ func TestRoundsOfATableThatChanges(t *testing.T) {
 // The user's tables may be called as ours are in a transaction.
 func TestNamesOfTables(t *testing.T) {
 	for _, name := range []string{"answers", "target", "pending", "picked", "next", "temp", "memory", "items"} {
-		k := open(t, "CREATE TABLE "+ident(name)+" (id VARCHAR, text VARCHAR)", "INSERT INTO "+ident(name)+" VALUES ('a', 'one'), ('b', 'two')")
+		k := open(t, "CREATE TABLE "+duck.Ident(name)+" (id VARCHAR, text VARCHAR)", "INSERT INTO "+duck.Ident(name)+" VALUES ('a', 'one'), ('b', 'two')")
 		out := k.must(k.pending(func(p *Pending) { p.From, p.Embeddings = name, "old" }), "")
 		k.must(k.apply(), k.answers(out))
 		k.expect("SELECT chunk_id FROM old ORDER BY ALL", "a\nb")
@@ -496,16 +487,18 @@ func TestTextsThatMove(t *testing.T) {
 	k.sql("UPDATE chunks SET text = 'text ' || (substr(id, 2)::INT - 1) WHERE id BETWEEN 'c13' AND 'c29'")
 	p := k.pending()
 	for r := (round{size: 3}); !r.last; {
-		c, close := k.conn(write)
-		names, err := p.claim(c, &r)
-		close()
+		var names []string
+		err := k.transact(duck.Write, func(c *duck.Conn) (err error) {
+			names, err = p.claim(c, &r)
+			return err
+		})
 		if err != nil || len(names) > 0 {
 			t.Fatal(names, err)
 		}
 	}
 	k.right()
 	k.expect("SELECT count(*) > 0 FROM embeddings WHERE chunk_id IS NULL", "true")
-	k.must(k.pending(), "") // looks at all chunks at once
+	k.must(k.pending(), "") // scans all chunks at once
 	k.expect("SELECT count(*) FROM embeddings WHERE chunk_id IS NULL", "0")
 }
 
@@ -548,7 +541,7 @@ func TestErrorsOfKeys(t *testing.T) {
 		"c3|FAILED|the vector has 2 values instead of 4\nc4|FAILED|the vector has a value that is not a finite number\nc5|READY")
 	k.expect("SELECT id, embedding_status, error_message FROM chunks ORDER BY id", k.rows(statuses))
 	if n := k.embed(); n != 0 {
-		t.Errorf("%d requests for chunks that failed for good", n)
+		t.Errorf("%d requests for chunks that failed permanently", n)
 	}
 	out := k.must(k.pending(func(p *Pending) { p.RetryFailed = true }), "")
 	k.must(k.apply(), k.answers(out))
@@ -760,7 +753,7 @@ func TestTextsThatCannotBeEmbedded(t *testing.T) {
 }
 
 func TestAdd(t *testing.T) {
-	k := &kb{t, Database{DB: filepath.Join(t.TempDir(), "new.duckdb"), LockTimeout: time.Second}}
+	k := &kb{t, duck.Database{DB: filepath.Join(t.TempDir(), "new.duckdb"), LockTimeout: time.Second}}
 	add := &Add{Database: k.Database, Table: "chunks"}
 	k.must(add, "")
 	if _, err := os.Stat(k.DB); err == nil {
@@ -792,7 +785,7 @@ func TestAdd(t *testing.T) {
 	add.Table = "numbers"
 	k.must(add, `{"id":1,"text":"one"}`+"\n"+`{"id":"2","text":"two"}`)
 	for in, want := range map[string]string{
-		`{"id":3,"text":"x"}` + "\n" + `{"id":"x","text":"x"}`: `line 2: id "x" is no BIGINT`,
+		`{"id":3,"text":"x"}` + "\n" + `{"id":"x","text":"x"}`: `line 2: id "x" is not a valid BIGINT`,
 		`{"id":3,"text":"x","title":"T"}`:                      "no such column",
 	} {
 		if _, err := k.run(add, in); err == nil || !strings.Contains(err.Error(), want) {
@@ -810,9 +803,9 @@ func TestFilesThatAreNoDatabase(t *testing.T) {
 	for path, want := range map[string]string{
 		dir:                        "is a directory",
 		filepath.Join(dir, "none"): "does not exist",
-		"duck.go":                  "is not a DuckDB database",
+		"schema.go":                "is not a DuckDB database",
 	} {
-		_, err := k.run(&Jobs{Database{DB: path}}, "")
+		_, err := k.run(&Jobs{duck.Database{DB: path}}, "")
 		if exit.Code(err) != exit.Failed || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", path, err)
 		}
@@ -821,7 +814,7 @@ func TestFilesThatAreNoDatabase(t *testing.T) {
 
 func TestNamesOfFiles(t *testing.T) {
 	for _, name := range []string{"gbatch.duckdb", "Gbatch.db", "memory.duckdb", "temp", "select.duckdb", "it's my \"kb\".duckdb"} {
-		k := &kb{t, Database{DB: filepath.Join(t.TempDir(), name), LockTimeout: time.Second}}
+		k := &kb{t, duck.Database{DB: filepath.Join(t.TempDir(), name), LockTimeout: time.Second}}
 		k.must(&Add{Database: k.Database, Table: "chunks"}, `{"id":"a","text":"one"}`)
 		if n := k.embed(); n != 1 {
 			t.Errorf("%s: %d requests", name, n)
@@ -905,9 +898,9 @@ func TestAddOddIDs(t *testing.T) {
 	k := open(t, "CREATE TABLE numbers (id INTEGER, text VARCHAR)", "CREATE TABLE uuids (id UUID, text VARCHAR)")
 	const uuid = "F47AC10B-58cc-4372-a567-0e02b2c3d479"
 	for in, want := range map[string]string{
-		`{"id":"7.4","text":"x"}`: "numbers|line 1: id \"7.4\" is no INTEGER",
-		`{"id":"07","text":"x"}`:  "numbers|line 1: id \"07\" is no INTEGER",
-		`{"id":"1e3","text":"x"}`: "numbers|line 1: id \"1e3\" is no INTEGER",
+		`{"id":"7.4","text":"x"}`: "numbers|line 1: id \"7.4\" is not a valid INTEGER",
+		`{"id":"07","text":"x"}`:  "numbers|line 1: id \"07\" is not a valid INTEGER",
+		`{"id":"1e3","text":"x"}`: "numbers|line 1: id \"1e3\" is not a valid INTEGER",
 		`{"id":"` + uuid + `","text":"x"}` + "\n" + `{"id":"` + strings.ToLower(uuid) + `","text":"x"}`: "uuids|line 2: id ",
 	} {
 		table, want, _ := strings.Cut(want, "|")
@@ -939,7 +932,7 @@ func TestIDsThatBecomeOne(t *testing.T) {
 	k.must(p, "")
 	r := round{size: 10}
 	for i := range 2 {
-		err := p.transact(context.Background(), write, func(c *conn) error {
+		err := k.transact(duck.Write, func(c *duck.Conn) error {
 			_, err := p.claim(c, &r)
 			return err
 		})
@@ -948,7 +941,6 @@ func TestIDsThatBecomeOne(t *testing.T) {
 		}
 		k.sql("INSERT INTO chunks VALUES ('c50', 'another')")
 	}
-	p.end()
 }
 
 // Vectors that came before their job ended badly are of its space.
@@ -972,7 +964,7 @@ func TestCaseOfNames(t *testing.T) {
 	k.must(k.apply(), k.answers(k.must(k.pending(), "")))
 	k.expect("FROM chunk_status", "42")
 	_, err := k.run(k.pending(func(p *Pending) { p.Embeddings = "Embeddings" }), "")
-	if exit.Code(err) != exit.Usage || !strings.Contains(err.Error(), "is there as embeddings") {
+	if exit.Code(err) != exit.Usage || !strings.Contains(err.Error(), "exists as embeddings") {
 		t.Error(err)
 	}
 }

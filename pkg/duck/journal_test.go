@@ -1,53 +1,43 @@
-package store
+package duck
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"gbatch/pkg/exit"
 )
 
-// A checkpoint is a database file before and after one, and the journal of it.
+// A checkpoint is a database file before and after it, and its journal.
 type checkpoint struct{ before, after, journal []byte }
 
-func contents(t *testing.T, path string) []byte {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
-
-// checkpoints claims a part of a table again and again.
+// checkpoints changes a database again and again.
 func checkpoints(t *testing.T) (all []checkpoint) {
-	k := open(t, "CREATE TABLE chunks AS SELECT range AS id, repeat('text ' || range || ' ', 20) AS text, NULL::VARCHAR AS embedding_status FROM range(5000)")
-	k.must(k.pending(func(p *Pending) { p.Limit = 300 }), "")
-	for range 3 {
+	k := open(t, "CREATE TABLE texts AS SELECT range AS id, repeat('text ' || range || ' ', 20) AS text, NULL::VARCHAR AS status FROM range(5000)",
+		"CREATE SCHEMA s; CREATE TABLE s.batches (name VARCHAR, n BIGINT); CREATE TABLE s.items (seq BIGINT, id BIGINT, text VARCHAR)")
+	for i := range 8 {
 		at := checkpoint{before: contents(t, k.DB)}
-		p := k.pending(func(p *Pending) { p.MaxRequests = 100; p.Limit = 300 })
-		c, close := k.conn(write)
-		at.journal = contents(t, k.DB+".journal")
-		work := func() error {
-			if err := c.exec("BEGIN"); err != nil {
-				return err
+		err := k.transact(Write, func(c *Conn) error {
+			if i > 0 {
+				at.journal = contents(t, k.DB+".journal")
 			}
-			if err := p.prepare(c); err != nil {
-				return err
+			for j := range 3 {
+				part := fmt.Sprintf("id BETWEEN %[1]d AND %[1]d + 99", 300*i+100*j)
+				err := c.Exec(fmt.Sprintf(`INSERT INTO s.batches VALUES ('b%d.%d', 100);
+					INSERT INTO s.items SELECT id, id, text FROM texts WHERE %s; UPDATE texts SET status = 'PENDING' WHERE %[3]s`, i, j, part))
+				if err != nil {
+					return err
+				}
 			}
-			if _, err := p.claim(c, &round{size: roundSize, left: p.Limit}); err != nil {
-				return err
-			}
-			return c.exec("COMMIT")
-		}
-		err := work()
-		close()
+			return nil
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -55,7 +45,9 @@ func checkpoints(t *testing.T) (all []checkpoint) {
 			t.Fatal("the journal is still there")
 		}
 		at.after = contents(t, k.DB)
-		all = append(all, at)
+		if i > 0 {
+			all = append(all, at)
+		}
 	}
 	return all
 }
@@ -84,8 +76,8 @@ func (c checkpoint) unfinished(at, n int) []byte {
 
 func (k *kb) everything() string {
 	var all strings.Builder
-	for _, table := range []string{"chunks", "gbatch.jobs", "gbatch.items", "gbatch.failures", "embeddings"} {
-		all.WriteString(k.rows("FROM "+table+" ORDER BY ALL") + "\n")
+	for _, table := range []string{"texts", "s.batches", "s.items"} {
+		all.WriteString(strings.Join(k.rows("SELECT concat_ws('|', *COLUMNS(*)) FROM "+table+" ORDER BY ALL"), "\n") + "\n")
 	}
 	return all.String()
 }
@@ -122,14 +114,13 @@ func TestCheckpointCutShort(t *testing.T) {
 				if _, err := os.Stat(k.DB + ".journal"); err == nil {
 					t.Error("the journal is still there")
 				}
-				d := file(t, c.unfinished(at, n), nil).Database
-				if err := d.transact(context.Background(), read, func(c *conn) error { return c.exec("SELECT count(text) FROM chunks") }); err != nil {
+				k = file(t, c.unfinished(at, n), nil)
+				if err := k.transact(Read, func(c *Conn) error { return c.Exec("SELECT count(text) FROM texts") }); err != nil {
 					if !strings.Contains(err.Error(), "checksum") {
 						t.Error(err)
 					}
 					refused++
 				}
-				d.end()
 			}
 		}
 	}
@@ -164,44 +155,69 @@ func TestJournalOfNoUse(t *testing.T) {
 	}
 }
 
-// The journal of a process that works stays alone.
-func TestJournalOfAnother(t *testing.T) {
-	if path := os.Getenv("GBATCH_TEST_HOLD"); path != "" {
-		d := Database{DB: path}
-		if _, err := d.open(context.Background(), write); err != nil {
-			t.Fatal(err)
-		}
+// hold is the other process of held.
+func hold(t *testing.T) bool {
+	path := os.Getenv("GBATCH_TEST_HOLD")
+	if path == "" {
+		return false
+	}
+	d := Database{DB: path}
+	err := d.Transact(t.Context(), Write, "", func(*Conn) error {
 		os.Stdout.WriteString("held\n")
 		os.Stdin.Read(make([]byte, 1))
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return true
+}
+
+// held has another process, which runs the same test, open the database. kill
+// kills that process.
+func (k *kb) held() (kill func()) {
+	other := exec.Command(os.Args[0], "-test.run=^"+k.Name()+"$")
+	other.Env = append(os.Environ(), "GBATCH_TEST_HOLD="+k.DB)
+	in, err := other.StdinPipe()
+	if err != nil {
+		k.Fatal(err)
+	}
+	out, err := other.StdoutPipe()
+	if err != nil {
+		k.Fatal(err)
+	}
+	if err := other.Start(); err != nil {
+		k.Fatal(err)
+	}
+	kill = sync.OnceFunc(func() {
+		other.Process.Kill()
+		other.Wait()
+	})
+	k.Cleanup(func() { in.Close(); kill() })
+	if b := make([]byte, 5); true {
+		if _, err := out.Read(b); err != nil || string(b) != "held\n" {
+			k.Fatalf("%q %v", b, err)
+		}
+	}
+	return kill
+}
+
+// The journal of a running process stays.
+func TestJournalOfAnother(t *testing.T) {
+	if hold(t) {
 		return
 	}
 	all := checkpoints(t)
 	k := file(t, all[len(all)-1].after, nil)
-	other := exec.Command(os.Args[0], "-test.run=^TestJournalOfAnother$")
-	other.Env = append(os.Environ(), "GBATCH_TEST_HOLD="+k.DB)
-	in, _ := other.StdinPipe()
-	out, _ := other.StdoutPipe()
-	if err := other.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer other.Wait()
-	defer in.Close()
-	if b := make([]byte, 5); true {
-		if _, err := out.Read(b); err != nil || string(b) != "held\n" {
-			t.Fatalf("%q %v", b, err)
-		}
-	}
-	if _, err := k.run(&Jobs{k.Database}, ""); exit.Code(err) != exit.TryLater {
+	kill := k.held()
+	if err := k.transact(Read, nil); exit.Code(err) != exit.TryLater {
 		t.Errorf("a held database: %v", err)
 	}
 	if _, err := os.Stat(k.DB + ".journal"); err != nil {
 		t.Errorf("the journal of the other process is gone: %v", err)
 	}
-	if err := other.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	other.Wait()
-	k.must(&Jobs{k.Database}, "")
+	kill()
+	k.must(Read, "SELECT 1")
 	if _, err := os.Stat(k.DB + ".journal"); err == nil {
 		t.Error("the journal of a dead process is still there")
 	}
@@ -212,7 +228,7 @@ func TestJournalThatStays(t *testing.T) {
 	if os.Getuid() == 0 {
 		t.Skip("root may write to every folder")
 	}
-	k := open(t, simple)
+	k := open(t, "CREATE TABLE t AS SELECT 'x' AS s")
 	db := contents(t, k.DB)
 	k = file(t, db, []byte("of no use"))
 	folder := filepath.Dir(k.DB)
@@ -220,5 +236,5 @@ func TestJournalThatStays(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer os.Chmod(folder, 0o700)
-	k.expect("SELECT count(*) FROM chunks", "0")
+	k.expect("SELECT s FROM t", "x")
 }

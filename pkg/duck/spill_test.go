@@ -1,4 +1,4 @@
-package store
+package duck
 
 import (
 	"fmt"
@@ -8,37 +8,23 @@ import (
 	"testing"
 )
 
-// leftovers lists what is beside a database.
-func (k *kb) leftovers() (names []string) {
-	entries, err := os.ReadDir(filepath.Dir(k.DB))
-	if err != nil {
-		k.Fatal(err)
-	}
-	for _, e := range entries {
-		if e.Name() != filepath.Base(k.DB) {
-			names = append(names, e.Name())
-		}
-	}
-	return names
-}
-
 // Processes that spill at the same time must not see each other's rows.
 func TestSpillAtOnce(t *testing.T) {
-	k := open(t, simple)
+	k := open(t, "CREATE TABLE t (s VARCHAR)")
 	var group sync.WaitGroup
 	for i := range 3 {
 		group.Go(func() {
 			d := k.Database
 			d.MemoryLimit = "40MB"
-			defer d.end()
-			c, err := d.connect(t.Context())
+			defer d.End()
+			c, err := d.Connect(t.Context())
 			if err != nil {
 				t.Error(err)
 				return
 			}
-			defer c.close()
+			defer c.Close()
 			// Each thread takes memory of its own.
-			err = c.exec(fmt.Sprintf("SET threads = 2; CREATE TABLE t AS SELECT range AS i, %d || repeat(md5(range::VARCHAR), 5) AS s FROM range(500000)", i))
+			err = c.Exec(fmt.Sprintf("SET threads = 2; CREATE TABLE t AS SELECT range AS i, %d || repeat(md5(range::VARCHAR), 5) AS s FROM range(500000)", i))
 			if err != nil {
 				t.Error(err)
 				return
@@ -49,7 +35,7 @@ func TestSpillAtOnce(t *testing.T) {
 			if info, err := os.Stat(d.spill.dir); err != nil || info.Mode().Perm() != 0o700 {
 				t.Errorf("%v, %v", info.Mode(), err)
 			}
-			n, err := c.count(fmt.Sprintf("SELECT count(*) FROM t WHERE s = %d || repeat(md5(i::VARCHAR), 5)", i))
+			n, err := c.Count(fmt.Sprintf("SELECT count(*) FROM t WHERE s = %d || repeat(md5(i::VARCHAR), 5)", i))
 			if err != nil || n != 500000 {
 				t.Errorf("%d rows are right, %v", n, err)
 			}
@@ -61,9 +47,9 @@ func TestSpillAtOnce(t *testing.T) {
 	}
 }
 
-// What a killed process left is taken away, what a living one has is not.
+// The folder of a killed process is deleted, that of a living one is not.
 func TestSpillLeft(t *testing.T) {
-	k := open(t, simple, "INSERT INTO chunks (id, text) VALUES ('a', 'one')")
+	k := open(t, "CREATE TABLE t (s VARCHAR)")
 	dead := k.DB + ".tmp-dead"
 	if err := os.MkdirAll(dead, 0o700); err != nil {
 		t.Fatal(err)
@@ -77,7 +63,7 @@ func TestSpillLeft(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	k.must(k.pending(), "")
+	k.must(Write, "INSERT INTO t VALUES ('x')")
 	if left := k.leftovers(); len(left) != 1 || left[0] != filepath.Base(living.dir) {
 		t.Error(left)
 	}
@@ -85,10 +71,4 @@ func TestSpillLeft(t *testing.T) {
 	if left := k.leftovers(); len(left) > 0 {
 		t.Error(left)
 	}
-}
-
-func TestMemoryLimit(t *testing.T) {
-	k := open(t, simple)
-	k.MemoryLimit = "200MB"
-	k.expect("SELECT current_setting('memory_limit')", "190.7 MiB")
 }

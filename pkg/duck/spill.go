@@ -1,4 +1,4 @@
-package store
+package duck
 
 import (
 	"errors"
@@ -10,16 +10,15 @@ import (
 	"gbatch/pkg/lockfile"
 )
 
-// A spill is the folder, beside the database, for what DuckDB has no memory
-// for: one for each process, since two would write over each other's files in
-// it. Who may read the database does not matter: only its owner enters the
-// folder.
+// A spill is the folder beside the database for what does not fit into DuckDB's
+// memory. Each process has its own, since two would write over each other's
+// files. Only the user may enter it, whoever may read the database.
 type spill struct {
 	dir  string
-	lock *os.File // in the folder, held as long as the process lives
+	lock *os.File // in the folder; held as long as the process lives
 }
 
-// newSpill makes a folder, and takes away those of processes that were killed.
+// newSpill makes a folder, and deletes the folders of processes that were killed.
 func newSpill(db string) (*spill, error) {
 	parent, prefix := filepath.Dir(db), filepath.Base(db)+".tmp-"
 	if entries, err := os.ReadDir(parent); err == nil {
@@ -40,7 +39,7 @@ func newSpill(db string) (*spill, error) {
 		if err == nil {
 			return s, nil
 		}
-		// Another process took it for one that was left, and takes it away.
+		// Another process took it for one of a killed process, and deletes it.
 		if err != errHeld && !os.IsNotExist(err) {
 			os.RemoveAll(dir)
 			return nil, err
@@ -48,10 +47,10 @@ func newSpill(db string) (*spill, error) {
 	}
 }
 
-// errHeld is the error of a folder that another process has, or takes away.
+// errHeld is the error of a folder that another process uses or deletes.
 var errHeld = errors.New("the folder is held by another process")
 
-// lockSpill takes the lock of a folder that no living process has.
+// lockSpill takes the lock of a folder, unless a living process has it.
 func lockSpill(dir string) (*spill, error) {
 	path := filepath.Join(dir, "lock")
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
@@ -69,7 +68,7 @@ func lockSpill(dir string) (*spill, error) {
 	return &spill{dir, f}, nil
 }
 
-// remove takes the folder away.
+// remove deletes the folder. A nil spill has none.
 func (s *spill) remove() {
 	if s != nil {
 		os.RemoveAll(s.dir)

@@ -1,4 +1,4 @@
-package store
+package duck
 
 import (
 	"bytes"
@@ -18,20 +18,19 @@ import (
 
 // A journal keeps the blocks that a checkpoint may write over.
 //
-// DuckDB never writes over data, and a checkpoint counts once the file's head
-// points to it. But blocks of its metadata have many pieces, of which the file
-// as it stands may use some while a checkpoint fills others, and are then
-// written over as a whole, with a new checksum. Such a write of 256 KB is cut
-// short by kill -9 or a power failure, and DuckDB refuses the file from then
+// DuckDB never writes over data, and a checkpoint counts only when the file's
+// head points to it. But a block of metadata has many pieces. The file as it
+// stands may use some of them while a checkpoint fills others, and then DuckDB
+// writes the whole block again, with a new checksum. If kill -9 or a power
+// failure cuts such a write of 256 KB short, DuckDB refuses the file from then
 // on: "Corrupt database file: computed checksum … does not match stored
 // checksum".
 //
-// So before anything is written these blocks, a handful, are copied to a file
-// beside the database, together with its head. Who opens the database next
-// finds the copy where a process was killed. If the head is the same still,
-// none of the new pieces is in use, and a block whose checksum is wrong is put
-// back. With another head the checkpoint was finished, and the copy is of no
-// use.
+// So these blocks, a handful, and the head are copied to a file beside the
+// database before anything is written. If a process is killed, the next process
+// to open the database finds the copy. If the head has not changed, none of
+// the new pieces is in use, and each block whose checksum is wrong is put back.
+// If it has changed, the checkpoint was finished and the copy is not needed.
 //
 // A nil journal does nothing.
 type journal struct {
@@ -39,62 +38,59 @@ type journal struct {
 	db   *os.File
 }
 
-// The head of a file is its main header and two database headers, 4 KB each, of
-// which DuckDB writes one in turn. Blocks follow, counted from 0.
+// head is the size of a file's head in bytes: the main header and two database
+// headers, which DuckDB writes in turn. Blocks follow, counted from 0.
 // Source: duckdb.org/docs/current/internals/storage.
 const head = 3 * 4096
 
-// journalMagic begins a journal. The head, the blocks, each after its offset
-// and length, and a CRC of all before follow.
+// journalMagic begins a journal. After it come the head, each block after its
+// offset and length, and a CRC of everything before.
 const journalMagic = "gbatch journal 1"
 
-// errLocked is the error of a database that another process has open.
-var errLocked = errors.New("the file is locked")
-
-// errKept is the error of a journal that is of no use any more and stays all
-// the same, such as in a folder that may not be written to.
-var errKept = errors.New("the journal cannot be taken away")
+// errKept is the error of a journal that is not needed any more but cannot be
+// deleted, for example in a read-only folder.
+var errKept = errors.New("the journal cannot be deleted")
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// openJournal puts back what a killed process left behind. It is to be called
-// before the database is opened, and the journal closed after the database was:
-// the locks that DuckDB holds are the process's own, and closing any of its
-// descriptors of the file gives them up.
-func openJournal(path string, mode access) (*journal, error) {
+// openJournal repairs a file that a killed process left. Call it before the
+// database is opened, and close the journal after the database is closed:
+// DuckDB's locks belong to the process, and are lost when the process closes
+// any of its descriptors of the file. A reader needs no journal and gets nil.
+func openJournal(path string, mode Access) (*journal, error) {
 	j := &journal{path: path + ".journal"}
-	if _, err := os.Lstat(j.path); mode == read && errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Lstat(j.path); mode == Read && errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
 	var err error
 	j.db, err = os.OpenFile(path, os.O_RDWR, 0)
 	switch {
-	case errors.Is(err, os.ErrNotExist) && mode == create:
-		os.Remove(j.path) // of a database that is gone
+	case errors.Is(err, os.ErrNotExist) && mode == Create:
+		os.Remove(j.path) // it belongs to a database that was deleted
 		return nil, nil
-	case err != nil && mode == read:
+	case err != nil && mode == Read:
 		return nil, nil // DuckDB will say what is wrong, if anything is
 	case err != nil:
 		return nil, err
 	}
-	err = j.settle()
-	if err == nil && mode != read {
+	err = j.recover()
+	if err == nil && mode != Read {
 		return j, nil
 	}
 	j.db.Close()
-	if mode == read && (errors.Is(err, errLocked) || errors.Is(err, errKept)) {
-		err = nil // a reader does not mind another, nor a journal that has done its work
+	if mode == Read && (errors.Is(err, errLocked) || errors.Is(err, errKept)) {
+		err = nil // neither another process nor an old journal keeps a reader out
 	}
 	return nil, err
 }
 
-// settle takes the journal away, after putting the blocks back if a checkpoint
-// that began with it was not finished.
-func (j *journal) settle() error {
+// recover deletes the journal. If its checkpoint was not finished, it puts the
+// blocks back first.
+func (j *journal) recover() error {
 	if _, err := os.Lstat(j.path); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	// DuckDB's own lock: nobody else can have the file open then.
+	// This is DuckDB's own lock: no other process has the file open now.
 	lock := syscall.Flock_t{Type: syscall.F_WRLCK, Whence: io.SeekStart}
 	if err := syscall.FcntlFlock(j.db.Fd(), syscall.F_SETLK, &lock); errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.EACCES) {
 		return errLocked
@@ -103,7 +99,7 @@ func (j *journal) settle() error {
 	}
 	f, err := os.OpenFile(j.path, os.O_RDONLY|syscall.O_NOFOLLOW, 0)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil // somebody was faster
+		return nil // another process was faster
 	}
 	if err != nil {
 		return err
@@ -146,8 +142,8 @@ func (j *journal) restore(b []byte) error {
 		if _, err := j.db.ReadAt(now, at); err != nil {
 			return err
 		}
-		// Another file may have the same head, where this one was replaced: its
-		// blocks are whole.
+		// If the file was replaced, it may have the same head, but its blocks are
+		// whole.
 		if checksum(now) == binary.LittleEndian.Uint64(now) {
 			continue
 		}
@@ -159,11 +155,11 @@ func (j *journal) restore(b []byte) error {
 	if !torn {
 		return nil
 	}
-	slog.Info("took back a checkpoint that was not finished", "db", j.db.Name())
+	slog.Info("undid a checkpoint that was not finished", "db", j.db.Name())
 	return j.db.Sync()
 }
 
-// checksum is what DuckDB writes into the first 8 bytes of a block.
+// checksum is the sum that DuckDB writes into the first 8 bytes of a block.
 // Source: DuckDB, src/common/checksum.cpp.
 func checksum(block []byte) uint64 {
 	sum := uint64(5381)
@@ -173,24 +169,24 @@ func checksum(block []byte) uint64 {
 	return sum
 }
 
-// protect writes the journal, for a database that was just opened on c.
-func (j *journal) protect(c *conn) error {
+// protect writes the journal of the database that c has just opened.
+func (j *journal) protect(c *Conn) error {
 	if j == nil {
 		return nil
 	}
-	r, err := c.query("SELECT block_id, (SELECT block_size FROM pragma_database_size() WHERE database_name = current_database()) FROM pragma_metadata_info() WHERE free_blocks > 0")
+	r, err := c.Query("SELECT block_id, (SELECT block_size FROM pragma_database_size() WHERE database_name = current_database()) FROM pragma_metadata_info() WHERE free_blocks > 0")
 	if err != nil {
 		return err
 	}
-	defer r.close()
+	defer r.Close()
 	b := append([]byte(journalMagic), make([]byte, head)...)
 	if _, err := j.db.ReadAt(b[len(journalMagic):], 0); err != nil {
 		return err
 	}
 	none := true
-	for r.next() {
+	for r.Next() {
 		none = false
-		at, size := head+r.int(0)*r.int(1), int(r.int(1))
+		at, size := head+r.Int(0)*r.Int(1), int(r.Int(1))
 		b = binary.LittleEndian.AppendUint64(b, uint64(at))
 		b = binary.LittleEndian.AppendUint64(b, uint64(size))
 		b = append(b, make([]byte, size)...)
@@ -208,7 +204,7 @@ func (j *journal) protect(c *conn) error {
 	}
 	f, err := os.OpenFile(j.path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, info.Mode().Perm())
 	if errors.Is(err, os.ErrExist) {
-		return exit.Errorf(exit.TryLater, "%s was left this moment by a process that was killed; run the command again", j.path)
+		return exit.Errorf(exit.TryLater, "%s was left at this moment by a process that was killed; run the command again", j.path)
 	}
 	if err != nil {
 		return err
@@ -231,9 +227,9 @@ func (j *journal) close() {
 	if j == nil {
 		return
 	}
-	// Where another process has the database by now, it takes the journal away.
-	if err := j.settle(); err != nil && !errors.Is(err, errLocked) {
-		slog.Error("the journal stays", "error", err)
+	// If another process has the database by now, that process deletes the journal.
+	if err := j.recover(); err != nil && !errors.Is(err, errLocked) {
+		slog.Error("the journal was not deleted", "error", err)
 	}
 	j.db.Close()
 }

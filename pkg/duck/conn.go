@@ -1,0 +1,136 @@
+package duck
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/duckdb/duckdb-go/v2/mapping"
+)
+
+// A Conn is a connection and the file that it has open. DuckDB lets one process
+// write or many read: so a Conn lives as long as one transaction, and is never
+// held while a pipe or a network is waited for. It is not safe for concurrent
+// use.
+type Conn struct {
+	c      mapping.Connection
+	ctx    context.Context
+	stop   func() // ends the watch for the end of ctx
+	detach func() // closes the file; nil if there is none
+}
+
+// connect makes a connection whose statements are interrupted when ctx is done.
+func connect(ctx context.Context, db mapping.Database) (*Conn, error) {
+	c := &Conn{ctx: ctx}
+	if mapping.Connect(db, &c.c) == mapping.StateError {
+		return nil, errors.New("DuckDB gives no connection")
+	}
+	interrupted := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		mapping.Interrupt(c.c)
+		close(interrupted)
+	})
+	c.stop = func() {
+		if !stop() {
+			<-interrupted
+		}
+	}
+	return c, nil
+}
+
+// Close rolls an open transaction back, closes the file and ends the connection.
+func (c *Conn) Close() {
+	c.stop()
+	c.ctx = context.Background()
+	if c.detach != nil {
+		c.detach()
+	}
+	mapping.Disconnect(&c.c)
+}
+
+// Exec runs statements. Only a single statement may have arguments.
+func (c *Conn) Exec(sql string, args ...any) error {
+	r, err := c.Query(sql, args...)
+	if err != nil {
+		return err
+	}
+	r.Close()
+	return nil
+}
+
+// Query runs a statement and returns its rows, which must be closed before the
+// connection is. An argument is a string, an int, an int64, a bool or nil.
+func (c *Conn) Query(sql string, args ...any) (*Rows, error) {
+	r := &Rows{}
+	if len(args) == 0 {
+		state := mapping.Query(c.c, sql, &r.result)
+		return c.started(r, state, sql)
+	}
+	var stmt mapping.PreparedStatement
+	defer mapping.DestroyPrepare(&stmt)
+	if mapping.Prepare(c.c, sql, &stmt) == mapping.StateError {
+		return nil, c.failed(mapping.PrepareError(stmt), sql)
+	}
+	for i, arg := range args {
+		state, at := mapping.StateError, mapping.IdxT(i+1)
+		switch arg := arg.(type) {
+		case string:
+			state = mapping.BindVarchar(stmt, at, arg)
+		case int:
+			state = mapping.BindInt64(stmt, at, int64(arg))
+		case int64:
+			state = mapping.BindInt64(stmt, at, arg)
+		case bool:
+			state = mapping.BindBoolean(stmt, at, arg)
+		case nil:
+			state = mapping.BindNull(stmt, at)
+		}
+		if state == mapping.StateError {
+			return nil, fmt.Errorf("argument %d (%T) of %q cannot be bound", i+1, arg, firstLine(sql))
+		}
+	}
+	state := mapping.ExecutePrepared(stmt, &r.result)
+	return c.started(r, state, sql)
+}
+
+func (c *Conn) started(r *Rows, state mapping.State, sql string) (*Rows, error) {
+	if state == mapping.StateError {
+		err := c.failed(mapping.ResultError(&r.result), sql)
+		mapping.DestroyResult(&r.result)
+		return nil, err
+	}
+	r.columns = make([]column, mapping.ColumnCount(&r.result))
+	return r, nil
+}
+
+func (c *Conn) failed(message, sql string) error {
+	if err := context.Cause(c.ctx); err != nil {
+		return err
+	}
+	if sql != "ROLLBACK" {
+		slog.Debug("DuckDB refused a statement", "sql", sql, "error", message)
+	}
+	return newError(message)
+}
+
+// One runs a query for a single row and calls f with it. If there is no row, f
+// is not called and ok is false. The row is valid until f returns.
+func (c *Conn) One(f func(*Rows), sql string, args ...any) (ok bool, err error) {
+	r, err := c.Query(sql, args...)
+	if err != nil {
+		return false, err
+	}
+	defer r.Close()
+	if !r.Next() {
+		return false, nil
+	}
+	f(r)
+	return true, nil
+}
+
+// Count returns the single BIGINT that a query yields.
+func (c *Conn) Count(sql string, args ...any) (n int64, err error) {
+	_, err = c.One(func(r *Rows) { n = r.Int(0) }, sql, args...)
+	return n, err
+}

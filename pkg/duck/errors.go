@@ -1,0 +1,85 @@
+package duck
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/duckdb/duckdb-go/v2/mapping"
+)
+
+// Most of DuckDB's errors are only texts. This file is the only one that reads
+// them. errors_test.go makes DuckDB give each of them.
+
+// The kinds of errors that are told apart, for [errors.Is].
+var (
+	// ErrMissing is the error of a file that does not exist.
+	ErrMissing = errors.New("does not exist")
+	// ErrConstraint is the error of a row that violates a constraint of its
+	// table. The error's text says which.
+	ErrConstraint = errors.New("constraint violation")
+	// ErrSyntax is the error of a statement that is not SQL.
+	ErrSyntax = errors.New("syntax error")
+
+	errLocked      = errors.New("the file is locked") // by another process
+	errNotDatabase = errors.New("not a DuckDB database")
+	errNewer       = errors.New("a newer DuckDB wrote the file")
+	errExists      = errors.New("the name is taken")
+)
+
+// kinds gives the words of DuckDB's text by which an error is recognized. The
+// first match counts.
+var kinds = []struct {
+	text string
+	err  error
+}{
+	{"Constraint Error: ", ErrConstraint},
+	{"Parser Error: ", ErrSyntax},
+	{"Could not set lock on file", errLocked},
+	{"not a valid DuckDB database file", errNotDatabase},
+	{"already exists", errExists},
+}
+
+// A duckError is an error of DuckDB's, in its own words.
+type duckError struct {
+	message string // one line
+	kind    error  // nil for all other errors
+}
+
+func (e *duckError) Error() string { return "DuckDB: " + e.message }
+func (e *duckError) Unwrap() error { return e.kind }
+
+func newError(message string) *duckError {
+	e := &duckError{message: firstLine(message)}
+	for _, k := range kinds {
+		if strings.Contains(message, k.text) {
+			e.kind = k.err
+			return e
+		}
+	}
+	var has, first, last int
+	if _, versions, ok := strings.Cut(message, "version number "); ok {
+		fmt.Sscanf(versions, "%d, but we can only read versions between %d and %d", &has, &first, &last)
+	}
+	if has > last {
+		e.kind = errNewer
+	}
+	return e
+}
+
+// appenderError is the error of an appender, whose text does not begin with its
+// type.
+func appenderError(a mapping.Appender) error {
+	data := mapping.AppenderErrorData(a)
+	defer mapping.DestroyErrorData(&data)
+	e := newError(mapping.ErrorDataMessage(data))
+	if mapping.ErrorDataErrorType(data) == mapping.ErrorTypeConstraint {
+		e.kind = ErrConstraint
+	}
+	return e
+}
+
+func firstLine(s string) string {
+	s, _, _ = strings.Cut(strings.TrimSpace(s), "\n")
+	return s
+}

@@ -1,0 +1,107 @@
+package duck
+
+import (
+	"strings"
+	"unsafe"
+
+	"github.com/duckdb/duckdb-go/v2/mapping"
+)
+
+// A Rows walks over the rows of a result. It stands before the first row until
+// Next is called. Its methods read the values where DuckDB has them, so the
+// type of a column must be the one that the method is for.
+type Rows struct {
+	result  mapping.Result
+	chunk   mapping.DataChunk
+	columns []column
+	row, n  int
+}
+
+// A column is the data of one column in the present data chunk.
+type column struct {
+	data     unsafe.Pointer
+	validity unsafe.Pointer // nil: no value is NULL
+}
+
+// Next steps to the next row, and reports whether there is one.
+func (r *Rows) Next() bool {
+	if r.row++; r.row < r.n {
+		return true
+	}
+	if r.chunk.Ptr != nil {
+		mapping.DestroyDataChunk(&r.chunk)
+	}
+	r.chunk = mapping.FetchChunk(r.result)
+	if r.chunk.Ptr == nil {
+		r.n = 0
+		return false
+	}
+	r.row, r.n = 0, int(mapping.DataChunkGetSize(r.chunk))
+	for i := range r.columns {
+		v := mapping.DataChunkGetVector(r.chunk, mapping.IdxT(i))
+		r.columns[i] = column{mapping.VectorGetData(v), mapping.VectorGetValidity(v)}
+	}
+	return r.n > 0
+}
+
+// Close frees the result.
+func (r *Rows) Close() {
+	if r.chunk.Ptr != nil {
+		mapping.DestroyDataChunk(&r.chunk)
+	}
+	mapping.DestroyResult(&r.result)
+}
+
+func (r *Rows) null(col int) bool {
+	v := r.columns[col].validity
+	return v != nil && *(*uint64)(unsafe.Add(v, r.row/64*8))&(1<<(r.row%64)) == 0
+}
+
+// Int is the value of a BIGINT column, 0 if it is NULL.
+func (r *Rows) Int(col int) int64 {
+	if r.null(col) {
+		return 0
+	}
+	return *(*int64)(unsafe.Add(r.columns[col].data, r.row*8))
+}
+
+// A Uint128 is a UHUGEINT as DuckDB has it in memory: the low half, then the
+// high half.
+type Uint128 [2]uint64
+
+// Uint128 is the value of a UHUGEINT column, which must not be NULL.
+func (r *Rows) Uint128(col int) Uint128 {
+	return *(*Uint128)(unsafe.Add(r.columns[col].data, r.row*16))
+}
+
+// Bool is the value of a BOOLEAN column, false if it is NULL.
+func (r *Rows) Bool(col int) bool {
+	return !r.null(col) && *(*bool)(unsafe.Add(r.columns[col].data, r.row))
+}
+
+// Borrow is the value of a VARCHAR column, "" if it is NULL. The string is
+// valid until the next call of Next or Close.
+//
+// A value is a duckdb_string_t of 16 bytes: the length in 4 bytes, then up to
+// 12 bytes of text, or the first 4 bytes of the text and a pointer to all of it.
+func (r *Rows) Borrow(col int) string {
+	if r.null(col) {
+		return ""
+	}
+	p := unsafe.Add(r.columns[col].data, r.row*16)
+	n := *(*uint32)(p)
+	if n <= 12 {
+		return unsafe.String((*byte)(unsafe.Add(p, 4)), n)
+	}
+	return unsafe.String(*(**byte)(unsafe.Add(p, 8)), n)
+}
+
+// Text is a copy of the value of a VARCHAR column, "" if it is NULL.
+func (r *Rows) Text(col int) string { return strings.Clone(r.Borrow(col)) }
+
+// Floats copies the value of a FLOAT[n] column to dst, whose length must be n.
+func (r *Rows) Floats(col int, dst []float32) {
+	v := mapping.ArrayVectorGetChild(mapping.DataChunkGetVector(r.chunk, mapping.IdxT(col)))
+	data := unsafe.Slice((*float32)(mapping.VectorGetData(v)), (r.row+1)*len(dst))
+	copy(dst, data[r.row*len(dst):])
+}

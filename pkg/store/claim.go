@@ -1,0 +1,297 @@
+package store
+
+import (
+	"fmt"
+	"log/slog"
+
+	"gbatch/pkg/cli"
+	"gbatch/pkg/duck"
+	"gbatch/pkg/model"
+	"gbatch/pkg/ndjson"
+	"gbatch/pkg/record"
+)
+
+// A Claim says which chunks to claim, for which space, and how to cut them into
+// batches. Its fields are flags of chunks-pending.
+type Claim struct {
+	From        string   `default:"chunks" help:"A table or view with id, text and, if there are any, title and context, or a SELECT that yields them. A SELECT runs as it stands."`
+	Model       string   `default:"${model}" help:"The embedding model."`
+	Dim         int      `default:"${dim}" help:"Values per vector, 1 to ${max_dim}."`
+	TaskType    string   `default:"${task_type}" help:"What the vectors are for, as Google spells it."`
+	Embeddings  string   `default:"embeddings" help:"The table of the vectors: one for each model, dim and task type."`
+	Column      string   `help:"Also write vectors into this column of the chunks table."`
+	Limit       int      `help:"Claim at most this many requests; 0 is no limit."`
+	MaxRequests int      `default:"10000" help:"Requests per batch."`
+	MaxBytes    cli.Size `default:"100MB" help:"Bytes per batch."`
+	MaxTokens   int      `default:"400000" help:"Tokens per batch, as estimated."`
+}
+
+func (p *Claim) space() model.Space {
+	return model.Space{Model: p.Model, Dim: p.Dim, TaskType: p.TaskType}
+}
+
+// claim claims a round of pending chunks, and returns the names of the new
+// batches. A chunk whose text has a vector gets a copy of it instead, and one
+// that cannot be embedded is noted as failed.
+func (p *Claim) claim(c *duck.Conn, r *round) (batches []string, err error) {
+	s, err := openSource(c, p.From)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.resume(c, s); err != nil {
+		return nil, err
+	}
+	if r.begun && !s.table {
+		if err := s.unique(c); err != nil { // prepare did it for the first round
+			return nil, err
+		}
+	}
+	r.begun = true
+	from := r.low
+	cuts, where, err := p.plan(c, s, r)
+	if err != nil {
+		return nil, err
+	}
+	all := r.last && (where == "" || from == 0) // this transaction has scanned all chunks
+	for _, cut := range cuts {
+		if p.Limit > 0 {
+			r.left -= cut.Requests
+			r.last = r.last || r.left == 0
+		}
+	}
+	if len(cuts) > 0 {
+		if batches, err = p.put(c, s, cuts, where); err != nil {
+			return nil, err
+		}
+	}
+	if all && (p.Limit == 0 || r.left > 0) {
+		err = p.forget(c)
+	}
+	return batches, err
+}
+
+// plan picks the chunks of a round and cuts those that need a request. It
+// returns pick's WHERE clause too.
+func (p *Claim) plan(c *duck.Conn, s *source, r *round) (cuts []cut, where string, err error) {
+	if where, err = p.pick(c, s, r); err != nil {
+		return nil, "", err
+	}
+	if n, err := c.Count("SELECT count(*) FROM gbatch_picked"); err != nil || n == 0 {
+		return nil, where, err
+	}
+	if err := p.copies(c, s); err != nil {
+		return nil, "", err
+	}
+	if err := p.unfit(c, s); err != nil {
+		return nil, "", err
+	}
+	cuts, err = p.cut(c, r.left)
+	return cuts, where, err
+}
+
+// pick writes the next pending chunks, in the source's order, to the temporary
+// table gbatch_picked. It returns the WHERE clause for the part of the source
+// that they are in.
+func (p *Claim) pick(c *duck.Conn, s *source, r *round) (where string, err error) {
+	if s.table {
+		where, err = r.scan(c, s, p.Embeddings)
+	} else {
+		// The rows of a view have no numbers: each round reads all of them.
+		query := pendingChunks(s, p.Embeddings, "")
+		if r.size > 0 {
+			query += fmt.Sprintf(" LIMIT %d", r.size)
+		}
+		if err = c.Exec("CREATE OR REPLACE TEMP TABLE gbatch_pending AS " + query); err == nil {
+			var n int64
+			n, err = c.Count("SELECT count(*) FROM gbatch_pending")
+			r.last = int(n) < r.size
+		}
+	}
+	if err != nil {
+		return "", err
+	}
+	return where, c.Exec(`CREATE OR REPLACE TEMP TABLE gbatch_picked AS
+		SELECT row_number() OVER (ORDER BY rid) AS seq, * FROM gbatch_pending;
+		DROP TABLE gbatch_pending`)
+}
+
+// copies copies the vector of a text to the picked chunks with that text, and
+// removes these chunks from gbatch_picked.
+func (p *Claim) copies(c *duck.Conn, s *source) error {
+	e := duck.Ident(p.Embeddings)
+	err := c.Exec(fmt.Sprintf(`CREATE OR REPLACE TEMP TABLE gbatch_copied AS
+		SELECT p.id, p.rid, p.text_hash, e.embedding, e.tokens, e.batch
+		FROM (SELECT p.id, p.rid, p.text_hash, min(e.rowid) AS row FROM gbatch_picked p JOIN %s e ON e.text_hash = p.text_hash WHERE NOT p.again GROUP BY ALL) p
+		JOIN %s e ON e.rowid = p.row`, e, e))
+	if err != nil {
+		return err
+	}
+	n, err := c.Count("SELECT count(*) FROM gbatch_copied")
+	if err != nil || n == 0 {
+		return err
+	}
+	slog.Info("copied the vectors of chunks whose text has one", "chunks", n)
+	if err := retire(c, p.Embeddings, "gbatch_copied"); err != nil {
+		return err
+	}
+	err = c.Exec(fmt.Sprintf(`INSERT INTO %[1]s SELECT id, text_hash, embedding, tokens, batch, %[2]s::TIMESTAMP FROM gbatch_copied;
+		DELETE FROM gbatch_picked WHERE id IN (SELECT id FROM gbatch_copied)`, e, duck.Literal(now())))
+	if err != nil {
+		return err
+	}
+	return s.ready(c, p.Embeddings, "gbatch_copied", p.Column)
+}
+
+// unfit notes the picked chunks that no request can carry as failed, and removes
+// them from gbatch_picked.
+func (p *Claim) unfit(c *duck.Conn, s *source) error {
+	// Escapes make a text at most six times as long.
+	suspect := fmt.Sprintf("bytes + title_bytes + strlen(key) > %d", maxLine/6)
+	reserved := "starts_with(key, " + duck.Literal(record.CanaryPrefix) + ")"
+	n, err := c.Count("SELECT count(*) FROM gbatch_picked WHERE bytes = 0 OR " + reserved + " OR " + suspect)
+	if err != nil || n == 0 {
+		return err
+	}
+	r, err := c.Query(fmt.Sprintf(`SELECT p.seq, p.key, s.title, s.body FROM (SELECT * FROM gbatch_picked WHERE %s) p
+		JOIN (SELECT %s AS rid, %s AS title, %s AS body FROM %s) s ON s.rid = p.rid`, suspect, s.rid(), s.title(), s.body(), s.sql))
+	if err != nil {
+		return err
+	}
+	var line []byte
+	long := "-1"
+	for r.Next() {
+		line = line[:0]
+		for col := 1; col <= 3; col++ {
+			line = ndjson.AppendString(line, r.Borrow(col))
+		}
+		if len(line) > maxLine {
+			long += fmt.Sprintf(", %d", r.Int(0))
+		}
+	}
+	r.Close()
+	err = c.Exec(fmt.Sprintf(`CREATE OR REPLACE TEMP TABLE gbatch_unfit AS
+		SELECT *, CASE WHEN bytes = 0 THEN 'the text is empty' WHEN %[1]s THEN 'ids that begin with %[2]s are reserved'
+			ELSE 'the text is longer than a line may be: 16 MiB' END AS reason
+		FROM gbatch_picked WHERE bytes = 0 OR %[1]s OR seq IN (%[3]s)`, reserved, record.CanaryPrefix, long))
+	if err != nil {
+		return err
+	}
+	if n, err = c.Count("SELECT count(*) FROM gbatch_unfit"); err != nil || n == 0 {
+		return err
+	}
+	slog.Warn("chunks that cannot be embedded are noted as failed (the view chunk_status has the reasons)", "chunks", n)
+	err = c.Exec(fmt.Sprintf(`DELETE FROM gbatch.failures WHERE embeddings = %[1]s AND chunk_id IN (SELECT key FROM gbatch_unfit);
+		INSERT INTO gbatch.failures SELECT key, text_hash, %[1]s, 3, 'INVALID_ARGUMENT', reason, 0, true, NULL, %[2]s::TIMESTAMP FROM gbatch_unfit;
+		DELETE FROM gbatch_picked WHERE seq IN (SELECT seq FROM gbatch_unfit)`, duck.Literal(p.Embeddings), duck.Literal(now())))
+	if err != nil || !s.courtesy() {
+		return err
+	}
+	return c.Exec(fmt.Sprintf("UPDATE %s AS t SET %s FROM gbatch_unfit u WHERE t.rowid = u.rid", s.sql, s.setCourtesy("'FAILED'", "u.reason")))
+}
+
+// maxLine is how many bytes the strings of a chunk may have on a line, quoted and
+// escaped. The rest of a line is for what a request has around them.
+const maxLine = ndjson.MaxLine - 1<<10
+
+// A cut is a future batch: the picked chunks from seq low to high.
+type cut struct {
+	planned
+	low, high int64
+}
+
+// planned is the size of a batch, as --dry-run prints it.
+type planned struct {
+	Requests int      `json:"requests"`
+	Bytes    int64    `json:"bytes"`
+	Tokens   int64    `json:"tokens"`
+	USD      *float64 `json:"usd,omitempty"`
+}
+
+// overhead is what a request line has around its key and text, in bytes.
+const overhead = 160
+
+// cut divides the picked chunks into batches of at most limit requests together;
+// 0 is no limit. Of the chunks that copies and unfit have left, only the first
+// with each text counts: its seq becomes the column first of all chunks with
+// that text. A chunk that exceeds a limit alone is a batch alone.
+func (p *Claim) cut(c *duck.Conn, limit int) (cuts []cut, err error) {
+	err = c.Exec(`CREATE OR REPLACE TEMP TABLE gbatch_picked AS
+		SELECT *, min(seq) OVER (PARTITION BY text_hash) AS first FROM gbatch_picked`)
+	if err != nil {
+		return nil, err
+	}
+	r, err := c.Query("SELECT seq, bytes, strlen(key) FROM gbatch_picked WHERE seq = first ORDER BY seq")
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	facts := model.Lookup(p.Model)
+	for n := 0; r.Next() && (limit <= 0 || n < limit); n++ {
+		size, tokens := r.Int(1)+r.Int(2)+overhead, facts.Tokens(r.Int(1))
+		last := len(cuts) - 1
+		if last < 0 || cuts[last].Requests == p.MaxRequests || cuts[last].Bytes+size > int64(p.MaxBytes) || cuts[last].Tokens+tokens > int64(p.MaxTokens) {
+			cuts = append(cuts, cut{low: r.Int(0)})
+			last++
+		}
+		at := &cuts[last]
+		at.Requests++
+		at.Bytes += size
+		at.Tokens += tokens
+		at.high = r.Int(0)
+	}
+	return cuts, nil
+}
+
+// put makes the cuts batches, whose names it returns: it writes their chunks to
+// the outbox, in the order of seq. Of chunks with one text, only the first holds
+// it, and the others are its twins.
+func (p *Claim) put(c *duck.Conn, s *source, cuts []cut, where string) (batches []string, err error) {
+	batches = batchNames(len(cuts))
+	if err := c.Exec("CREATE OR REPLACE TEMP TABLE gbatch_cut (batch VARCHAR, low BIGINT, high BIGINT)"); err != nil {
+		return nil, err
+	}
+	for i, cut := range cuts {
+		err := c.Exec("INSERT INTO gbatch_cut VALUES (?, ?, ?)", batches[i], cut.low, cut.high)
+		if err == nil {
+			err = c.Exec(`INSERT INTO gbatch.jobs (batch, model, dim, task_type, requests, claimed_at, source, embeddings)
+				VALUES (?, ?, ?, ?, ?, ?::TIMESTAMP, ?, ?)`, batches[i], p.Model, p.Dim, p.TaskType, cut.Requests, now(), p.From, p.Embeddings)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	err = c.Exec(`CREATE OR REPLACE TEMP TABLE gbatch_chosen AS SELECT cut.batch, p.* FROM gbatch_picked p JOIN gbatch_cut cut ON p.first BETWEEN cut.low AND cut.high;
+		CREATE OR REPLACE TEMP TABLE gbatch_next AS SELECT coalesce(max(seq) + 1, 0) AS seq FROM gbatch.items`)
+	if err != nil {
+		return nil, err
+	}
+	// DuckDB scans a table in the order of seq. If it joins as the statement is
+	// written, the items come in that order and need not be sorted.
+	if s.table {
+		if err := c.Exec("SET disabled_optimizers = 'join_order,build_side_probe_side'"); err != nil {
+			return nil, err
+		}
+	}
+	err = c.Exec(fmt.Sprintf(`INSERT INTO gbatch.items
+		SELECT p.batch, p.seq + (SELECT seq FROM gbatch_next), p.key, CASE WHEN p.seq = p.first THEN s.title END, CASE WHEN p.seq = p.first THEN s.body END, p.text_hash, p.seq <> p.first
+		FROM (SELECT %s AS rid, %s AS title, %s AS body FROM %s %s) s JOIN gbatch_chosen p ON s.rid = p.rid;
+		RESET disabled_optimizers;
+		UPDATE gbatch.jobs AS j SET first_seq = i.first_seq, last_seq = i.last_seq
+		FROM (SELECT batch, min(seq) AS first_seq, max(seq) AS last_seq FROM gbatch.items WHERE seq >= (SELECT seq FROM gbatch_next) GROUP BY batch) i
+		WHERE j.batch = i.batch`, s.rid(), s.title(), s.body(), s.sql, where))
+	if err == nil && s.courtesy() {
+		err = c.Exec(fmt.Sprintf(`UPDATE %s AS t SET %s FROM gbatch_chosen p WHERE t.rowid = p.rid AND t.embedding_status IS DISTINCT FROM 'PENDING'`, s.sql, s.setCourtesy("'PENDING'", "NULL")))
+	}
+	return batches, err
+}
+
+// forget deletes the vectors that lost their chunk (see retire), unless the
+// table has vectors of other sources. All chunks of the source must have been
+// scanned.
+func (p *Claim) forget(c *duck.Conn) error {
+	others, err := c.Count("SELECT count(*) FROM gbatch.jobs WHERE embeddings = ? AND source <> ?", p.Embeddings, p.From)
+	if err != nil || others > 0 {
+		return err
+	}
+	return c.Exec("DELETE FROM " + duck.Ident(p.Embeddings) + " WHERE chunk_id IS NULL")
+}
