@@ -153,7 +153,7 @@ func lastLF(b []byte) int {
 type converter struct {
 	*Fetch
 	job    *record.Job
-	key    string // Google's API key, to be kept out of messages
+	hide   func(string) string // of the job's backend
 	parser record.ResponseParser
 }
 
@@ -185,8 +185,8 @@ func (c *converter) block(b *block) {
 		b.got.own++
 		if fail := c.check(r); fail != nil {
 			b.got.failed++
-			fail.Status = redact(cmp.Or(fail.Status, codeName(fail.Code)), c.key)
-			fail.Message = redact(fail.Message, c.key)
+			fail.Status = c.hide(cmp.Or(fail.Status, codeName(fail.Code)))
+			fail.Message = c.hide(fail.Message)
 			line, err := ndjson.Marshal(record.KeyError{Key: r.Key, Batch: c.job.Batch, Error: *fail})
 			if err != nil {
 				b.err = err

@@ -6,15 +6,17 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"time"
 )
 
-// A download reads one of Google's result files from its beginning to its end.
-// Where a connection breaks it goes on at the byte it had come to, so that its
-// reader sees the file whole and once.
+// A download reads a result file from its beginning to its end. When a
+// connection breaks it continues at the next byte, so that its reader sees the
+// file whole and once.
 type download struct {
 	ctx      context.Context
-	client   *client
-	name     string // files/…
+	name     string
+	patience time.Duration
+	get      func(header http.Header) (*http.Response, error)
 	failures *backoff
 
 	body    io.ReadCloser // nil: not connected
@@ -24,8 +26,10 @@ type download struct {
 	version string        // ETag or Last-Modified
 }
 
-func (c *client) download(ctx context.Context, name string) *download {
-	return &download{ctx: ctx, client: c, name: name, failures: c.backoff(), size: -1}
+// newDownload returns a download of what get asks for. It repeats what fails
+// transiently for as long as patience, counted from the last byte that came.
+func newDownload(ctx context.Context, name string, patience time.Duration, get func(header http.Header) (*http.Response, error)) *download {
+	return &download{ctx: ctx, name: name, patience: patience, get: get, failures: newBackoff(patience), size: -1}
 }
 
 func (d *download) Read(p []byte) (int, error) {
@@ -36,14 +40,14 @@ func (d *download) Read(p []byte) (int, error) {
 		n, err := d.try(p)
 		switch {
 		case n > 0:
-			d.failures = d.client.backoff()
-			return n, nil // what err means shows at the next call
+			d.failures = newBackoff(d.patience)
+			return n, nil // err shows again at the next call
 		case err == nil:
 		case d.ctx.Err() != nil:
 			return 0, context.Cause(d.ctx)
 		case err == io.EOF && d.size < 0:
 			return 0, io.EOF
-		case !passing(err):
+		case !transient(err):
 			return 0, err
 		default:
 			if err == io.EOF {
@@ -73,20 +77,21 @@ func (d *download) try(p []byte) (n int, err error) {
 		d.skip -= int64(again)
 	}
 	if d.off += int64(n); d.size >= 0 && d.off > d.size {
-		return 0, lasting{fmt.Errorf("%s is longer than the %d bytes it was said to have", d.name, d.size)}
+		return 0, permanent{fmt.Errorf("%s is longer than the %d bytes it was said to have", d.name, d.size)}
 	}
 	return n, err
 }
 
 // Close may be called more than once.
-func (d *download) Close() {
+func (d *download) Close() error {
 	if d.body != nil {
 		d.body.Close()
 		d.body = nil
 	}
+	return nil
 }
 
-// open asks for the file from d.off on.
+// open asks for the file from byte d.off.
 func (d *download) open() error {
 	header := http.Header{}
 	if d.off > 0 {
@@ -95,11 +100,7 @@ func (d *download) open() error {
 			header.Set("If-Range", d.version)
 		}
 	}
-	var resp *http.Response
-	_, err := d.client.do(d.ctx, func(ctx context.Context) (err error) {
-		resp, err = d.client.get(ctx, d.name+":download", "alt=media", header)
-		return err
-	})
+	resp, err := d.get(header)
 	if err != nil {
 		return err
 	}
@@ -108,12 +109,12 @@ func (d *download) open() error {
 	if resp.StatusCode == http.StatusPartialContent {
 		said := resp.Header.Get("Content-Range")
 		if _, err := fmt.Sscanf(said, "bytes %d-%d/%d", &from, new(int64), &size); err != nil || from != d.off {
-			return lasting{fmt.Errorf("%s: asked for the bytes from %d on, google sent %q", d.name, d.off, said)}
+			return permanent{fmt.Errorf("%s: asked for the bytes from %d on, google sent %q", d.name, d.off, said)}
 		}
 	}
 	version := cmp.Or(resp.Header.Get("ETag"), resp.Header.Get("Last-Modified"))
 	if version != "" && d.version != "" && version != d.version || d.size >= 0 && size >= 0 && size != d.size {
-		return lasting{fmt.Errorf("%s changed while it was read: fetch it again", d.name)}
+		return permanent{fmt.Errorf("%s changed while it was read: fetch it again", d.name)}
 	}
 	d.version, d.skip = cmp.Or(version, d.version), d.off-from
 	if size >= 0 {

@@ -1,9 +1,7 @@
 package gbatch
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -21,24 +19,24 @@ import (
 type Fetch struct {
 	KeepInput bool          `help:"Leave the input files at Google."`
 	Normalize bool          `help:"Scale vectors to length 1; gemini-embedding-001 does so at 3072 values only."`
-	RetryFor  time.Duration `help:"How long to retry failures that may pass." default:"10m"`
+	RetryFor  time.Duration `help:"How long to retry transient failures." default:"10m"`
 }
 
 // Run handles jobs in the order they come in. One whose results cannot be
 // had, or cannot be trusted, does not keep the others back: it gets no closing
 // record, its input stays, and the error is returned at the end.
 func (f *Fetch) Run(ctx context.Context, in io.Reader, out io.Writer) error {
-	c, err := newClient(ctx, f.RetryFor)
+	services, err := newBackends(f.RetryFor)
 	if err != nil {
 		return err
 	}
 	reading, stop := context.WithCancel(ctx)
 	defer stop()
-	jobs, readErr := readJobs(reading, in)
+	jobs, readErr := readJobs(reading, in, services)
 	var unfinished, failed int
 	var refused refusals
 	for job := range until(ctx, jobs) {
-		keys, err := f.fetch(ctx, c, job, out)
+		keys, err := f.fetch(ctx, job, out)
 		switch {
 		case errors.As(err, new(*oneBatch)):
 			refused.add(err)
@@ -69,14 +67,14 @@ func (f *Fetch) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 
 // fetch prints one job, with its results where it has some, and returns how
 // many of its keys failed.
-func (f *Fetch) fetch(ctx context.Context, c *client, job *record.Job, out io.Writer) (failed int, err error) {
+func (f *Fetch) fetch(ctx context.Context, job task, out io.Writer) (failed int, err error) {
 	job.Succeeded, job.Failed, job.Tokens = nil, nil, nil
 	if job.State == record.Succeeded {
-		got, err := f.results(ctx, c, job, out)
+		got, err := f.results(ctx, job, out)
 		if err != nil {
-			err = fmt.Errorf("%s: %w", job.Job, err)
+			err = fmt.Errorf("%s: %w", job.Job.Job, err)
 			var e *apiError
-			if errors.As(err, new(lasting)) || refused(err) && errors.As(err, &e) && !e.auth() {
+			if errors.As(err, new(permanent)) || refused(err) && errors.As(err, &e) && !e.auth() {
 				err = &oneBatch{err}
 			}
 			return 0, err
@@ -86,9 +84,9 @@ func (f *Fetch) fetch(ctx context.Context, c *client, job *record.Job, out io.Wr
 	}
 	// Everything that the input was for is over, and printed.
 	if job.Ended() && !f.KeepInput {
-		c.deleteInput(ctx, job.Input)
+		job.at.drop(ctx, job.Input)
 	}
-	line, err := ndjson.Marshal(job)
+	line, err := ndjson.Marshal(job.Job)
 	if err == nil {
 		_, err = out.Write(append(line, '\n'))
 	}
@@ -113,38 +111,30 @@ func (a *answers) add(b answers) {
 }
 
 // results prints the answers of a job that succeeded.
-func (f *Fetch) results(ctx context.Context, c *client, job *record.Job, out io.Writer) (got answers, err error) {
-	op, err := c.operation(ctx, job.Job)
+func (f *Fetch) results(ctx context.Context, job task, out io.Writer) (got answers, err error) {
+	var op *operation
+	err = retry(ctx, f.RetryFor, func() error {
+		op, err = job.at.status(ctx, job.Job.Job)
+		return err
+	})
 	if err != nil {
 		if missing(err) {
 			err = fmt.Errorf("not visible to this key, it belongs to another project or was deleted: %w", err)
 		}
 		return got, err
 	}
-	op.update(job)
+	op.update(job.Job)
 	if job.State != record.Succeeded {
 		return got, &oneBatch{fmt.Errorf("google says %s now", job.State)}
 	}
 	reading, stop := context.WithCancel(ctx)
 	defer stop()
-	var source io.Reader
-	switch {
-	case op.responses != "":
-		if !fileNames.MatchString(op.responses) {
-			return got, &oneBatch{fmt.Errorf("its results are in %q, which is not a name of a file", op.responses)}
-		}
-		d := c.download(reading, op.responses)
-		defer d.Close()
-		source = d
-	case op.inlined != nil:
-		lines, err := keyed(op.inlined)
-		if err != nil {
-			return got, &oneBatch{err}
-		}
-		source = bytes.NewReader(lines)
-	default:
-		return got, &oneBatch{errors.New("it succeeded and has no results, neither a file nor inline")}
+	result, err := job.at.results(reading, op)
+	if err != nil {
+		return got, err
 	}
+	defer result.Close()
+	var source io.Reader = result
 	// The record may have been through a table that has no such column.
 	if _, _, n, _ := parseLabel(op.display); n > job.Canary {
 		job.Canary = n
@@ -161,7 +151,7 @@ func (f *Fetch) results(ctx context.Context, c *client, job *record.Job, out io.
 		}
 		source = all()
 	}
-	got, err = convert(source, stop, &converter{Fetch: f, job: job, key: c.key}, out)
+	got, err = convert(source, stop, &converter{Fetch: f, job: job.Job, hide: job.at.hide}, out)
 	if missing(err) {
 		err = fmt.Errorf("its results are gone, or are another project's: give its chunks back as docs/troubleshooting.md says: %w", err)
 	}
@@ -172,44 +162,11 @@ func (f *Fetch) results(ctx context.Context, c *client, job *record.Job, out io.
 	case op.answers >= 0 && int64(got.lines) < op.answers:
 		return got, &oneBatch{exit.Errorf(exit.Malformed, "google counts %d answers, its result holds %d: fetch it again", op.answers, got.lines)}
 	case op.answers >= 0 && int64(got.lines) > op.answers:
-		slog.Warn("the result holds more answers than google counts", "job", job.Job, "answers", got.lines, "counted", op.answers)
+		slog.Warn("the result holds more answers than google counts", "job", op.name, "answers", got.lines, "counted", op.answers)
 	case got.own < job.Requests:
-		slog.Warn("some requests were not answered", "job", job.Job, "requests", job.Requests, "answers", got.own)
+		slog.Warn("some requests were not answered", "job", op.name, "requests", job.Requests, "answers", got.own)
 	}
 	return got, nil
-}
-
-// keyed turns inline answers into the lines of a result file. Their order is
-// known to differ from that of the requests, so one without a key is worth
-// nothing.
-func keyed(items []json.RawMessage) ([]byte, error) {
-	var lines []byte
-	for i, item := range items {
-		var a struct {
-			Key             string
-			Metadata        struct{ Key string }
-			Response, Error json.RawMessage
-		}
-		if err := json.Unmarshal(item, &a); err != nil {
-			return nil, fmt.Errorf("inline answer %d: %w", i+1, err)
-		}
-		if a.Key == "" {
-			a.Key = a.Metadata.Key
-		}
-		if a.Key == "" {
-			return nil, fmt.Errorf("inline answer %d has no key: answers are never matched by position, submit the requests as a file", i+1)
-		}
-		line, err := json.Marshal(struct { // on one line, whatever Google's layout
-			Key      string          `json:"key"`
-			Response json.RawMessage `json:"response,omitempty"`
-			Error    json.RawMessage `json:"error,omitempty"`
-		}{a.Key, a.Response, a.Error})
-		if err != nil {
-			return nil, fmt.Errorf("inline answer %d: %w", i+1, err)
-		}
-		lines = append(append(lines, line...), '\n')
-	}
-	return lines, nil
 }
 
 // spoolAll copies r into a file that has no name.

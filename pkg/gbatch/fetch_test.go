@@ -483,7 +483,7 @@ func TestConvert(t *testing.T) {
 	}
 	for _, r := range []io.Reader{bytes.NewReader(in.Bytes()), &pieces{in.Bytes(), 1000, false}, &pieces{in.Bytes(), 1 << 18, true}, &pieces{bytes.TrimSpace(in.Bytes()), 1<<18 - 1, true}} {
 		var out, got strings.Builder
-		a, err := convert(r, func() {}, &converter{Fetch: new(Fetch), job: new(record.Job)}, &out)
+		a, err := convert(r, func() {}, &converter{Fetch: new(Fetch), job: new(record.Job), hide: verbatim}, &out)
 		if err != nil || a.lines != 3000 || a.own != 3000 || a.vectors != 3000 || a.tokens != 3000 || a.failed != 0 {
 			t.Errorf("%+v, %v", a, err)
 		}
@@ -499,11 +499,11 @@ func TestConvert(t *testing.T) {
 	// A wrong line is named by its number in the file.
 	lines := strings.Split(in.String(), "\n")
 	lines[2500] = "x"
-	_, err := convert(strings.NewReader(strings.Join(lines, "\n")), func() {}, &converter{Fetch: new(Fetch), job: new(record.Job)}, io.Discard)
+	_, err := convert(strings.NewReader(strings.Join(lines, "\n")), func() {}, &converter{Fetch: new(Fetch), job: new(record.Job), hide: verbatim}, io.Discard)
 	if err == nil || !strings.Contains(err.Error(), "line 2501 of the result") {
 		t.Errorf("%v", err)
 	}
-	_, err = convert(&pieces{bytes.Repeat([]byte("x"), 17<<20), 1 << 20, false}, func() {}, &converter{Fetch: new(Fetch), job: new(record.Job)}, io.Discard)
+	_, err = convert(&pieces{bytes.Repeat([]byte("x"), 17<<20), 1 << 20, false}, func() {}, &converter{Fetch: new(Fetch), job: new(record.Job), hide: verbatim}, io.Discard)
 	if err == nil || !strings.Contains(err.Error(), "16 MiB") {
 		t.Errorf("%v", err)
 	}
@@ -523,6 +523,23 @@ func (p *pieces) Read(b []byte) (int, error) {
 		return n, io.EOF
 	}
 	return n, nil
+}
+
+func verbatim(s string) string { return s }
+
+// resultFile downloads files/x.
+func resultFile(t *testing.T, patience time.Duration) io.Reader {
+	t.Helper()
+	g, err := newGemini(patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := g.results(t.Context(), &operation{output: "files/x"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.Close() })
+	return d
 }
 
 // A file that changes while it is read is not pieced together.
@@ -569,14 +586,9 @@ func TestDownloadChanges(t *testing.T) {
 				}
 				c.next(w)
 			}))
-			client, err := newClient(t.Context(), 5*time.Second)
-			if err != nil {
-				t.Fatal(err)
-			}
-			d := client.download(t.Context(), "files/x")
-			defer d.Close()
+			d := resultFile(t, 5*time.Second)
 			data, err := io.ReadAll(d)
-			if err == nil || !strings.Contains(err.Error(), c.said) || passing(err) {
+			if err == nil || !strings.Contains(err.Error(), c.said) || transient(err) {
 				t.Errorf("%v after %q", err, data)
 			}
 		})
@@ -599,12 +611,7 @@ func TestDownloadShortRanges(t *testing.T) {
 		w.WriteHeader(206)
 		io.WriteString(w, text[from:end])
 	}))
-	client, err := newClient(t.Context(), 10*time.Second)
-	if err != nil {
-		t.Fatal(err)
-	}
-	d := client.download(t.Context(), "files/x")
-	defer d.Close()
+	d := resultFile(t, 10*time.Second)
 	if data, err := io.ReadAll(d); string(data) != text || err != nil {
 		t.Errorf("%q, %v", data, err)
 	}
@@ -632,7 +639,7 @@ func FuzzConvert(f *testing.F) {
 	f.Add([]byte("\r\n{\"key\":\"gbatch-canary:0:k\",\"response\":{\"embedding\":{\"values\":[1]}}}"))
 	f.Add([]byte(`{"key":"k","response":{"embedding":{"values":[1,`))
 	f.Fuzz(func(t *testing.T, in []byte) {
-		c := &converter{Fetch: new(Fetch), job: &record.Job{Dim: 2, Batch: "b"}}
+		c := &converter{Fetch: new(Fetch), job: &record.Job{Dim: 2, Batch: "b"}, hide: verbatim}
 		var out strings.Builder
 		got, err := convert(bytes.NewReader(in), func() {}, c, &out)
 		vectors, failed := 0, 0

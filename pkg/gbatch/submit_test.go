@@ -134,7 +134,7 @@ func TestCreateOverTLS(t *testing.T) {
 	server.EnableHTTP2 = true
 	server.StartTLS()
 	defer server.Close()
-	transport := newTransport("k")
+	transport := newTransport(credential{})
 	for _, tr := range []*http.Transport{transport.pooled, transport.fresh} {
 		tr.TLSClientConfig.RootCAs = server.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
 	}
@@ -146,11 +146,21 @@ func TestCreateOverTLS(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			resp, err := c.Do(req)
+			send := func(ctx context.Context) error {
+				resp, err := c.Do(req.WithContext(ctx))
+				if err == nil {
+					resp.Body.Close()
+				}
+				return err
+			}
+			if method == "POST" {
+				_, err = transport.once(t.Context(), send)
+			} else {
+				err = transport.do(t.Context(), send)
+			}
 			if err != nil {
 				t.Fatal(err)
 			}
-			resp.Body.Close()
 		}
 	}
 	mu.Lock()
@@ -163,17 +173,14 @@ func TestCreateOverTLS(t *testing.T) {
 // Nothing was sent where no connection could be had: that is not an unknown
 // outcome.
 func TestCreateNotSent(t *testing.T) {
-	c := &client{http: &http.Client{Transport: newTransport("k")}}
-	var o outcome
-	for _, host := range []string{"127.0.0.1:1"} {
-		req, _ := http.NewRequest("POST", "http://"+host+"/v1beta/models/m:asyncBatchEmbedContent", nil)
-		o, _ = c.do(context.Background(), func(ctx context.Context) error {
-			_, err := c.http.Do(req.WithContext(ctx))
-			return err
-		})
-	}
-	if o.sent || o.err == nil {
-		t.Errorf("sent %v, error %v", o.sent, o.err)
+	tr := newTransport(credential{})
+	sent, err := tr.once(t.Context(), func(ctx context.Context) error {
+		req, _ := http.NewRequestWithContext(ctx, "POST", "http://127.0.0.1:1/v1beta/models/m:asyncBatchEmbedContent", nil)
+		_, err := tr.client().Do(req)
+		return err
+	})
+	if sent || err == nil {
+		t.Errorf("sent %v, error %v", sent, err)
 	}
 }
 
@@ -621,10 +628,11 @@ func TestTwoAtOnce(t *testing.T) {
 func TestTakenForLong(t *testing.T) {
 	g := newGoogle(t, emulator.Options{})
 	in := batch("b1", 5, 4)
-	if _, err := stateDir(); err != nil {
+	intents, err := openIntents()
+	if err != nil {
 		t.Fatal(err)
 	}
-	other, err := openIntent(t.Context(), filepath.Join(g.state, nameOf(t, in)+".json"), 0)
+	other, err := intents.claim(t.Context(), nameOf(t, in), 0)
 	if err != nil {
 		t.Fatal(err)
 	}

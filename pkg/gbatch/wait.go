@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
-	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -25,16 +24,16 @@ type Wait struct {
 	Interval time.Duration `help:"Time between two looks at a job; grows with the job's age, at most tenfold." default:"30s"`
 	Timeout  time.Duration `help:"Give up waiting after this long, the jobs go on; 0 is never." default:"0s"`
 	Once     bool          `help:"Look at each job once."`
-	RetryFor time.Duration `help:"How long to retry failures that may pass." default:"10m"`
+	RetryFor time.Duration `help:"How long to retry transient failures." default:"10m"`
 }
 
-// Run reads jobs as they come and begins with each at once. Nothing that it
-// does, or that happens to it, changes a job.
+// Run reads jobs as they come and polls each from then on. Nothing that it does
+// changes a job at Google.
 func (w *Wait) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	if w.Interval <= 0 {
 		return exit.Errorf(exit.Usage, "--interval must be above 0")
 	}
-	c, err := newClient(ctx, w.RetryFor)
+	services, err := newBackends(w.RetryFor)
 	if err != nil {
 		return err
 	}
@@ -43,7 +42,7 @@ func (w *Wait) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	watching, stop := context.WithCancel(ctx)
 	defer stop()
 
-	incoming, readErr := readJobs(watching, in)
+	incoming, readErr := readJobs(watching, in, services)
 	type result struct {
 		job *record.Job
 		err error
@@ -70,7 +69,7 @@ func (w *Wait) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	}
 	for incoming != nil || running > 0 {
 		select {
-		case job, ok := <-incoming:
+		case t, ok := <-incoming:
 			switch {
 			case !ok && *readErr != nil && running > 0:
 				return fmt.Errorf("%w (%s)", *readErr, goOn(running))
@@ -78,18 +77,18 @@ func (w *Wait) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 				return *readErr
 			case !ok:
 				incoming = nil
-			case job.Ended():
+			case t.Ended():
 				count++
-				if err := print(job); err != nil {
+				if err := print(t.Job); err != nil {
 					return err
 				}
 			default:
 				count++
 				running++
 				watchers.Go(func() {
-					err := w.watch(watching, c, job, slots)
+					err := w.watch(watching, t, slots)
 					select {
-					case results <- result{job, err}:
+					case results <- result{t.Job, err}:
 					case <-watching.Done():
 					}
 				})
@@ -140,23 +139,19 @@ func goOn(jobs int) string {
 
 // watch polls one job until it has ended, or once, and brings its record up
 // to date.
-func (w *Wait) watch(ctx context.Context, c *client, job *record.Job, slots chan struct{}) error {
+func (w *Wait) watch(ctx context.Context, job task, slots chan struct{}) error {
 	begun := time.Now()
-	failures := c.backoff()
+	failures := newBackoff(w.RetryFor)
 	for {
 		select {
 		case slots <- struct{}{}:
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
-		var op *operation
-		_, err := c.do(ctx, func(ctx context.Context) (err error) {
-			op, err = c.operationOnce(ctx, job.Job)
-			return err
-		})
+		op, err := job.at.status(ctx, job.Job.Job)
 		<-slots
 		if err != nil {
-			if !passing(err) {
+			if !transient(err) {
 				return err
 			}
 			if err := failures.pause(ctx, err); err != nil {
@@ -164,11 +159,11 @@ func (w *Wait) watch(ctx context.Context, c *client, job *record.Job, slots chan
 			}
 			continue
 		}
-		failures = c.backoff()
+		failures = newBackoff(w.RetryFor)
 		if op.state != job.State {
-			slog.Info("the job changed", "job", job.Job, "state", op.state, "was", job.State)
+			slog.Info("the job changed", "job", op.name, "state", op.state, "was", job.State)
 		}
-		op.update(job)
+		op.update(job.Job)
 		if job.Ended() || w.Once {
 			return nil
 		}
@@ -178,53 +173,11 @@ func (w *Wait) watch(ctx context.Context, c *client, job *record.Job, slots chan
 	}
 }
 
-// pause is the time until the next look at a job that has been watched for
-// age: a tenth of it, but from 1 to 10 intervals, no more than 5 minutes where
-// the interval is not, and up to a fifth more or less, so that jobs submitted
-// together are not asked about together.
+// pause is the time until the next look at a job that has been watched for age:
+// a tenth of age, but at least one interval and at most ten, and at most 5
+// minutes if the interval is shorter. Up to a fifth is added or taken away, so
+// that jobs submitted together are not asked about together.
 func (w *Wait) pause(age time.Duration) time.Duration {
 	d := min(max(age/10, w.Interval), 10*w.Interval, max(w.Interval, 5*time.Minute))
 	return d*4/5 + rand.N(d*2/5+1)
-}
-
-// jobNames and fileNames are the names that Google gives; they become part of a
-// URL.
-var (
-	jobNames  = regexp.MustCompile(`^batches/[A-Za-z0-9_-]+$`)
-	fileNames = regexp.MustCompile(`^files/[A-Za-z0-9_-]+$`)
-)
-
-// readJobs reads job records as they come. The error that ended the reading
-// is there once the channel is closed.
-func readJobs(ctx context.Context, in io.Reader) (<-chan *record.Job, *error) {
-	jobs, failed := make(chan *record.Job), new(error)
-	go func() {
-		defer close(jobs)
-		for r := ndjson.NewReader(in); ; {
-			line, err := r.Next()
-			if err == io.EOF {
-				return
-			}
-			var job *record.Job
-			if err == nil {
-				if job, err = record.ParseJob(line); err != nil {
-					err = r.Errorf("%w", err)
-				} else if job == nil || !jobNames.MatchString(job.Job) {
-					err = r.Errorf("not a job: a record with job batches/… is expected")
-				} else if job.Input != "" && !fileNames.MatchString(job.Input) {
-					err = r.Errorf("job %s: its input %q is not a name of a file", job.Job, job.Input)
-				}
-			}
-			if err != nil {
-				*failed = err
-				return
-			}
-			select {
-			case jobs <- job:
-			case <-ctx.Done():
-				return
-			}
-		}
-	}()
-	return jobs, failed
 }

@@ -34,8 +34,8 @@ func TestPauseAsAsked(t *testing.T) {
 		{time.Date(2000, 1, 1, 0, 0, 30, 0, time.UTC).Format(http.TimeFormat), ``},
 	} {
 		synctest.Test(t, func(t *testing.T) { // its clock begins at 2000-01-01
-			cause := newAPIError(&http.Response{StatusCode: 429, Header: http.Header{"Retry-After": {said.header}}}, []byte(said.body), "k")
-			b := (&client{retryFor: time.Hour}).backoff()
+			cause := newAPIError(&http.Response{StatusCode: 429, Header: http.Header{"Retry-After": {said.header}}}, []byte(said.body), credential{})
+			b := newBackoff(time.Hour)
 			begun := time.Now()
 			if err := b.pause(t.Context(), cause); err != nil {
 				t.Fatal(err)
@@ -54,7 +54,7 @@ func TestPauseJitters(t *testing.T) {
 		cause := &apiError{http: 503}
 		firsts := map[time.Duration]bool{}
 		for range 20 {
-			b := (&client{retryFor: time.Hour}).backoff()
+			b := newBackoff(time.Hour)
 			step, begun, n := time.Second, time.Now(), 0
 			for ; ; n++ {
 				before := time.Now()

@@ -12,18 +12,6 @@ import (
 	"gbatch/pkg/record"
 )
 
-// An operation is what Google knows of a job. The SDK's own decoding drops the
-// error, the statistics, the input and the inner response.
-type operation struct {
-	name, display, model string // model without "models/"
-	state                string // as in [record.Job]
-	created, ended       string // RFC 3339
-	input, responses     string // files/…
-	inlined              []json.RawMessage
-	err                  *record.Status
-	answers              int64 // successful and failed requests together; -1: not told
-}
-
 // An int64 is a string in proto JSON, and a number in what others write.
 type number int64
 
@@ -37,14 +25,14 @@ func (n *number) UnmarshalJSON(tok []byte) error {
 	return err
 }
 
-type output struct {
+type geminiOutput struct {
 	ResponsesFile    string
 	InlinedResponses struct{ InlinedResponses []json.RawMessage }
 }
 
-// decodeOperation reads the reply to GET batches/…: metadata.state is the
-// truth about the state, and the output may stand in metadata, in the response
-// or in both.
+// decodeOperation reads a job as GET batches/… and the list show it. The state is
+// metadata.state. The output stands in metadata, in the response or in both. The
+// SDK's own decoding drops the error, the counts, the input and the response.
 func decodeOperation(body []byte, key string) (*operation, error) {
 	var doc struct {
 		Name     string
@@ -56,10 +44,10 @@ func decodeOperation(body []byte, key string) (*operation, error) {
 				FileName  string
 				FileSnake string `json:"file_name"`
 			}
-			Output     output
+			Output     geminiOutput
 			BatchStats struct{ SuccessfulRequestCount, FailedRequestCount *number }
 		}
-		Response output
+		Response geminiOutput
 		Error    *struct {
 			Code            int
 			Status, Message string
@@ -73,8 +61,8 @@ func decodeOperation(body []byte, key string) (*operation, error) {
 		name: doc.Name, display: m.DisplayName, model: model.Bare(m.Model),
 		state: jobState(m.State), created: m.CreateTime, ended: m.EndTime,
 		input: cmp.Or(m.InputConfig.FileName, m.InputConfig.FileSnake), answers: -1,
-		responses: cmp.Or(m.Output.ResponsesFile, doc.Response.ResponsesFile),
-		inlined:   m.Output.InlinedResponses.InlinedResponses,
+		output:  cmp.Or(m.Output.ResponsesFile, doc.Response.ResponsesFile),
+		inlined: m.Output.InlinedResponses.InlinedResponses,
 	}
 	if op.inlined == nil {
 		op.inlined = doc.Response.InlinedResponses.InlinedResponses
@@ -109,34 +97,35 @@ func jobState(s string) string {
 	return s
 }
 
-var codeNames = strings.Fields(`OK CANCELLED UNKNOWN INVALID_ARGUMENT DEADLINE_EXCEEDED NOT_FOUND ALREADY_EXISTS
-	PERMISSION_DENIED RESOURCE_EXHAUSTED FAILED_PRECONDITION ABORTED OUT_OF_RANGE UNIMPLEMENTED INTERNAL UNAVAILABLE
-	DATA_LOSS UNAUTHENTICATED`)
-
-// codeName is the name of a code of google.rpc.Code, or "".
-func codeName(code int) string {
-	if code < 0 || code >= len(codeNames) {
-		return ""
+// keyed turns inline answers into the lines of a result file. Their order is
+// known to differ from that of the requests, so one without a key is worth
+// nothing.
+func keyed(items []json.RawMessage) ([]byte, error) {
+	var lines []byte
+	for i, item := range items {
+		var a struct {
+			Key             string
+			Metadata        struct{ Key string }
+			Response, Error json.RawMessage
+		}
+		if err := json.Unmarshal(item, &a); err != nil {
+			return nil, fmt.Errorf("inline answer %d: %w", i+1, err)
+		}
+		if a.Key == "" {
+			a.Key = a.Metadata.Key
+		}
+		if a.Key == "" {
+			return nil, fmt.Errorf("inline answer %d has no key: answers are never matched by position, submit the requests as a file", i+1)
+		}
+		line, err := json.Marshal(struct { // on one line, whatever Google's layout
+			Key      string          `json:"key"`
+			Response json.RawMessage `json:"response,omitempty"`
+			Error    json.RawMessage `json:"error,omitempty"`
+		}{a.Key, a.Response, a.Error})
+		if err != nil {
+			return nil, fmt.Errorf("inline answer %d: %w", i+1, err)
+		}
+		lines = append(append(lines, line...), '\n')
 	}
-	return codeNames[code]
-}
-
-// update brings the record of a job to what Google says of it.
-func (op *operation) update(job *record.Job) {
-	job.State, job.Error = op.state, op.err
-	if job.Input == "" {
-		job.Input = op.input
-	}
-	job.CreatedAt, job.EndedAt = op.created, op.ended
-	if job.Error != nil {
-		return
-	}
-	switch op.state { // not every job that ended without results says why
-	case record.Failed:
-		job.Error = &record.Status{Code: 2, Status: codeName(2), Message: "the job failed, google does not say why"}
-	case record.Cancelled:
-		job.Error = &record.Status{Code: 1, Status: codeName(1), Message: "the job was cancelled"}
-	case record.Expired:
-		job.Error = &record.Status{Code: 4, Status: codeName(4), Message: "the job expired before it was done"}
-	}
+	return lines, nil
 }

@@ -2,12 +2,9 @@ package gbatch
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
-	"net/http"
 	"strings"
 	"testing"
-	"time"
 
 	"gbatch/pkg/record"
 )
@@ -83,7 +80,7 @@ func TestOperations(t *testing.T) {
 			if op.err != nil {
 				status = fmt.Sprintf("{%d %s}", op.err.Code, op.err.Message)
 			}
-			got = fmt.Sprint(op.state, " ", op.input, " ", op.responses, " ", op.answers, " ", status, " ", len(op.inlined))
+			got = fmt.Sprint(op.state, " ", op.input, " ", op.output, " ", op.answers, " ", status, " ", len(op.inlined))
 		}
 		if got != c.want {
 			t.Errorf("%s: %q, want %q (%v)", c.name, got, c.want, err)
@@ -112,55 +109,6 @@ func TestReasons(t *testing.T) {
 	}
 }
 
-var apiErrors = []struct {
-	code         int
-	retry, body  string
-	text         string
-	wait         time.Duration
-	refused, key bool
-}{
-	{429, "", `{"error":{"code":429,"message":"Quota\nexceeded","status":"RESOURCE_EXHAUSTED","details":[{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"30s"}]}}`,
-		"google answered 429 RESOURCE_EXHAUSTED: Quota; exceeded", 30 * time.Second, false, false},
-	{429, "7", `{}`, "google answered 429: Too Many Requests", 7 * time.Second, false, false},
-	{503, "0.25", ``, "google answered 503: Service Unavailable", 250 * time.Millisecond, false, false},
-	{503, "-1", `<html>proxy</html>`, "google answered 503: Service Unavailable", 0, false, false},
-	{502, "soon", "bad\ngateway", "google answered 502: bad; gateway", 0, false, false},
-	{408, "", "", "google answered 408: Request Timeout", 0, false, false},
-	{400, "", `{"error":{"message":"API key not valid.","status":"INVALID_ARGUMENT","details":[{"reason":"API_KEY_INVALID"}]}}`,
-		"the API key was refused, check GEMINI_API_KEY: google answered 400 INVALID_ARGUMENT: API key not valid.", 0, true, true},
-	{401, "", "", "the API key was refused, check GEMINI_API_KEY: google answered 401: Unauthorized", 0, true, true},
-	{403, "", `{"error":{"message":"no SECRETKEY here?key=SECRETKEY"}}`, "the API key was refused, check GEMINI_API_KEY: google answered 403: no [API key] here?key=[API key]", 0, true, true},
-	{404, "", `{"error":{"message":"Requested entity was not found.","status":"NOT_FOUND"}}`, "google answered 404 NOT_FOUND: Requested entity was not found.", 0, true, false},
-	{400, "", `{"error":{"message":"Error on line 1: a\nError on line 2: b\n\nError on line 3: c\nError on line 4: d\nError on line 5: e\nError on line 6: f\n"}}`,
-		"google answered 400: Error on line 1: a; Error on line 2: b; Error on line 3: c; Error on line 4: d; and 2 lines more", 0, true, false},
-	{400, "", `{"error":"text"}`, `google answered 400: {"error":"text"}`, 0, true, false},
-	{302, "", "", "google answered 302: Found", 0, true, false},
-}
-
-func TestAPIErrors(t *testing.T) {
-	t.Setenv("GOOGLE_API_KEY", "")
-	for _, c := range apiErrors {
-		header := http.Header{}
-		header.Set("Retry-After", c.retry)
-		e := newAPIError(&http.Response{StatusCode: c.code, Header: header}, []byte(c.body), "SECRETKEY")
-		if e.Error() != c.text || e.wait != c.wait || refused(e) != c.refused || passing(e) == c.refused || e.auth() != c.key {
-			t.Errorf("%d %s:\n%s, wait %v, refused %v, auth %v\nwant\n%s", c.code, c.body, e, e.wait, refused(e), e.auth(), c.text)
-		}
-	}
-	at := http.Header{}
-	at.Set("Retry-After", time.Now().Add(time.Hour).UTC().Format(http.TimeFormat))
-	if e := newAPIError(&http.Response{StatusCode: 503, Header: at}, nil, ""); e.wait < 59*time.Minute || e.wait > time.Hour {
-		t.Errorf("Retry-After as a date: %v", e.wait)
-	}
-	if !passing(errors.New("connection reset")) || refused(errors.New("x")) {
-		t.Error("an error of the network does not pass")
-	}
-	long := newAPIError(&http.Response{StatusCode: 500}, []byte(strings.Repeat("я", 10000)), "")
-	if n := len([]rune(long.message)); n > 510 {
-		t.Errorf("a message of %d characters", n)
-	}
-}
-
 func FuzzOperation(f *testing.F) {
 	for _, c := range operations {
 		f.Add([]byte(c.body))
@@ -179,17 +127,5 @@ func FuzzOperation(f *testing.F) {
 			t.Error(err)
 		}
 		keyed(op.inlined)
-	})
-}
-
-func FuzzAPIError(f *testing.F) {
-	for _, c := range apiErrors {
-		f.Add(c.code, c.retry, []byte(c.body))
-	}
-	f.Fuzz(func(t *testing.T, code int, retry string, body []byte) {
-		e := newAPIError(&http.Response{StatusCode: code, Header: http.Header{"Retry-After": {retry}}}, body, "SECRETKEY")
-		if strings.ContainsAny(e.Error(), "\n\r") || strings.Contains(e.Error(), "SECRETKEY") || len(e.message) > 4000 || e.wait < 0 {
-			t.Errorf("%+v", e)
-		}
 	})
 }

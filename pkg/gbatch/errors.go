@@ -1,0 +1,202 @@
+package gbatch
+
+import (
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"gbatch/pkg/cli"
+)
+
+// An apiError is a reply other than 2xx.
+type apiError struct {
+	http    int
+	status  string // google.rpc.Code's name, if the body has one
+	message string // one line
+	reason  string // of google.rpc.ErrorInfo, API_KEY_INVALID
+	wait    time.Duration
+	advice  string // what to check if the credential was refused
+}
+
+// newAPIError reads {"error":{code,message,status,details}}; proxies send
+// other bodies.
+func newAPIError(resp *http.Response, body []byte, c credential) *apiError {
+	e := &apiError{http: resp.StatusCode, advice: c.refused}
+	var doc struct {
+		Error struct {
+			Message string
+			Status  string
+			Details []struct{ RetryDelay, Reason string }
+		}
+	}
+	if json.Unmarshal(body, &doc) == nil {
+		e.status, e.message = oneLine(redact(doc.Error.Status, c.secret)), doc.Error.Message
+		for _, d := range doc.Error.Details {
+			if wait, err := time.ParseDuration(d.RetryDelay); err == nil {
+				e.wait = max(e.wait, wait)
+			}
+			if d.Reason != "" {
+				e.reason = d.Reason
+			}
+		}
+	} else if !strings.HasPrefix(strings.TrimSpace(string(body)), "<") {
+		e.message = string(body)
+	}
+	if e.message = oneLine(redact(e.message, c.secret)); e.message == "" {
+		e.message = http.StatusText(e.http)
+	}
+	after := resp.Header.Get("Retry-After") // seconds or a date (RFC 9110, 10.2.3)
+	if seconds, err := strconv.ParseFloat(after, 64); err == nil && seconds >= 0 && seconds < 1e6 {
+		e.wait = max(e.wait, time.Duration(seconds*float64(time.Second)))
+	} else if at, err := http.ParseTime(after); err == nil {
+		e.wait = max(e.wait, time.Until(at))
+	}
+	e.wait = min(e.wait, 24*time.Hour)
+	return e
+}
+
+func (e *apiError) Error() string {
+	text := fmt.Sprintf("google answered %d", e.http)
+	if e.status != "" {
+		text += " " + e.status
+	}
+	text += ": " + e.message
+	if e.auth() {
+		text = e.advice + ": " + text
+	}
+	return text
+}
+
+// auth reports whether the credential was refused.
+func (e *apiError) auth() bool {
+	return e.http == 401 || e.http == 403 && !e.missing() || e.reason == "API_KEY_INVALID"
+}
+
+// missing reports whether the thing does not exist, or this credential may not
+// see it. For files Google answers 403 in both cases.
+func (e *apiError) missing() bool {
+	return e.http == 404 || e.http == 403 && strings.Contains(e.message, "may not exist")
+}
+
+// missing is [apiError.missing] of any error.
+func missing(err error) bool {
+	var e *apiError
+	return errors.As(err, &e) && e.missing()
+}
+
+// refused reports whether err is Google's no, after which nothing was done.
+func refused(err error) bool {
+	var e *apiError
+	return errors.As(err, &e) && e.http < 500 && e.http != 408 && e.http != 429
+}
+
+// transient reports whether the next attempt may succeed. All other errors are
+// permanent.
+func transient(err error) bool {
+	var cert *tls.CertificateVerificationError
+	return !refused(err) && !errors.As(err, &cert) && !errors.As(err, new(permanent))
+}
+
+// A permanent error will be the same at the next attempt.
+type permanent struct{ error }
+
+func (p permanent) Unwrap() error { return p.error }
+
+// notSent is an error before anything of a request had left.
+type notSent struct{ error }
+
+func (e notSent) Unwrap() error { return e.error }
+
+// notDone reports whether a create that failed with err has surely created
+// nothing, and may be sent again later.
+func notDone(err error) bool {
+	var e *apiError
+	return errors.As(err, new(notSent)) || errors.As(err, &e) && e.http == 429
+}
+
+// A oneBatch error is about one batch or job and keeps no other back.
+type oneBatch struct{ error }
+
+func (e *oneBatch) Unwrap() error { return e.error }
+
+// refusals keeps the first error that is about one batch or job until the end
+// of a run. The others are warnings at once.
+type refusals struct{ first error }
+
+func (r *refusals) add(err error) {
+	if r.first != nil {
+		slog.Warn("another was refused", "error", err)
+		return
+	}
+	r.first = err
+}
+
+// A hidden error shows another text than its own.
+type hidden struct {
+	error
+	text string
+}
+
+func (h hidden) Error() string { return h.text }
+func (h hidden) Unwrap() error { return h.error }
+
+// redacted is err on one line and without the secret.
+func (c credential) redacted(err error) error {
+	if text := oneLine(redact(err.Error(), c.secret)); text != err.Error() {
+		return hidden{err, text}
+	}
+	return err
+}
+
+// hide takes the secret out of a text.
+func (c credential) hide(s string) string { return redact(s, c.secret) }
+
+// redact takes a secret out of a text, also where it stands in a URL.
+func redact(s, secret string) string {
+	if len(secret) < cli.ShortestSecret {
+		return s
+	}
+	for _, k := range []string{secret, url.QueryEscape(secret), url.PathEscape(secret)} {
+		s = strings.ReplaceAll(s, k, "[API key]")
+	}
+	return s
+}
+
+// oneLine is s on one line and cut short: Google gives every bad line of an
+// input file a line of its own.
+func oneLine(s string) string {
+	const most = 500
+	var lines []string
+	for l := range strings.FieldsFuncSeq(s, func(r rune) bool { return r == '\n' || r == '\r' }) {
+		if l = strings.TrimSpace(l); l != "" {
+			lines = append(lines, l)
+		}
+	}
+	if more := len(lines) - 4; more > 0 {
+		lines = append(lines[:4], fmt.Sprintf("and %d lines more", more))
+	}
+	s = strings.ToValidUTF8(strings.Join(lines, "; "), "\uFFFD")
+	if r := []rune(s); len(r) > most {
+		s = string(r[:most]) + "…"
+	}
+	return s
+}
+
+var codeNames = strings.Fields(`OK CANCELLED UNKNOWN INVALID_ARGUMENT DEADLINE_EXCEEDED NOT_FOUND ALREADY_EXISTS
+	PERMISSION_DENIED RESOURCE_EXHAUSTED FAILED_PRECONDITION ABORTED OUT_OF_RANGE UNIMPLEMENTED INTERNAL UNAVAILABLE
+	DATA_LOSS UNAUTHENTICATED`)
+
+// codeName is the name of a code of google.rpc.Code, or "".
+func codeName(code int) string {
+	if code < 0 || code >= len(codeNames) {
+		return ""
+	}
+	return codeNames[code]
+}

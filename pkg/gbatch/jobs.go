@@ -1,0 +1,76 @@
+package gbatch
+
+import (
+	"context"
+	"io"
+	"iter"
+
+	"gbatch/pkg/ndjson"
+	"gbatch/pkg/record"
+)
+
+// A task is a job and the service that it is at.
+type task struct {
+	*record.Job
+	at backend
+}
+
+// readJobs reads job records as they come. Once the channel is closed, the
+// error that ended the reading is set.
+func readJobs(ctx context.Context, in io.Reader, services *backends) (<-chan task, *error) {
+	jobs, failed := make(chan task), new(error)
+	go func() {
+		defer close(jobs)
+		for r := ndjson.NewReader(in); ; {
+			line, err := r.Next()
+			if err == io.EOF {
+				return
+			}
+			var t task
+			if err == nil {
+				if t, err = readJob(line, services); err != nil {
+					err = r.Errorf("%w", err)
+				}
+			}
+			if err != nil {
+				*failed = err
+				return
+			}
+			select {
+			case jobs <- t:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return jobs, failed
+}
+
+func readJob(line []byte, services *backends) (task, error) {
+	job, err := record.ParseJob(line)
+	if err != nil {
+		return task{}, err
+	}
+	if job == nil {
+		job = new(record.Job)
+	}
+	at, err := services.of(job)
+	return task{job, at}, err
+}
+
+// until yields what comes until the channel is closed or ctx has ended: the
+// sender may hang in a read.
+func until[T any](ctx context.Context, c <-chan T) iter.Seq[T] {
+	return func(yield func(T) bool) {
+		for {
+			select {
+			case v, ok := <-c:
+				if !ok || !yield(v) {
+					return
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
+}

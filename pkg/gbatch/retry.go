@@ -1,0 +1,67 @@
+package gbatch
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"gbatch/pkg/exit"
+)
+
+// retry makes a call until it succeeds, fails permanently, or has failed for
+// longer than patience.
+func retry(ctx context.Context, patience time.Duration, call func() error) error {
+	for b := newBackoff(patience); ; {
+		err := call()
+		if err == nil || !transient(err) {
+			return err
+		}
+		if err := b.pause(ctx, err); err != nil {
+			return err
+		}
+	}
+}
+
+// A backoff is the pauses between attempts at one thing.
+type backoff struct {
+	end  time.Time // of all attempts
+	step time.Duration
+}
+
+func newBackoff(patience time.Duration) *backoff {
+	return &backoff{time.Now().Add(patience), min(time.Second, patience/100) + 1}
+}
+
+// pause waits before the next attempt after one that failed with cause: as
+// long as Google asks for, else a random part of a time that doubles up to a
+// minute. If that would be too late it returns cause at once, with exit code 5.
+func (b *backoff) pause(ctx context.Context, cause error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	wait := rand.N(b.step)
+	var e *apiError
+	if errors.As(cause, &e) && e.wait > 0 {
+		wait = e.wait + rand.N(e.wait/4+1)
+	}
+	if time.Now().Add(wait).After(b.end) {
+		return exit.Errorf(exit.TryLater, "%w; try again later", cause)
+	}
+	b.step = min(2*b.step, time.Minute)
+	slog.Info("trying again", "in", wait.Round(time.Millisecond), "after", cause)
+	return sleep(ctx, wait)
+}
+
+// sleep waits for d, or returns why ctx ended before.
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
