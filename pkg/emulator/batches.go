@@ -2,6 +2,7 @@ package emulator
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,7 +15,8 @@ import (
 	"time"
 )
 
-// The states of a job, as they stand on the wire at metadata.state.
+// The states of a job, as metadata.state has them on the wire. A fault may end a
+// job in any other state.
 const (
 	pending   = "BATCH_STATE_PENDING"
 	running   = "BATCH_STATE_RUNNING"
@@ -26,7 +28,12 @@ const (
 
 func ended(state string) bool { return state != pending && state != running }
 
-// job is what jobs/<id>.json holds. It is written anew at every change of
+// hasResults returns whether a job that ended in this state has results.
+func hasResults(state string) bool {
+	return ended(state) && state != failed && state != cancelled && state != expired
+}
+
+// job is the content of jobs/<id>.json. It is written again at every change of
 // state.
 type job struct {
 	ID, Project, Model, DisplayName string
@@ -35,17 +42,17 @@ type job struct {
 	InputFile                       string // without files/; "" for inline input
 	Inline                          bool
 	State                           string
-	Polls                           int // status GETs so far; as of the last change of state on disk
+	Polls                           int // status GETs so far; on disk, those until the last change of state
 	Created, Updated, Ended         time.Time
 	Requests, Succeeded, Failed     int64
 	Tokens                          int64
 	Error                           *rpcStatus
 	Deleted                         bool
 
-	working chan struct{} // closed when the worker is done; nil before there is one
+	working chan struct{} // closed at the worker's end; nil before its start
 }
 
-// rpcStatus is google.rpc.Status: code is a gRPC code.
+// rpcStatus is google.rpc.Status. Its code is a gRPC code.
 type rpcStatus struct {
 	Code    int    `json:"code"`
 	Message string `json:"message"`
@@ -65,7 +72,7 @@ func (s *Server) loadJobs() error {
 	return nil
 }
 
-// change needs s.mu held. It writes the job down after a change.
+// change needs s.mu held. It writes the job to disk after a change.
 func (s *Server) change(j *job) error {
 	j.Updated = time.Now()
 	return replaceFile(s.jobPath(j.ID, ".json"), j)
@@ -82,13 +89,12 @@ func (s *Server) lookupJob(c *call) (*job, error) {
 
 // ---- models
 
-// embeddingModels are those that asyncBatchEmbedContent and embedContent know.
+// embeddingModels are the models of asyncBatchEmbedContent and embedContent.
 var embeddingModels = []string{"gemini-embedding-001", "gemini-embedding-2", "gemini-embedding-2-preview"}
 
-// checkModel answers like Google for a model that does not exist or does not
-// know the method. The generic create works with any model that is not named
-// like an embedding model; its results have the form of embeddings all the
-// same.
+// checkModel answers as Google does for a model that does not exist or does not
+// have the method. The generic create takes any model whose name is not that of
+// an embedding model. Its results are embeddings all the same.
 func checkModel(model, verb string) error {
 	ok := slices.Contains(embeddingModels, model)
 	if verb == "batchGenerateContent" {
@@ -132,8 +138,8 @@ type inlineRequest struct {
 // maxInline is Google's limit for a create with inline requests.
 const maxInline = 20 << 20
 
-// jobCreate makes a job. Every call makes a new one, whatever it repeats:
-// creates are not idempotent at Google.
+// jobCreate makes a job. A repeated call makes another job, because creates are
+// not idempotent at Google. Google's job ids have 36 characters.
 func (s *Server) jobCreate(w http.ResponseWriter, r *http.Request, c *call) error {
 	if err := checkModel(c.model, c.verb); err != nil {
 		return err
@@ -159,10 +165,10 @@ func (s *Server) jobCreate(w http.ResponseWriter, r *http.Request, c *call) erro
 		return errorf(http.StatusBadRequest, "batch.input_config needs either file_name or requests")
 	}
 	j := &job{
-		ID: newID(), Project: c.project, Model: c.model, Generate: c.verb == "batchGenerateContent",
+		ID: newID(36), Project: c.project, Model: c.model, Generate: c.verb == "batchGenerateContent",
 		DisplayName: body.Batch.DisplayName + body.Batch.DisplayName2, State: pending, Created: time.Now(),
 	}
-	// Until the job is on disk, what was made for it is removed again.
+	// If the job does not get to disk, the files made for it are removed.
 	made := false
 	defer func() {
 		if !made {
@@ -197,7 +203,7 @@ func (s *Server) jobCreate(w http.ResponseWriter, r *http.Request, c *call) erro
 	return s.sendOperation(w, c, j)
 }
 
-// invalidPayload is the refusal of a body that is not the message expected.
+// invalidPayload is the refusal of a body that is not the expected message.
 func invalidPayload(err error) error {
 	if field, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
 		return errorf(http.StatusBadRequest, "Invalid JSON payload received. Unknown name %s: Cannot find field.", field)
@@ -205,8 +211,8 @@ func invalidPayload(err error) error {
 	return errorf(http.StatusBadRequest, "Invalid JSON payload received. %v", err)
 }
 
-// fileInput keeps the uploaded file for the job, so that deleting the file does
-// not touch it.
+// fileInput links the uploaded file to the job, so that the job keeps its input
+// when the file is deleted. A file that is not ACTIVE yet is refused.
 func (s *Server) fileInput(j *job, name string) error {
 	id, ok := strings.CutPrefix(name, "files/")
 	s.mu.Lock()
@@ -215,12 +221,17 @@ func (s *Server) fileInput(j *job, name string) error {
 	if !ok || err != nil || f.Source != uploaded {
 		return errorf(http.StatusNotFound, "input file %s is not found", name)
 	}
+	if s.processing(f) {
+		e := errorf(http.StatusBadRequest, "The File %s is not in an ACTIVE state and usage is not allowed.", id)
+		e.status = "FAILED_PRECONDITION"
+		return cmp.Or[error](s.pollFile(f), e)
+	}
 	j.InputFile = id
 	return os.Link(s.filePath(id, ".data"), s.jobPath(j.ID, ".input"))
 }
 
-// inlineInput writes inline requests as the lines of an input file. Where
-// metadata has a key, the books use it.
+// inlineInput writes inline requests as the lines of an input file. If metadata
+// has a key, the books use it.
 func (s *Server) inlineInput(j *job, requests []inlineRequest) error {
 	var lines bytes.Buffer
 	enc := json.NewEncoder(&lines)
@@ -245,7 +256,7 @@ func (s *Server) inlineInput(j *job, requests []inlineRequest) error {
 	return os.WriteFile(s.jobPath(j.ID, ".input"), lines.Bytes(), 0o600)
 }
 
-// check reads the input through, and writes down what its lines would cost.
+// check reads the whole input, and writes what its lines cost to the books.
 func (s *Server) check(j *job) error {
 	input, err := os.Open(s.jobPath(j.ID, ".input"))
 	if err != nil {
@@ -260,8 +271,7 @@ func (s *Server) check(j *job) error {
 	return paid.close(err)
 }
 
-// quota needs s.mu held. Google's refusals of a create are known to come
-// without a retry delay.
+// quota needs s.mu held. It refuses a job for which there is no quota left.
 func (s *Server) quota(j *job) error {
 	jobs, tokens := 1, j.Tokens
 	for _, other := range s.jobs {
@@ -271,23 +281,24 @@ func (s *Server) quota(j *job) error {
 		}
 	}
 	if jobs > s.opts.MaxJobs {
-		return errorf(http.StatusTooManyRequests, "Resource has been exhausted: more than %d active batch jobs.", s.opts.MaxJobs)
+		return quotaError(fmt.Sprintf("\n* Quota exceeded: more than %d active batch jobs.", s.opts.MaxJobs))
 	}
 	if s.opts.MaxTokens > 0 && tokens > s.opts.MaxTokens {
-		return errorf(http.StatusTooManyRequests, "Resource has been exhausted: %d tokens enqueued, the limit is %d.", tokens, s.opts.MaxTokens)
+		return quotaError(fmt.Sprintf("\n* Quota exceeded: %d tokens enqueued, the limit is %d.", tokens, s.opts.MaxTokens))
 	}
 	return nil
 }
 
 // ---- get, list, cancel, delete
 
-// longestWork is how long a status GET waits for a job that is due, so that
-// small jobs end at a known GET. A larger one is told to be RUNNING meanwhile.
+// longestWork is the time for which a status GET waits for the work on a job. So
+// a small job ends at a known GET. A larger job is RUNNING until its work is
+// done.
 const longestWork = 10 * time.Second
 
-// jobGet answers the job's state and moves it on: it is RUNNING from the GET of
-// number Options.Polls on, and is worked on from the next, once it is old
-// enough.
+// jobGet answers the job's state and moves the job on. The job is RUNNING from
+// GET number Options.Polls on. The work on it begins at the next GET, if the job
+// is as old as Options.Delay.
 func (s *Server) jobGet(w http.ResponseWriter, r *http.Request, c *call) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -331,9 +342,21 @@ func (s *Server) jobList(w http.ResponseWriter, r *http.Request, c *call) error 
 			mine = append(mine, j)
 		}
 	}
-	slices.SortFunc(mine, func(a, b *job) int { return int(b.Seq - a.Seq) })
+	newestFirst := func(j *job) int64 { return j.Seq }
+	rank := newestFirst
+	switch c.order {
+	case "oldest":
+		rank = func(j *job) int64 { return -j.Seq }
+	case "shuffled":
+		rank = func(j *job) int64 { return int64(mix(uint64(j.Seq)) >> 3) }
+	}
+	byRank := func(rank func(*job) int64) func(a, b *job) int {
+		return func(a, b *job) int { return cmp.Compare(rank(b), rank(a)) }
+	}
+	slices.SortFunc(mine, byRank(newestFirst))
 	mine = mine[min(c.hide, len(mine)):]
-	shown, next, err := page(r, mine, func(j *job) int64 { return j.Seq }, 50)
+	slices.SortFunc(mine, byRank(rank))
+	shown, next, err := page(r, mine, rank, 50, c.repeat)
 	if err != nil {
 		return err
 	}
@@ -352,8 +375,8 @@ func (s *Server) jobList(w http.ResponseWriter, r *http.Request, c *call) error 
 	return nil
 }
 
-// jobCancel ends a job. What Google answers for one that has ended is not
-// known; 400 FAILED_PRECONDITION is the code for it.
+// jobCancel ends a job. Google's reply for a job that has ended is not known; 400
+// FAILED_PRECONDITION is the code for it.
 func (s *Server) jobCancel(w http.ResponseWriter, _ *http.Request, c *call) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -373,8 +396,8 @@ func (s *Server) jobCancel(w http.ResponseWriter, _ *http.Request, c *call) erro
 	return nil
 }
 
-// jobDelete hides a job. As the reference says, it does not cancel: the books
-// count a job deleted while active as paid.
+// jobDelete hides a job. It does not cancel the job, as the reference says: the
+// books count a job that was deleted before its end as paid.
 func (s *Server) jobDelete(w http.ResponseWriter, _ *http.Request, c *call) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -402,10 +425,10 @@ func (s *Server) end(j *job, state string, status *rpcStatus) error {
 	return nil
 }
 
-// ---- the operation, as it is on the wire
+// ---- the operation on the wire
 
-// Counts are strings, and absent where zero (a real reply is in
-// googleapis/js-genai, test/unit/batch_embedding_test.ts).
+// batchStats has counts as strings. A count of zero is absent (a real reply is
+// in googleapis/js-genai, test/unit/batch_embedding_test.ts).
 type batchStats struct {
 	Requests   int64 `json:"requestCount,omitempty,string"`
 	Succeeded  int64 `json:"successfulRequestCount,omitempty,string"`
@@ -441,7 +464,7 @@ type operation struct {
 	Response *output    `json:"response,omitempty"`
 }
 
-// operation needs s.mu held. Only a GET carries inline results.
+// operation needs s.mu held. Only the reply to a GET has inline results.
 func (s *Server) operation(j *job, results bool) (*operation, error) {
 	kind := "EmbedContentBatch"
 	if j.Generate {
@@ -463,7 +486,7 @@ func (s *Server) operation(j *job, results bool) (*operation, error) {
 		return op, nil
 	}
 	m.Ended = timestamp(j.Ended)
-	if j.State != succeeded {
+	if !hasResults(j.State) {
 		return op, nil
 	}
 	m.Output = &output{}
@@ -487,9 +510,11 @@ func (s *Server) operation(j *job, results bool) (*operation, error) {
 	return op, nil
 }
 
-// resultFile names the file of a job's results as Google does
-// (google-gemini/cookbook, quickstarts/Batch_mode.ipynb).
-func resultFile(j *job) string { return "batch-" + j.ID }
+// resultPrefix and the job's id are the name of the file of the job's results, as
+// at Google (google-gemini/cookbook, quickstarts/Batch_mode.ipynb).
+const resultPrefix = "batch-"
+
+func resultFile(j *job) string { return resultPrefix + j.ID }
 
 // sendOperation needs s.mu held.
 func (s *Server) sendOperation(w http.ResponseWriter, c *call, j *job) error {
@@ -498,8 +523,8 @@ func (s *Server) sendOperation(w http.ResponseWriter, c *call, j *job) error {
 		return err
 	}
 	if c.state != "" {
-		// A fault: a state for this reply only, as one that a later version of
-		// the service may have.
+		// A fault gives this reply another state, such as one that a later
+		// version of the service may have.
 		op.Metadata.State, op.Metadata.Output = c.state, nil
 		op.Done, op.Error, op.Response = false, nil, nil
 	}

@@ -41,6 +41,9 @@ func TestJobStates(t *testing.T) {
 		if string(stats) != `{"failedRequestCount":"1","requestCount":"2","successfulRequestCount":"1"}` {
 			t.Errorf("stats %s", stats)
 		}
+		if id := strings.TrimPrefix(job, "batches/"); len(id) != 36 {
+			t.Errorf("the id is %s", id)
+		}
 		if at(op, "metadata.name") != job || at(op, "metadata.displayName") != "job of "+file || at(op, "metadata.model") != "models/"+model001 ||
 			at(op, "metadata.inputConfig.fileName") != file || at(op, "response.responsesFile") != strings.Replace(job, "batches/", "files/batch-", 1) {
 			t.Errorf("%v", op)
@@ -145,6 +148,36 @@ func TestEachCreateIsAJob(t *testing.T) {
 	b := c.books()
 	if b.Creates != 5 || b.RequestsCreated != 5 || b.MaxPaid != 5 {
 		t.Errorf("%+v", b)
+	}
+}
+
+// A text that is longer than the model reads is cut without an error.
+func TestLongTextIsCut(t *testing.T) {
+	c := serve(t, Options{})
+	for model, limit := range map[string]int{model001: 2048, model2: 8192} {
+		whole := strings.Repeat("word ", limit)[:4*limit-1] + "é"
+		fits, long := whole[:4*limit-1], whole+" and more"
+		got := byKey(t, c.results(model, line("fits", fits, 3), line("long", long, 3), line("cut", whole, 3)))
+		want := Vector(model, fits, 3)
+		for key, r := range got {
+			if !sameBits(r.Response.Embedding.Values, want) || r.Response.TokenCount != fmt.Sprint(limit) || r.Error != nil {
+				t.Errorf("%s %s: %+v, want %v", model, key, r, want)
+			}
+		}
+		if !sameBits(Vector(model, long, 3), want) {
+			t.Errorf("%s: Vector does not cut", model)
+		}
+		v := c.do("POST", "/v1beta/models/"+model+":embedContent", `{"content":{"parts":[{"text":"`+long+`"}]},"outputDimensionality":3}`).ok(t)
+		var values []float32
+		for _, x := range at(v, "embedding.values").([]any) {
+			values = append(values, float32(x.(float64)))
+		}
+		if !sameBits(values, want) {
+			t.Errorf("%s: embedContent gives %v", model, values)
+		}
+	}
+	if b := c.books(); b.Texts != 6 {
+		t.Errorf("%d texts in the books", b.Texts)
 	}
 }
 
@@ -363,6 +396,10 @@ func TestQuotas(t *testing.T) {
 	c.create(model001, file).ok(t)
 	r := c.create(model001, file)
 	r.refused(t, 429, "RESOURCE_EXHAUSTED", "batch jobs")
+	r.refused(t, 429, "RESOURCE_EXHAUSTED", quotaMessage)
+	if !strings.Contains(string(r.body), "type.googleapis.com/google.rpc.Help") {
+		t.Errorf("%s", r.body)
+	}
 	other := *c
 	other.key = "k@elsewhere"
 	other.job(model001, line("a", "x", 3))

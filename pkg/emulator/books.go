@@ -12,14 +12,15 @@ import (
 	"strings"
 )
 
-// Each job has a file <id>.paid with a line for each line of its input, "<hash>
-// <kind> <key>\n": 32 hex digits of textHash, t or c for a canary, and the key
-// as it was written, or "" in quotes. It is made with the job and never changed
-// or removed. <id>.outcome, made with the results, has "<line, from 0>
-// failed\n" for each line answered with an error and "<line> spoiled\n" for
-// each whose vector a fault kept from its key.
+// Each job has a file <id>.paid with a line "<hash> <kind> <key>\n" for each line
+// of its input: 32 hex digits of textHash, then t or, for a canary, c, then the
+// key as it was written, or "" in quotes. The file is made with the job, and is
+// never changed or removed. <id>.outcome is made with the results. It has "<line,
+// from 0> failed\n" for each line that got an error, and "<line> spoiled\n" for
+// each line whose vector did not get to its key because of a fault.
 
-// canaryPrefix begins the keys of lines that repeat a text on purpose.
+// canaryPrefix is the beginning of the keys of lines that repeat a text on
+// purpose.
 const canaryPrefix = "gbatch-canary:"
 
 const hashDigits = 32
@@ -45,28 +46,28 @@ func appendJSON(dst []byte, s string) []byte {
 	return append(dst, b...)
 }
 
-// Books is what the server was asked for and what it would have cost.
+// Books is what the server was asked for, and what that would have cost.
 //
-// A line of a job is paid for as soon as the job is created, and no longer if
-// the job ends FAILED, CANCELLED or EXPIRED or if the line is answered with an
-// error. A line that a fault spoiled (missing, a vector of another length, …)
-// was worked on and is counted apart, since the only way to its vector is to
-// ask and pay again.
+// A line of a job is paid for as soon as the job exists. It is not paid for if
+// the job ends FAILED, CANCELLED or EXPIRED, or if the line gets an error. A line
+// that a fault spoiled (it is missing, its vector has another length, …) has a
+// count of its own: its vector was made, but can only be had by a second
+// payment.
 type Books struct {
 	Creates         int            `json:"creates"`          // jobs ever created
 	Jobs            map[string]int `json:"jobs"`             // by state; deleted ones too
 	DeletedJobs     int            `json:"deleted_jobs"`     //
 	RequestsCreated int            `json:"requests_created"` // lines of all jobs, without canaries
-	RequestsPaid    int            `json:"requests_paid"`    // of these, those paid for and not spoiled
-	RequestsFailed  int            `json:"requests_failed"`  // of these, those answered with an error
-	RequestsSpoiled int            `json:"requests_spoiled"` // of these, those spoiled by a fault
+	RequestsPaid    int            `json:"requests_paid"`    // of requests_created, those paid for and not spoiled
+	RequestsFailed  int            `json:"requests_failed"`  // of requests_created, those that got an error
+	RequestsSpoiled int            `json:"requests_spoiled"` // of requests_created, those that a fault spoiled
 	Canaries        int            `json:"canaries"`         // canary lines paid for
 	Texts           int            `json:"texts"`            // different texts paid for: model, title, task type, dim and text
-	MaxPaid         int            `json:"max_paid"`         // the most any one text was paid for
+	MaxPaid         int            `json:"max_paid"`         // how often the text that was paid for most often was paid for
 	PaidTwice       []PaidText     `json:"paid_twice"`       // the texts paid for more than once
-	Uploaded        []BookFile     `json:"uploaded"`         // files that are there
+	Uploaded        []BookFile     `json:"uploaded"`         // files that exist
 	Generated       []BookFile     `json:"generated"`        //
-	OpenUploads     int            `json:"open_uploads"`     // uploads begun and not finalized
+	OpenUploads     int            `json:"open_uploads"`     // uploads that are not finalized
 	// Calls by operation and outcome: the HTTP code, or dropped.
 	Operations map[string]map[string]int64 `json:"operations"`
 }
@@ -76,7 +77,7 @@ type PaidText struct {
 	Text  string   `json:"text"` // its hash
 	Count int      `json:"count"`
 	Keys  []string `json:"keys"`
-	Jobs  []string `json:"jobs"` // of each key in turn
+	Jobs  []string `json:"jobs"` // the job of each key
 }
 
 // BookFile is a file in the books.
@@ -86,8 +87,8 @@ type BookFile struct {
 	SizeBytes   int64  `json:"size_bytes"`
 }
 
-// Books reads the books from disk, those of all projects together. They take
-// memory for each text.
+// Books reads the books of all projects from disk. They need memory for each
+// text.
 func (s *Server) Books() (*Books, error) {
 	b := &Books{
 		Jobs: map[string]int{}, PaidTwice: []PaidText{}, Uploaded: []BookFile{}, Generated: []BookFile{},
@@ -180,9 +181,8 @@ func (s *Server) Books() (*Books, error) {
 	return b, err
 }
 
-// eachPaid calls visit for each line of each job. The outcome is "" where the
-// line is paid for, or failed, spoiled, or unpaid: the whole job was for
-// nothing.
+// eachPaid calls visit for each line of each job. The outcome is "" if the line is
+// paid for, or else failed, spoiled, or unpaid (the job ended without results).
 func (s *Server) eachPaid(jobs []job, visit func(j *job, hash []byte, kind byte, rawKey []byte, outcome string)) error {
 	for i := range jobs {
 		if err := s.jobPaid(&jobs[i], visit); err != nil {
@@ -194,7 +194,7 @@ func (s *Server) eachPaid(jobs []job, visit func(j *job, hash []byte, kind byte,
 
 func (s *Server) jobPaid(j *job, visit func(j *job, hash []byte, kind byte, rawKey []byte, outcome string)) error {
 	outcomes := map[int]string{}
-	if j.State == succeeded {
+	if hasResults(j.State) {
 		data, err := os.ReadFile(s.jobPath(j.ID, ".outcome"))
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
@@ -221,7 +221,7 @@ func (s *Server) jobPaid(j *job, visit func(j *job, hash []byte, kind byte, rawK
 			return errors.New("a damaged line in the books of " + j.ID)
 		}
 		outcome := outcomes[i]
-		if j.State == failed || j.State == cancelled || j.State == expired {
+		if ended(j.State) && !hasResults(j.State) {
 			outcome = "unpaid"
 		}
 		visit(j, line[:hashDigits], line[hashDigits+1], line[hashDigits+3:], outcome)

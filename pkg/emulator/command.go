@@ -18,23 +18,25 @@ import (
 type Emulator struct {
 	Listen      string        `help:"Address to listen on; port 0 picks a free one." default:"127.0.0.1:0"`
 	AllowRemote bool          `help:"Let --listen be an address other than loopback."`
-	Dir         string        `help:"Folder for the state, which survives a restart; without it a temporary one, removed at the end." type:"path"`
-	Key         string        `help:"Only this API key is accepted; without it any is."`
-	Polls       int           `help:"Status requests during which a job is still at work." default:"1"`
-	Delay       time.Duration `help:"Least time a job takes." default:"0s"`
-	Vectors     string        `help:"Kind of vectors: ngrams (like texts are alike) or cheap (fast)." enum:"ngrams,cheap" default:"ngrams"`
+	BasePath    string        `help:"Path below which all calls are, as behind a gateway, such as /gemini." placeholder:"PATH"`
+	Dir         string        `help:"Folder for the state, which survives a restart. Without it the folder is a temporary one, and is removed at the end." type:"path"`
+	Key         string        `help:"The only API key that is accepted. Without it any key is."`
+	Polls       int           `help:"Status requests for which a job is not at its end." default:"1"`
+	Delay       time.Duration `help:"Minimum time that a job takes." default:"0s"`
+	Processing  int           `help:"Status requests for which an uploaded file is PROCESSING." default:"0"`
+	Vectors     string        `help:"Kind of vectors: ngrams (similar for similar texts) or cheap (fast)." enum:"ngrams,cheap" default:"ngrams"`
 	Digits      string        `help:"Digits of the values: float32 (the shortest) or float64." enum:"float32,float64" default:"float32"`
 	Tokens      string        `help:"Form of token counts: string, number, usage, or mixed for each in turn." enum:"string,number,usage,mixed" default:"string"`
 	InOrder     bool          `help:"Results in the order of the input, not shuffled."`
 	Spaces      bool          `help:"Blanks after colons and commas in result lines."`
-	QuotaJobs   int           `help:"Jobs at work per project, before 429." default:"100"`
-	QuotaTokens int64         `help:"Tokens of jobs at work per project, before 429; 0 for no limit." default:"0"`
+	QuotaJobs   int           `help:"Jobs per project that have not ended. One more is a 429." default:"100"`
+	QuotaTokens int64         `help:"Tokens per project in jobs that have not ended. More is a 429. 0 is no limit." default:"0"`
 	MaxFile     int64         `help:"Bytes of the largest file that may be uploaded." default:"2147483648"`
 	Fault       []string      `help:"A fault to inject; may be repeated." sep:"none" placeholder:"SPEC"`
-	FaultFile   string        `help:"A file of faults, one a line." type:"path"`
+	FaultFile   string        `help:"A file with one fault in each line." type:"path"`
 }
 
-// usageError is an error in the flags: exit code 2.
+// usageError is an error in the flags. Its exit code is 2.
 type usageError struct{ error }
 
 func usageErrorf(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
@@ -55,8 +57,8 @@ func (e *Emulator) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 		faults = append(faults, strings.Split(string(data), "\n")...)
 	}
 	s, err := New(Options{
-		Dir: e.Dir, Key: e.Key, Polls: e.Polls, Delay: e.Delay, Cheap: e.Vectors == "cheap", Float64Digits: e.Digits == "float64",
-		Tokens: e.Tokens, InOrder: e.InOrder, Spaces: e.Spaces, MaxJobs: e.QuotaJobs, MaxTokens: e.QuotaTokens, MaxFile: e.MaxFile,
+		Dir: e.Dir, BasePath: e.BasePath, Key: e.Key, Polls: e.Polls, Delay: e.Delay, Processing: e.Processing,
+		Cheap: e.Vectors == "cheap", Float64Digits: e.Digits == "float64", Tokens: e.Tokens, InOrder: e.InOrder, Spaces: e.Spaces, MaxJobs: e.QuotaJobs, MaxTokens: e.QuotaTokens, MaxFile: e.MaxFile,
 		Faults: faults,
 	})
 	if err != nil {
@@ -78,7 +80,7 @@ func (e *Emulator) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	line, err := json.Marshal(struct {
 		URL string `json:"url"`
 		Dir string `json:"dir"`
-	}{"http://" + listener.Addr().String(), s.Dir()})
+	}{"http://" + listener.Addr().String() + s.base, s.Dir()})
 	if err == nil {
 		_, err = out.Write(append(line, '\n'))
 	}
@@ -91,8 +93,8 @@ func (e *Emulator) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	return nil
 }
 
-// checkListen refuses what others than this machine could reach: the emulator
-// takes any key and writes what it is sent.
+// checkListen refuses an address that other machines can reach, because the
+// emulator takes any key and stores what it is sent.
 func (e *Emulator) checkListen() error {
 	host, _, err := net.SplitHostPort(e.Listen)
 	if err != nil {

@@ -39,6 +39,38 @@ func TestListenOnLoopbackOnly(t *testing.T) {
 	}
 }
 
+// Behind a gateway with a path, the upload URL has the path too.
+func TestBasePath(t *testing.T) {
+	for _, base := range []string{"/gemini", "gemini/", "/a/b"} {
+		c, _ := spawn(t, Emulator{Listen: "127.0.0.1:0", BasePath: base})
+		if path := "/" + strings.Trim(base, "/"); !strings.HasSuffix(c.url, path) {
+			t.Errorf("%s: the URL is %s", base, c.url)
+		}
+		if url := c.startUpload(""); !strings.HasPrefix(url, c.url+"/upload/v1beta/files?upload_id=") {
+			t.Errorf("%s: uploads go to %s", base, url)
+		}
+		op := c.finish(c.job(model001, line("a", "x", 3)))
+		file := at(op, "response.responsesFile").(string)
+		if r := c.download(file); len(byKey(t, strings.Split(strings.TrimSpace(string(r.body)), "\n"))) != 1 {
+			t.Errorf("%s", r.body)
+		}
+		meta := c.do("GET", "/v1beta/"+file+":download", nil).ok(t)
+		if uri := meta["downloadUri"].(string); c.do("GET", uri, nil).code != 200 || !strings.HasPrefix(uri, c.url) {
+			t.Errorf("the URI is %v", uri)
+		}
+		if b := c.books(); b.Creates != 1 || b.Operations["upload.start"]["200"] != 2 {
+			t.Errorf("%+v", b)
+		}
+		// Above the path there are the control calls only.
+		root := *c
+		root.url = strings.TrimSuffix(c.url, "/"+strings.Trim(base, "/"))
+		for _, path := range []string{"/v1beta/batches", "/upload/v1beta/files", "/geminix/v1beta/batches", "/"} {
+			root.do("GET", path, nil).refused(t, 404, "NOT_FOUND", "no such path")
+		}
+		root.books()
+	}
+}
+
 func TestRun(t *testing.T) {
 	faults := filepath.Join(t.TempDir(), "faults")
 	if err := os.WriteFile(faults, []byte("# of a file\nlist status=501\n"), 0o600); err != nil {

@@ -1,10 +1,9 @@
 package emulator
 
 import (
-	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -26,30 +25,33 @@ type fault struct {
 	p        float64
 	random   *rand.Rand
 
-	do         string // the action's name
+	do         string // the name of the action
 	after      bool
 	status     int
 	message    string
 	retry      time.Duration
-	retryAfter string
-	body       string
-	wait       time.Duration
-	name       string // of a hold
-	at         int64  // bytes, of hold, cut and short; -1 where not given
+	headers    []header
+	body       *string
+	edits      []edit
+	wait       time.Duration // of delay and drip
+	name       string        // of hold
+	unread     bool
+	at         int64 // bytes, of hang, delay, hold, drip, cut and short; -1 if not given
 	state      string
-	code       int // gRPC
+	code       int             // gRPC
+	error      json.RawMessage // an error that is more than a code and a message
 	keys       []string
 	each       int
 	first      int
 	last       int
-	count      int // of hide and length
-	what       string
+	count      int    // of hide and length
+	what       string // of values, order and line
 	inResponse bool
 
 	calls, fired int
 }
 
-// FaultCount is a fault with how many calls it saw and at how many it struck.
+// FaultCount is a fault, how many calls it saw and how many of them it struck.
 type FaultCount struct {
 	Fault string `json:"fault"`
 	Calls int    `json:"calls"`
@@ -61,66 +63,87 @@ type faultSet struct {
 	list []*fault
 }
 
-// SetFaults replaces the faults. Blank lines and those that begin with # are
-// skipped.
+// SetFaults replaces the faults. It skips blank lines and lines that begin with
+// #.
 //
 // A fault is one line of words:
 //
 //	OPERATION [WHICH…] ACTION [DETAIL…]
 //
+// Double quotes keep blanks together. Single quotes also keep double quotes.
+//
 // OPERATION is upload.start, upload.data, file.get, file.list, file.delete,
-// download, create, get, list, cancel, delete, embed, or any for all of these;
-// or job, which is a job about to end, or results, which is a job whose results
-// are about to be written.
+// download, create, get, list, cancel, delete, embed, or any, which stands for
+// all of these calls. Two more operations are not calls: job is a job that is
+// about to end, and results is a job whose results are about to be written.
 //
-// WHICH picks calls; without it the fault strikes at each. Calls are counted
-// from 1, from the moment the fault was set, and only those that match:
+// WHICH selects calls. Without it the fault strikes each call. Calls are
+// counted from 1, from the moment the fault was set. Only matching calls count:
 //
-//	match=TEXT     the path holds TEXT; for create and upload.start path or body, for job and results the display name
+//	match=TEXT     the path, the display name, or the body of a create or upload.start contains TEXT
 //	nth=N, nth=N-M the Nth call, or the Nth to the Mth
-//	every=N        each Nth
-//	times=N        N times at most
-//	p=0.2 seed=7   each with this probability, from a seeded generator
+//	every=N        each Nth call
+//	times=N        at most N times
+//	p=0.2 seed=7   each call with this probability, from a seeded generator
 //
-// ACTION for calls. With when=after the work is done first and its reply is
-// lost to the fault; when=before is the default:
+// The display name is that of the call's file, upload or job. For job and
+// results, match looks at the job's display name only.
 //
-//	status=503     answer this HTTP code; message="…", retry=30s (a RetryInfo detail), retry-after=30 (the header),
-//	               body=html or body=empty in place of Google's JSON
+// ACTION for calls. With when=before, the default, the fault strikes in place
+// of the work. With when=after the emulator does the work, and then the fault
+// takes the place of the reply:
+//
+//	status=503     answer this HTTP code; message="…", retry=30s (a RetryInfo detail), retry-after=30 (the header);
+//	               1xx but 101 is an interim reply, and the call goes on
+//	body=TEXT      answer 200, or the code of status=, with TEXT; body=html and body=empty have these contents
 //	drop           cut the connection
 //	hang           say nothing until the client goes away
 //	delay=2s       wait, then go on
-//	hold=NAME      wait for a release of NAME, then go on; a client that goes away ends the call
+//	hold=NAME      wait for a release of NAME, then go on; the call ends if the client goes away
 //	nostatus       upload.data: a reply without X-Goog-Upload-Status
-//	state=NAME     get: the state in this reply only
-//	cut=N          cut the connection after N bytes of the reply's body, whose Content-Length is honest
-//	hold=NAME at=N hold after N bytes of the reply's body
-//	hide=N         list: the newest N jobs are left out, as if they did not show yet
-//	short=N        download: the file seems to have only N bytes, one less where N is the end of a line
 //
-// ACTION for job: state=FAILED, state=CANCELLED or state=EXPIRED, with code=13
-// and message="…".
+// These have no when=after, because the emulator does the work in any case:
 //
-// ACTION for results, on the lines that keys=a,b,c or each=N or first=N or
-// last=N select (of the input's order), or on all:
+//	set=PATH=JSON  the real reply with another value at PATH (names and indexes with dots between; * is each index);
+//	               set=PATH removes the value; may be repeated
+//	header=NAME:VALUE  the real reply with this header; header=NAME removes it; may be repeated; also a detail of status and body
+//	drip=50ms      send the reply's body byte by byte, this long for each byte
+//	cut=N          cut the connection after N bytes of the reply's body; its Content-Length is that of the whole body
+//	at=N           detail of hang, delay, hold and drip: begin after N bytes of the reply's body
+//	unread         detail of hang, delay and hold, for upload.data: wait before the request's body is read
+//	state=NAME     get: another state in this reply only
+//	hide=N         list: without the newest N jobs, as if they did not show yet
+//	order=oldest   list: oldest job first; order=shuffled is a fixed random order
+//	repeat         list: each page begins with the last job of the page before
+//	short=N        download: the file seems to have only N bytes, one less if a line ends at N
 //
-//	error=13       an error in place of the answer; message="…", place=response to have it inside response
-//	missing        no answer
-//	duplicate      the answer twice
-//	foreign        an answer more, for the key foreign-<key>
-//	nokey          an answer without its key
+// ACTION for job: state=NAME. FAILED, CANCELLED and EXPIRED are ends without
+// results, with code=13 and message="…". Any other name, such as
+// PARTIALLY_SUCCEEDED or one that Google does not have, is an end with results.
+//
+// ACTION for results. It applies to the lines that keys=a,b,c or each=N or
+// first=N or last=N select, in the order of the input, or to all lines:
+//
+//	error=13       an error in place of the vector, with this gRPC code and message="…"; place=response puts it inside response
+//	error=JSON     this error
+//	missing        no line
+//	duplicate      the line twice
+//	foreign        one more line, for the key foreign-<key>
+//	nokey          the line without its key
 //	swap           the vectors of the selected lines are exchanged, two by two
-//	length=N       a vector of N values; of N fewer where N is negative
-//	values=WHAT    nan, nan-string, inf, huge (1e39), null-element: in place of the first value;
-//	               empty, null, absent: in place of all
+//	length=N       a vector of N values; if N is negative, of -N values fewer
+//	values=WHAT    nan, nan-string, inf, huge (1e39) and null-element replace the first value;
+//	               empty, null and absent replace all values
+//	set=PATH=JSON  another value in the line; set=PATH removes it; may be repeated
+//	line=TEXT      TEXT in place of the line
 //	garbage        a line that is not JSON
-//	half           the last line of the file is cut in half, whatever was selected
+//	half           the last line of the file is cut in half, whatever lines are selected
 //
-// For inline jobs values=nan, values=inf, garbage and half cannot be: their
-// results are part of one JSON document.
+// The results of an inline job are part of one JSON document. So values=nan,
+// values=inf, line=TEXT that is not JSON, garbage and half do not work there.
 //
-// Several faults may strike one call: they do so in their order, until one ends
-// it. Counts begin anew with a restart.
+// Several faults may strike one call. They do so in the order of the list,
+// until one of them ends the call. A restart resets the counts.
 func (s *Server) SetFaults(specs []string) error {
 	var list []*fault
 	for _, spec := range specs {
@@ -140,7 +163,7 @@ func (s *Server) SetFaults(specs []string) error {
 	return nil
 }
 
-// Faults lists the faults in their order.
+// Faults returns the faults in their order.
 func (s *Server) Faults() []FaultCount {
 	s.faults.mu.Lock()
 	defer s.faults.mu.Unlock()
@@ -164,7 +187,7 @@ func (fs *faultSet) call(op, subject string) []*fault {
 	return struck
 }
 
-// results returns how job j ends other than well, or what is wrong with its
+// results returns the fault that gives job j another end, and the faults of its
 // results.
 func (fs *faultSet) results(j *job) (end *fault, lines []*fault) {
 	fs.mu.Lock()
@@ -175,14 +198,14 @@ func (fs *faultSet) results(j *job) (end *fault, lines []*fault) {
 		}
 	}
 	for _, f := range fs.list {
-		if f.op == "results" && end == nil && f.strikes(j.DisplayName) {
+		if f.op == "results" && (end == nil || hasResults(end.state)) && f.strikes(j.DisplayName) {
 			lines = append(lines, f)
 		}
 	}
 	return end, lines
 }
 
-// strikes counts a call and decides.
+// strikes counts a call, and decides whether the fault strikes it.
 func (f *fault) strikes(subject string) bool {
 	if !strings.Contains(subject, f.match) {
 		return false
@@ -199,7 +222,7 @@ func (f *fault) strikes(subject string) bool {
 	return true
 }
 
-// selects says whether a result fault is about line i of n.
+// selects returns whether a fault of results applies to line i of n.
 func (f *fault) selects(i, n int, key []byte) bool {
 	switch {
 	case f.keys != nil:
@@ -221,6 +244,23 @@ var callOps = []string{
 	"delete", "embed",
 }
 
+// actions are the actions of one operation, beside callActions.
+var actions = map[string][]string{
+	"upload.data": {"nostatus"},
+	"get":         {"state"},
+	"list":        {"hide", "order", "repeat"},
+	"download":    {"short"},
+	"job":         {"state"},
+	"results":     {"error", "missing", "duplicate", "foreign", "nokey", "swap", "length", "values", "set", "line", "garbage", "half"},
+}
+
+var callActions = []string{"status", "drop", "hang", "delay", "hold", "set", "drip", "cut"}
+
+// afterActions are the actions that when=after is for.
+var afterActions = []string{"status", "drop", "hang", "delay", "hold", "nostatus"}
+
+const defaultMessage = "injected fault"
+
 func parseFault(spec string) (*fault, error) {
 	words, err := splitWords(spec)
 	if err != nil {
@@ -240,40 +280,43 @@ func parseFault(spec string) (*fault, error) {
 	if f.p > 0 {
 		f.random = rand.New(rand.NewPCG(seed, seed))
 	}
-	allowed := map[string][]string{
-		"job":     {"state"},
-		"results": {"error", "missing", "duplicate", "foreign", "nokey", "swap", "length", "values", "garbage", "half"},
-	}[f.op]
-	if isCall {
-		allowed = []string{"status", "drop", "hang", "delay", "hold", "cut"}
-		switch f.op {
-		case "upload.data":
-			allowed = append(allowed, "nostatus")
-		case "get":
-			allowed = append(allowed, "state")
-		case "list":
-			allowed = append(allowed, "hide")
-		case "download":
-			allowed = append(allowed, "short")
-		}
+	// These words are an action if no other word is.
+	switch {
+	case f.do != "":
+	case f.body != nil:
+		f.do, f.status = "status", http.StatusOK
+	case f.edits != nil, f.headers != nil:
+		f.do = "set"
 	}
+	waits := f.do == "hang" || f.do == "delay" || f.do == "hold"
 	switch {
 	case f.do == "":
 		return nil, errors.New("no action")
-	case !slices.Contains(allowed, f.do):
+	case !slices.Contains(actions[f.op], f.do) && !(isCall && slices.Contains(callActions, f.do)):
 		return nil, fmt.Errorf("%s has no action %s", f.op, f.do)
-	case f.after && (f.do == "cut" || f.do == "short" || f.do == "hide" || f.do == "state" || f.at >= 0):
+	case f.after && (!slices.Contains(afterActions, f.do) || f.at >= 0 || f.unread):
 		return nil, fmt.Errorf("%s is not for after the work", f.do)
 	case f.after && f.op == "download":
 		return nil, errors.New("a download has no after: use cut, or hold with at")
+	case f.body != nil && f.do != "status":
+		return nil, fmt.Errorf("%s has no body", f.do)
+	case f.headers != nil && (!isCall || f.do != "status" && f.do != "set"):
+		return nil, fmt.Errorf("%s has no header", f.do)
+	case f.edits != nil && (f.do != "set" || f.op == "download"):
+		return nil, fmt.Errorf("%s %s has no set", f.op, f.do)
+	case f.unread && (!waits || f.op != "upload.data" || f.at >= 0):
+		return nil, errors.New("unread is for hang, delay and hold of upload.data")
 	case f.op == "job":
 		f.state = "BATCH_STATE_" + strings.TrimPrefix(f.state, "BATCH_STATE_")
-		if f.state != failed && f.state != cancelled && f.state != expired {
-			return nil, errors.New("a job ends FAILED, CANCELLED or EXPIRED")
+		if f.state == pending || f.state == running || f.state == succeeded {
+			return nil, fmt.Errorf("%s is not an end of its own", f.state)
 		}
 	}
-	if f.message == "" {
-		f.message = "injected fault"
+	switch {
+	case f.message == "" && f.status == http.StatusTooManyRequests:
+		f.message = quotaMessage
+	case f.message == "":
+		f.message = defaultMessage
 	}
 	return f, nil
 }
@@ -300,6 +343,12 @@ func (f *fault) word(w string, seed *uint64) error {
 		err = errors.Join(err, e)
 		return n
 	}
+	oneOf := func(words ...string) string {
+		if !slices.Contains(words, value) {
+			err = errors.Join(err, fmt.Errorf("use %s", strings.Join(words, ", ")))
+		}
+		return value
+	}
 	switch name {
 	case "match":
 		f.match = value
@@ -324,38 +373,49 @@ func (f *fault) word(w string, seed *uint64) error {
 	case "seed":
 		*seed, err = strconv.ParseUint(value, 10, 64)
 	case "when":
-		if value != "before" && value != "after" {
-			err = errors.New("use before or after")
-		}
-		f.after = value == "after"
-	case "drop", "hang", "nostatus", "missing", "duplicate", "foreign", "nokey", "swap", "garbage", "half":
+		f.after = oneOf("before", "after") == "after"
+	case "drop", "hang", "nostatus", "repeat", "missing", "duplicate", "foreign", "nokey", "swap", "garbage", "half":
 		err = do(false)
 	case "status":
 		err = do(true)
-		f.status = number(200)
+		f.status = number(100)
+		if f.status > 999 {
+			err = errors.New("more than 999")
+		}
 	case "message":
 		f.message = value
 	case "retry":
 		f.retry, err = time.ParseDuration(value)
 	case "retry-after":
-		f.retryAfter = value
+		f.headers = append(f.headers, header{"Retry-After", value})
+	case "header":
+		name, text, _ := strings.Cut(value, ":")
+		f.headers = append(f.headers, header{name, strings.TrimSpace(text)})
 	case "body":
-		if value != "html" && value != "empty" {
-			err = errors.New("use html or empty")
-		}
-		f.body = value
-	case "delay":
+		f.body = &value
+	case "set":
+		var e edit
+		e, err = parseEdit(value)
+		f.edits = append(f.edits, e)
+	case "delay", "drip":
 		err = do(true)
-		f.wait, err = time.ParseDuration(value)
+		var e error
+		f.wait, e = time.ParseDuration(value)
+		err = errors.Join(err, e)
 	case "hold":
 		err = do(true)
 		f.name = value
+	case "unread":
+		f.unread = true
 	case "cut", "short":
 		err = do(true)
 		f.at = int64(number(0))
 	case "hide":
 		err = do(true)
 		f.count = number(1)
+	case "order":
+		err = do(true)
+		f.what = oneOf("oldest", "shuffled")
 	case "at":
 		f.at = int64(number(0))
 	case "state":
@@ -373,39 +433,42 @@ func (f *fault) word(w string, seed *uint64) error {
 		f.last = number(1)
 	case "error":
 		err = do(true)
-		f.code = number(0)
-	case "place":
-		if value != "response" {
-			err = errors.New("use response")
+		if _, e := strconv.Atoi(value); e != nil && json.Valid([]byte(value)) {
+			f.error = json.RawMessage(value)
+		} else {
+			f.code = number(0)
 		}
-		f.inResponse = true
+	case "place":
+		f.inResponse = oneOf("response") == "response"
 	case "length":
 		err = do(true)
 		f.count = number(-maxDim)
 	case "values":
 		err = do(true)
+		f.what = oneOf("nan", "nan-string", "inf", "huge", "null-element", "empty", "null", "absent")
+	case "line":
+		err = do(true)
 		f.what = value
-		if !slices.Contains([]string{"nan", "nan-string", "inf", "huge", "null-element", "empty", "null", "absent"}, value) {
-			err = errors.New("unknown kind of values")
-		}
 	default:
 		err = errors.New("unknown word")
 	}
 	return err
 }
 
-// splitWords cuts at blanks; double quotes keep blanks together, anywhere in a
-// word.
+// splitWords splits at blanks. Quotes keep blanks together, anywhere in a word,
+// and each kind of quotes keeps the other kind.
 func splitWords(s string) ([]string, error) {
 	var words []string
 	var word strings.Builder
-	quoted, started := false, false
+	var quote rune // the open one, or 0
+	started := false
 	for _, r := range s + " " {
 		switch {
-		case r == '"':
-			quoted = !quoted
-			started = true
-		case !quoted && (r == ' ' || r == '\t'):
+		case quote != 0 && r == quote:
+			quote = 0
+		case quote == 0 && (r == '"' || r == '\''):
+			quote, started = r, true
+		case quote == 0 && (r == ' ' || r == '\t'):
 			if started {
 				words = append(words, word.String())
 				word.Reset()
@@ -416,192 +479,8 @@ func splitWords(s string) ([]string, error) {
 			started = true
 		}
 	}
-	if quoted {
+	if quote != 0 {
 		return nil, errors.New("a quote is not closed")
 	}
 	return words, nil
-}
-
-// ---- striking
-
-// strike does what f wants of a call. It returns the writer for the rest of the
-// call, or over where the call has ended here.
-func (s *Server) strike(w http.ResponseWriter, r *http.Request, c *call, f *fault) (http.ResponseWriter, bool) {
-	switch f.do {
-	case "status":
-		f.answer(w)
-		return w, true
-	case "nostatus":
-		writeJSON(w, http.StatusOK, struct{}{})
-		return w, true
-	case "drop":
-		panic(http.ErrAbortHandler)
-	case "hang", "delay", "hold":
-		if f.at >= 0 {
-			return &stopWriter{ResponseWriter: w, s: s, r: r, left: f.at, hold: f.name}, false
-		}
-		// The server notices that a client has gone only once the body is read.
-		body, err := io.ReadAll(r.Body)
-		if err != nil {
-			panic(http.ErrAbortHandler)
-		}
-		r.Body = io.NopCloser(strings.NewReader(string(body)))
-		ok := true
-		switch f.do {
-		case "hang":
-			s.pause(r.Context(), 1<<62)
-			ok = false
-		case "delay":
-			ok = s.pause(r.Context(), f.wait)
-		case "hold":
-			ok = s.holds.hold(r.Context(), s.done, f.name)
-		}
-		if !ok {
-			panic(http.ErrAbortHandler)
-		}
-	case "cut":
-		return &stopWriter{ResponseWriter: w, s: s, r: r, left: f.at}, false
-	case "short":
-		c.short = f.at
-	case "hide":
-		c.hide = f.count
-	case "state":
-		c.state = f.state
-	}
-	return w, false
-}
-
-// answer sends the reply of a status fault.
-func (f *fault) answer(w http.ResponseWriter) {
-	if f.retryAfter != "" {
-		w.Header().Set("Retry-After", f.retryAfter)
-	}
-	switch {
-	case f.body == "html":
-		w.Header().Set("Content-Type", "text/html; charset=UTF-8")
-		w.WriteHeader(f.status)
-		fmt.Fprintf(w, "<!DOCTYPE html>\n<html><title>Error %d</title><p><b>%d.</b> That's an error.\n%s\n</html>\n", f.status, f.status, f.message)
-	case f.body == "empty" || f.status < 300:
-		w.WriteHeader(f.status)
-	default:
-		e := errorf(f.status, "%s", f.message)
-		if f.retry > 0 {
-			e.details = []any{map[string]any{
-				"@type":      "type.googleapis.com/google.rpc.RetryInfo",
-				"retryDelay": strconv.FormatFloat(f.retry.Seconds(), 'f', -1, 64) + "s",
-			}}
-		}
-		writeError(w, e)
-	}
-}
-
-// stopWriter lets left bytes of a reply's body through, then holds once, or
-// cuts the connection where it has no hold.
-type stopWriter struct {
-	http.ResponseWriter
-	s    *Server
-	r    *http.Request
-	left int64
-	hold string
-	past bool
-}
-
-func (w *stopWriter) Write(p []byte) (int, error) {
-	if w.past || int64(len(p)) < w.left {
-		w.left -= int64(len(p))
-		return w.ResponseWriter.Write(p)
-	}
-	n, err := w.ResponseWriter.Write(p[:w.left])
-	if err != nil {
-		return n, err
-	}
-	// What came so far must reach the client before the connection goes.
-	http.NewResponseController(w.ResponseWriter).Flush()
-	if w.hold == "" || !w.s.holds.hold(w.r.Context(), w.s.done, w.hold) {
-		panic(http.ErrAbortHandler)
-	}
-	w.past = true
-	m, err := w.ResponseWriter.Write(p[n:])
-	return n + m, err
-}
-
-func (w *stopWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
-
-// ---- holds
-
-// holdSet is the calls that wait for a release.
-type holdSet struct {
-	mu      sync.Mutex
-	held    []*heldCall
-	changed chan struct{} // closed, and replaced, when a call begins to wait
-}
-
-type heldCall struct {
-	name     string
-	released chan struct{}
-}
-
-// hold waits. It is false where the client went away or the server closes.
-func (h *holdSet) hold(ctx context.Context, done <-chan struct{}, name string) bool {
-	held := &heldCall{name, make(chan struct{})}
-	h.mu.Lock()
-	h.held = append(h.held, held)
-	close(h.changed)
-	h.changed = make(chan struct{})
-	h.mu.Unlock()
-	select {
-	case <-held.released:
-		return true
-	case <-ctx.Done():
-	case <-done:
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.held = slices.DeleteFunc(h.held, func(c *heldCall) bool { return c == held })
-	return false
-}
-
-// list counts the held calls by name.
-func (h *holdSet) list() map[string]int {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	count := map[string]int{}
-	for _, c := range h.held {
-		count[c.name]++
-	}
-	return count
-}
-
-// WaitHold returns once a call is held at name.
-func (s *Server) WaitHold(ctx context.Context, name string) error {
-	for {
-		s.holds.mu.Lock()
-		changed := s.holds.changed
-		s.holds.mu.Unlock()
-		if s.holds.list()[name] > 0 {
-			return nil
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-s.done:
-			return errors.New("the server is closing")
-		}
-	}
-}
-
-// Release lets the calls held at name go on and returns how many they were.
-// Calls that come later are held again, as far as their fault says.
-func (s *Server) Release(name string) int {
-	s.holds.mu.Lock()
-	defer s.holds.mu.Unlock()
-	before := len(s.holds.held)
-	s.holds.held = slices.DeleteFunc(s.holds.held, func(c *heldCall) bool {
-		if c.name == name {
-			close(c.released)
-		}
-		return c.name == name
-	})
-	return before - len(s.holds.held)
 }

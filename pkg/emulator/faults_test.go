@@ -1,11 +1,20 @@
 package emulator
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httptrace"
+	"net/textproto"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -25,24 +34,60 @@ var faultSpecs = []struct{ spec, err string }{
 	{"create drop=1", "drop=1: has a value"},
 	{"create status", "has a value"},
 	{"create status=x", "invalid syntax"},
-	{"create status=100", "less than 200"},
+	{"create status=100", ""},
+	{"create status=425 header=Location:/x", ""},
+	{"list body='{\"operations\":[null]}'", ""},
+	{`create status=503 body="two words" when=after`, ""},
+	{"get set='metadata.state=\"X\"' set=response header=A", ""},
+	{"download header=A:b", ""},
+	{"any drip=1ms at=5", ""},
+	{"get hang at=5", ""},
+	{"upload.data hold=x unread", ""},
+	{"list order=shuffled", ""},
+	{"list repeat", ""},
+	{"job state=HALF_BAKED", ""},
+	{`results error='{"code":"503"}' place=response`, ""},
+	{"results line=NaN each=2", ""},
+	{"results set=key each=2", ""},
+	{"create status=99", "less than 100"},
+	{"create status=1000", "more than 999"},
 	{"create nth=0 drop", "less than 1"},
 	{"create nth=3-2 drop", "less than 3"},
 	{"create p=0 drop", "probability"},
 	{"create p=2 drop", "probability"},
-	{"create when=later drop", "before or after"},
+	{"create when=later drop", "use before, after"},
 	{"create delay=2 ", "missing unit"},
 	{"create missing", "create has no action missing"},
 	{"create state=X", "create has no action state"},
 	{"create nostatus", "create has no action nostatus"},
 	{"get short=3", "get has no action short"},
 	{"results drop", "results has no action drop"},
-	{"results values=odd", "unknown kind"},
+	{"results values=odd", "use nan"},
 	{"results error=13 place=key", "use response"},
-	{"job state=SUCCEEDED", "FAILED, CANCELLED or EXPIRED"},
+	{"job state=SUCCEEDED", "not an end of its own"},
+	{"job state=BATCH_STATE_RUNNING", "not an end of its own"},
 	{"download drop when=after", "a download has no after"},
 	{"get cut=5 when=after", "not for after"},
-	{"create body=xml status=500", "html or empty"},
+	{"get set=a=b", "not JSON"},
+	{`get set=a="b"`, "not JSON"}, // the quotes are the fault's, not the value's
+	{"get set=a..b", "path is empty"},
+	{"get set=a when=after", "not for after"},
+	{"get drip=1ms when=after", "not for after"},
+	{"get hang at=5 when=after", "not for after"},
+	{"get drop set=a", "get drop has no set"},
+	{"get drop header=A", "drop has no header"},
+	{"get drop body=x", "drop has no body"},
+	{"download set=a", "has no set"},
+	{"results header=A", "has no header"},
+	{"results body=x", "no action status"},
+	{"get hang unread", "unread is for"},
+	{"upload.data drop unread", "unread is for"},
+	{"upload.data hang unread when=after", "not for after"},
+	{"get repeat", "no action repeat"},
+	{"list order=newest", "use oldest, shuffled"},
+	{"results error=x", "invalid syntax"},
+	{"get drip=1", "missing unit"},
+	{"list body='{}", "quote"},
 	{"create huh", "huh: unknown word"},
 	{`create status=500 message="open`, "quote"},
 }
@@ -198,10 +243,19 @@ func TestStatusFaults(t *testing.T) {
 	if !strings.Contains(string(r.body), `"retryDelay": "2.5s"`) || r.header.Get("Retry-After") != "7" {
 		t.Errorf("%v %s", r.header, r.body)
 	}
-	r = get("get status=429")
-	r.refused(t, 429, "RESOURCE_EXHAUSTED", "injected")
+	r = get("get status=429 message=full")
+	r.refused(t, 429, "RESOURCE_EXHAUSTED", "full")
 	if strings.Contains(string(r.body), "details") || r.header.Get("Retry-After") != "" {
 		t.Errorf("%v %s", r.header, r.body)
+	}
+	// Without a message it is Google's.
+	r = get("get status=429")
+	r.refused(t, 429, "RESOURCE_EXHAUSTED", "You exceeded your current quota, please check your plan and billing details")
+	if !strings.Contains(string(r.body), "google.rpc.Help") || strings.Contains(string(r.body), "RetryInfo") || r.header.Get("Retry-After") != "" {
+		t.Errorf("%v %s", r.header, r.body)
+	}
+	if r = get("get status=429 retry=1s"); !strings.Contains(string(r.body), "google.rpc.Help") || !strings.Contains(string(r.body), `"retryDelay": "1s"`) {
+		t.Errorf("%s", r.body)
 	}
 	if r = get("get status=502 body=html"); r.code != 502 || !strings.Contains(string(r.body), "<html>") || !strings.HasPrefix(r.header.Get("Content-Type"), "text/html") {
 		t.Errorf("%d %v %s", r.code, r.header, r.body)
@@ -212,7 +266,317 @@ func TestStatusFaults(t *testing.T) {
 	if r = get("get status=500 body=empty"); r.code != 500 || len(r.body) != 0 {
 		t.Errorf("%d %s", r.code, r.body)
 	}
+	if r = get(`get body='{"operations":[null], "it":"is"}'`); r.code != 200 || string(r.body) != `{"operations":[null], "it":"is"}` || !strings.HasPrefix(r.header.Get("Content-Type"), "application/json") {
+		t.Errorf("%d %v %s", r.code, r.header, r.body)
+	}
+	if r = get("get body=null status=503"); r.code != 503 || string(r.body) != "null" {
+		t.Errorf("%d %s", r.code, r.body)
+	}
 	get("get delay=1ns").refused(t, 404, "NOT_FOUND", "")
+}
+
+// Every code can be answered, to every call, before and after its work.
+func TestEveryStatus(t *testing.T) {
+	for _, when := range []string{"before", "after"} {
+		c := serve(t, Options{})
+		file := c.upload(line("a", "x", 3))
+		made := 0
+		for _, status := range []int{101, 204, 300, 302, 304, 307, 400, 401, 403, 404, 405, 408, 409, 412, 413, 418, 425, 429, 451, 499, 500, 501, 502, 503, 504, 520, 599} {
+			c.faults(fmt.Sprintf("any status=%d when=%s header=Location:/elsewhere", status, when))
+			if r := c.create(model001, file); r.err != nil || r.code != status || r.header.Get("Location") != "/elsewhere" {
+				t.Errorf("%d %s: reply %d, %v", status, when, r.code, r.err)
+			}
+			if when == "after" {
+				made++
+			}
+			if n := c.books().Creates; n != made {
+				t.Fatalf("%d %s: %d jobs, want %d", status, when, n, made)
+			}
+			if n := c.books().Operations["create"][fmt.Sprint(status)]; n != 1 {
+				t.Errorf("%d %s: %d in the books", status, when, n)
+			}
+		}
+		// An interim reply comes before the real one.
+		for _, status := range []int{100, 102, 103, 199} {
+			c.faults(fmt.Sprintf("create status=%d when=%s header=A:b", status, when))
+			var interim []int
+			ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
+				if interim = append(interim, code); h.Get("A") != "b" {
+					t.Errorf("%d: headers %v", code, h)
+				}
+				return nil
+			}})
+			r := c.doContext(ctx, "POST", "/v1beta/models/"+model001+":asyncBatchEmbedContent", `{"batch":{"inputConfig":{"fileName":"`+file+`"}}}`)
+			r.ok(t)
+			if fmt.Sprint(interim) != fmt.Sprint([]int{status}) || r.header.Get("A") != "" {
+				t.Errorf("%d %s: interim replies %v, headers %v", status, when, interim, r.header)
+			}
+		}
+		if n := c.books().Operations["create"]["200"]; n != 4 {
+			t.Errorf("%d creates in the books", n)
+		}
+	}
+}
+
+// The real reply with other values, and the work is done.
+func TestChangedReplies(t *testing.T) {
+	c := serve(t, Options{})
+	first, second := c.job(model001, line("a", "x", 3)), c.job(model001, line("a", "y", 3))
+	c.finish(first)
+	c.finish(second)
+	for _, tt := range []struct{ spec, path, want string }{
+		{`get set='name="batches/other"'`, "name", "batches/other"},
+		{`get set='metadata.batchStats.successfulRequestCount="7"'`, "metadata.batchStats.successfulRequestCount", "7"},
+		{`get set='metadata.batchStats="x"'`, "metadata.batchStats", "x"},
+		{`get set=metadata.batchStats`, "metadata.batchStats", ""},
+		{`get set='metadata.batchStats.failedRequestCount=9223372036854775807'`, "metadata.batchStats.failedRequestCount", "9223372036854775807"},
+		{`get set='metadata.state="BATCH_STATE_NEW"'`, "metadata.state", "BATCH_STATE_NEW"},
+		{`get set=metadata set=response set=new.member=1`, "new.member", "1"},
+		{`get set=metadata set=response`, "metadata", ""},
+		{`list set='operations.0.name="batches/other"'`, "operations.0.name", "batches/other"},
+		{`list set='operations.*.name'`, "operations.1.name", ""},
+		{`list set=operations.0=null`, "operations.0", "<nil>"},
+		{`list set=operations.0`, "operations.1", ""},
+		{`list set=operations='{}'`, "operations", "map[]"},
+		{`list set='nextPageToken="zzz"'`, "nextPageToken", "zzz"},
+		{`create set='name="batches/other"'`, "name", "batches/other"},
+		{`upload.data set='file.state="FAILED"'`, "file.state", "FAILED"},
+	} {
+		c.faults()
+		file := c.upload(line("a", "x", 3))
+		open := c.startUpload("")
+		c.faults(tt.spec)
+		creates := c.books().Creates
+		var r reply
+		switch op, _, _ := strings.Cut(tt.spec, " "); op {
+		case "get":
+			r = c.do("GET", "/v1beta/"+first, nil)
+		case "list":
+			r = c.do("GET", "/v1beta/batches?pageSize=2", nil)
+		case "create":
+			if r = c.create(model001, file); c.books().Creates != creates+1 {
+				t.Errorf("%s: no job was made", tt.spec)
+			}
+		case "upload.data":
+			r = c.sendChunk(open, "upload, finalize", 0, "x")
+		}
+		v := any(r.ok(t))
+		if r.header.Get("Content-Length") != fmt.Sprint(len(r.body)) {
+			t.Errorf("%s: %d bytes, length %s", tt.spec, len(r.body), r.header.Get("Content-Length"))
+		}
+		for name := range strings.SplitSeq(tt.path, ".") {
+			switch x := v.(type) {
+			case map[string]any:
+				if v = x[name]; x[name] == nil {
+					v = ""
+				}
+			case []any:
+				i, _ := strconv.Atoi(name)
+				if v = ""; i < len(x) {
+					v = x[i]
+				}
+			}
+		}
+		if got := fmt.Sprint(v); got != tt.want && !(got == "9.223372036854776e+18" && strings.Contains(string(r.body), tt.want)) {
+			t.Errorf("%s: %s is %q, want %q", tt.spec, tt.path, got, tt.want)
+		}
+	}
+	// All else is as it was, in its order.
+	c.faults()
+	plain := c.do("GET", "/v1beta/"+first, nil)
+	c.faults(`get set='metadata.model="m"'`)
+	want := strings.Replace(string(plain.body), `"models/`+model001+`"`, `"m"`, 1)
+	if got := c.do("GET", "/v1beta/"+first, nil); string(got.body) != strings.TrimSuffix(want, "\n") && string(got.body) != want {
+		t.Errorf("changed: %s\nwant %s", got.body, want)
+	}
+}
+
+func TestChangedHeaders(t *testing.T) {
+	c := serve(t, Options{})
+	file := at(c.finish(c.job(model001, line("a", "x", 50))), "response.responsesFile").(string)
+	whole := c.download(file).body
+	c.faults(`download header="Content-Range: bytes */*"`)
+	if r := c.download(file, "Range", "bytes=10-"); r.code != 206 || r.header.Get("Content-Range") != "bytes */*" || string(r.body) != string(whole[10:]) {
+		t.Errorf("%d %v", r.code, r.header)
+	}
+	if r := c.download(file, "Range", "bytes=99999-"); r.code != 416 || r.header.Get("Content-Range") != "bytes */*" {
+		t.Errorf("%d %v", r.code, r.header)
+	}
+	c.faults("upload.start header=X-Goog-Upload-URL")
+	r := c.do("POST", "/upload/v1beta/files", "{}", "X-Goog-Upload-Protocol", "resumable", "X-Goog-Upload-Command", "start")
+	if r.ok(t); r.header.Get("X-Goog-Upload-URL") != "" || r.header.Get("X-Goog-Upload-Status") != "active" {
+		t.Errorf("%v", r.header)
+	}
+}
+
+func TestListOrders(t *testing.T) {
+	c := serve(t, Options{})
+	file := c.upload(line("a", "x", 3))
+	var made []string // newest first
+	for range 7 {
+		made = append([]string{c.create(model001, file).ok(t)["name"].(string)}, made...)
+	}
+	list := func(fault string) (got []string) {
+		c.faults(fault)
+		for token, pages := "", 0; pages == 0 || token != ""; pages++ {
+			if pages > 10 {
+				return nil
+			}
+			v := c.do("GET", "/v1beta/batches?pageSize=3&pageToken="+token, nil).ok(t)
+			for _, op := range v["operations"].([]any) {
+				got = append(got, at(op, "name").(string))
+			}
+			token, _ = v["nextPageToken"].(string)
+		}
+		return got
+	}
+	reversed := slices.Clone(made)
+	slices.Reverse(reversed)
+	if got := list("list order=oldest"); !slices.Equal(got, reversed) {
+		t.Errorf("oldest first: %v", got)
+	}
+	shuffled := list("list order=shuffled")
+	if slices.Equal(shuffled, made) || slices.Equal(shuffled, reversed) || !slices.Equal(list("list order=shuffled"), shuffled) {
+		t.Errorf("shuffled: %v", shuffled)
+	}
+	slices.Sort(shuffled)
+	slices.Sort(reversed)
+	if !slices.Equal(shuffled, reversed) {
+		t.Errorf("shuffled: %v", shuffled)
+	}
+	// Jobs 3 and 5 are on two pages each.
+	want := []string{made[0], made[1], made[2], made[2], made[3], made[4], made[4], made[5], made[6]}
+	if got := list("list repeat"); !slices.Equal(got, want) {
+		t.Errorf("repeated: %v\nwant %v", got, want)
+	}
+	// A token that leads back to the first page.
+	if got := list(`list set='nextPageToken="zzz"'`); got != nil {
+		t.Errorf("tokens that go round: %v", got)
+	}
+}
+
+// One job can be chosen by its id and by its display name, for each call.
+func TestMatch(t *testing.T) {
+	c := serve(t, Options{})
+	file := c.upload(line("a", "x", 3))
+	create := func(name string) string {
+		return c.do("POST", "/v1beta/models/"+model001+":asyncBatchEmbedContent",
+			`{"batch":{"displayName":"`+name+`","inputConfig":{"fileName":"`+file+`"}}}`).ok(t)["name"].(string)
+	}
+	ill, well := create("ill"), create("well")
+	for _, match := range []string{"ill", ill} {
+		c.faults("get status=503 match=" + match)
+		for range 3 {
+			c.do("GET", "/v1beta/"+ill, nil).refused(t, 503, "UNAVAILABLE", "")
+			c.do("GET", "/v1beta/"+well, nil).ok(t)
+		}
+	}
+	c.faults()
+	results := at(c.finish(ill), "response.responsesFile").(string)
+	open := c.startUpload("an upload")
+	for _, tt := range []struct {
+		fault string
+		reply func() reply
+	}{
+		{"download status=418 match=ill", func() reply { return c.download(results) }},
+		{"cancel status=418 match=ill", func() reply { return c.do("POST", "/v1beta/"+ill+":cancel", nil) }},
+		{"delete status=418 match=ill", func() reply { return c.do("DELETE", "/v1beta/"+ill, nil) }},
+		{"file.get status=418 match=input", func() reply { return c.do("GET", "/v1beta/"+file, nil) }},
+		{"file.delete status=418 match=input", func() reply { return c.do("DELETE", "/v1beta/"+file, nil) }},
+		{`upload.data status=418 match="an upload"`, func() reply { return c.sendChunk(open, "query", 0, "") }},
+	} {
+		c.faults(tt.fault)
+		tt.reply().refused(t, 418, "UNKNOWN", "")
+	}
+}
+
+// A reply that drips comes a byte at a time.
+func TestDrip(t *testing.T) {
+	c := serve(t, Options{})
+	job := c.job(model001, line("a", "x", 50))
+	file := at(c.finish(job), "response.responsesFile").(string)
+	whole, op := c.download(file).body, c.do("GET", "/v1beta/"+job, nil).body
+	c.faults(fmt.Sprintf("download drip=1ms at=%d", len(whole)-20), "get drip=1us")
+	begun := time.Now()
+	if r := c.download(file); r.err != nil || string(r.body) != string(whole) || r.header.Get("Content-Length") != fmt.Sprint(len(whole)) {
+		t.Errorf("%v, %d bytes", r.err, len(r.body))
+	}
+	if took := time.Since(begun); took < 20*time.Millisecond {
+		t.Errorf("20 bytes took %v", took)
+	}
+	if r := c.do("GET", "/v1beta/"+job, nil); r.err != nil || string(r.body) != string(op) {
+		t.Errorf("%v, %s", r.err, r.body)
+	}
+	// A pause of an hour after the 10th byte, until the client goes away.
+	for _, spec := range []string{"download drip=1h at=10", "download delay=1h at=10", "download hang at=10"} {
+		c.faults(spec)
+		q, _ := http.NewRequestWithContext(t.Context(), "GET", c.url+"/v1beta/"+file+":download?alt=media", nil)
+		q.Header.Set("x-goog-api-key", c.key)
+		p, err := http.DefaultClient.Do(q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := make([]byte, 10)
+		if _, err := io.ReadFull(p.Body, got); err != nil || string(got) != string(whole[:10]) {
+			t.Errorf("%s: %q, %v", spec, got, err)
+		}
+		p.Body.Close()
+	}
+	for n := int64(0); n < 3; n = c.books().Operations["download"]["dropped"] { // until the server, too, knows that they have gone
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// A server that does not read an upload: the sender cannot send all of it.
+func TestUnreadUpload(t *testing.T) {
+	c := serve(t, Options{})
+	url := c.startUpload("")
+	c.faults("upload.data times=1 hold=stuck unread")
+	connection, err := net.Dial("tcp", strings.TrimPrefix(c.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer connection.Close()
+	const size = 64 << 20
+	fmt.Fprintf(connection, "POST %s HTTP/1.1\r\nHost: x\r\nX-Goog-Upload-Command: upload\r\nX-Goog-Upload-Offset: 0\r\nContent-Length: %d\r\n\r\n",
+		strings.TrimPrefix(url, c.url), size)
+	if err := c.s.WaitHold(t.Context(), "stuck"); err != nil {
+		t.Fatal(err)
+	}
+	body := make([]byte, size)
+	connection.SetWriteDeadline(time.Now().Add(500 * time.Millisecond))
+	sent, err := connection.Write(body)
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatalf("%d bytes were sent, %v", sent, err)
+	}
+	// Released, it reads on.
+	connection.SetWriteDeadline(time.Time{})
+	c.s.Release("stuck")
+	if _, err := connection.Write(body[sent:]); err != nil {
+		t.Fatal(err)
+	}
+	r, err := http.ReadResponse(bufio.NewReader(connection), nil)
+	if err != nil || r.StatusCode != 200 || r.Header.Get("X-Goog-Upload-Size-Received") != fmt.Sprint(size) {
+		t.Errorf("%+v, %v", r, err)
+	}
+
+	// The call ends when its connection is closed on the server's side.
+	c.faults("upload.data hang unread")
+	h := httptest.NewServer(c.s)
+	connection, err = net.Dial("tcp", h.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer connection.Close()
+	fmt.Fprintf(connection, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", strings.TrimPrefix(url, c.url), size)
+	for c.s.Faults()[0].Fired == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	h.CloseClientConnections()
+	h.Close()
+	if n := c.books().Operations["upload.data"]["dropped"]; n != 1 {
+		t.Errorf("%d dropped", n)
+	}
 }
 
 func TestUploadReplyWithoutStatus(t *testing.T) {
@@ -279,6 +643,32 @@ func TestJobFaults(t *testing.T) {
 		b := c.books()
 		if b.Jobs[succeeded] != 2 || b.Jobs["BATCH_STATE_"+state] != 1 || b.RequestsCreated != 3 || b.RequestsPaid != 2 || b.Texts != 2 {
 			t.Errorf("%+v", b)
+		}
+	}
+}
+
+// A job can end with results in a state that is not SUCCEEDED.
+func TestOtherEnds(t *testing.T) {
+	for _, state := range []string{"PARTIALLY_SUCCEEDED", "NEVER_HEARD_OF"} {
+		dir := t.TempDir()
+		c := serve(t, Options{Dir: dir, Faults: []string{"job state=" + state, "results missing keys=b", "results error=8 keys=c"}})
+		job := c.job(model001, line("a", "x", 3), line("b", "y", 3), line("c", "z", 3))
+		op := c.finish(job)
+		if at(op, "metadata.state") != "BATCH_STATE_"+state || op["done"] != true || op["error"] != nil || at(op, "metadata.batchStats.failedRequestCount") != "1" {
+			t.Errorf("%v", op)
+		}
+		r := c.download(at(op, "response.responsesFile").(string))
+		got := byKey(t, strings.Split(strings.TrimSpace(string(r.body)), "\n"))
+		if len(got) != 2 || !sameBits(got["a"].Response.Embedding.Values, Vector(model001, "x", 3)) || got["c"].Error == nil {
+			t.Errorf("%s", r.body)
+		}
+		for _, c := range []*client{c, serve(t, Options{Dir: dir})} {
+			if b := c.books(); b.Jobs["BATCH_STATE_"+state] != 1 || b.RequestsPaid != 1 || b.RequestsFailed != 1 || b.RequestsSpoiled != 1 {
+				t.Errorf("%+v", b)
+			}
+			if op := c.do("GET", "/v1beta/"+job, nil).ok(t); at(op, "metadata.state") != "BATCH_STATE_"+state {
+				t.Errorf("%v", op)
+			}
 		}
 	}
 }
@@ -360,6 +750,29 @@ func TestResultFaults(t *testing.T) {
 		{"results garbage keys=k2", []int{2}, 10, func(t *testing.T, _ map[string]string, lines []string) {
 			if !slices.ContainsFunc(lines, func(l string) bool { return !json.Valid([]byte(l)) }) {
 				t.Errorf("all is JSON")
+			}
+		}, 9, 0, 1},
+		{"results line=NaN keys=k2,k3", []int{2, 3}, 10, func(t *testing.T, _ map[string]string, lines []string) {
+			if n := len(slices.DeleteFunc(slices.Clone(lines), func(l string) bool { return l != "NaN" })); n != 2 {
+				t.Errorf("%d lines are NaN", n)
+			}
+		}, 8, 0, 2},
+		{`results line='{"key":"k2","response":{"emb' keys=k2`, []int{2}, 10, func(t *testing.T, raw map[string]string, _ []string) {
+			if raw["k2"] != `{"key":"k2","response":{"emb` {
+				t.Errorf("%s", raw["k2"])
+			}
+		}, 9, 0, 1},
+		{`results error='{"code":"503","message":"try later","status":"UNAVAILABLE"}' keys=k2`, []int{2}, 10,
+			holds(`"error":{"code":"503","message":"try later","status":"UNAVAILABLE"}`), 9, 1, 0},
+		{`results error='"try later"' keys=k2`, []int{2}, 10, holds(`"error":"try later"`), 9, 1, 0},
+		{`results error='{"code":429}' place=response keys=k2`, []int{2}, 10, holds(`"response":{"error":{"code":429}}`), 9, 1, 0},
+		{`results set='error={"code":0}' keys=k2`, nil, 10, holds(`,"error":{"code":0}}`), 10, 0, 0},
+		{`results set=response.tokenCount=3.5 keys=k2`, nil, 10, holds(`"tokenCount":3.5`), 10, 0, 0},
+		{`results set='response.embedding.values="x"' keys=k2`, []int{2}, 10, holds(`"values":"x"`), 9, 0, 1},
+		{`results set=response keys=k2`, []int{2}, 10, holds(`{"key":"k2"}`), 9, 0, 1},
+		{`results set='key="other"' keys=k2`, []int{2}, 10, func(t *testing.T, raw map[string]string, _ []string) {
+			if !sameBits(decode(t, raw["other"]).Response.Embedding.Values, vector(2)) {
+				t.Errorf("%s", raw["other"])
 			}
 		}, 9, 0, 1},
 		{"results length=7 keys=k2", []int{2}, 10, func(t *testing.T, raw map[string]string, _ []string) {

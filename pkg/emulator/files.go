@@ -18,9 +18,10 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 )
 
-// fileLife is how long Google keeps a file.
+// fileLife is the time for which Google keeps a file.
 const fileLife = 48 * time.Hour
 
 const (
@@ -28,7 +29,7 @@ const (
 	generated = "GENERATED"
 )
 
-// file is what files/<id>.json holds.
+// file is the content of files/<id>.json.
 type file struct {
 	ID, Project           string
 	Seq                   int64
@@ -37,14 +38,16 @@ type file struct {
 	SHA256                string // hex, of an uploaded file
 	Source                string // uploaded or generated
 	Upload                string // the upload it came from
+	Polls                 int    // GETs and refused creates so far; on disk once the file is ACTIVE
 	Created, Expires      time.Time
 }
 
-// upload is what uploads/<id>.json holds. The bytes received so far are
-// uploads/<id>.data and nothing else says how many they are.
+// upload is the content of uploads/<id>.json. The bytes received so far are in
+// uploads/<id>.data. Their number is nowhere else.
 type upload struct {
 	ID, Project                 string
 	Name, DisplayName, MimeType string
+	Length                      *int64 // bytes declared at the start; nil if none were
 	Created                     time.Time
 
 	mu   sync.Mutex // one chunk at a time
@@ -98,8 +101,8 @@ func readAll[T any](dir string) ([]*T, error) {
 	return all, nil
 }
 
-// removeOthers deletes the leftovers of a killed server: temporary files, and
-// data without its JSON.
+// removeOthers removes what a killed server left: temporary files, and data
+// without its JSON.
 func removeOthers(dir string, known func(id string) bool) {
 	entries, _ := os.ReadDir(dir)
 	for _, e := range entries {
@@ -110,10 +113,15 @@ func removeOthers(dir string, known func(id string) bool) {
 	}
 }
 
-// wire is the REST form of a file. int64 are strings; the hash is base64 of the
-// hex digits, as real replies have it. Whether a generated file has one is not
-// known: it has none here, since nobody may rely on it.
-func (f *file) wire(base string) map[string]any {
+// fileReply needs s.mu held. It returns the REST form of a file. An int64 is a string. The hash is base64
+// of the hex digits, as in real replies. It is not known whether a generated
+// file has a hash. Here it has none, so that no client relies on it.
+func (s *Server) fileReply(r *http.Request, f *file) map[string]any {
+	base := s.baseURL(r)
+	state := "ACTIVE"
+	if s.processing(f) {
+		state = "PROCESSING"
+	}
 	m := map[string]any{
 		"name":           "files/" + f.ID,
 		"mimeType":       f.MimeType,
@@ -122,7 +130,7 @@ func (f *file) wire(base string) map[string]any {
 		"updateTime":     timestamp(f.Created),
 		"expirationTime": timestamp(f.Expires),
 		"uri":            base + "/v1beta/files/" + f.ID,
-		"state":          "ACTIVE",
+		"state":          state,
 		"source":         f.Source,
 	}
 	if f.DisplayName != "" {
@@ -137,8 +145,29 @@ func (f *file) wire(base string) map[string]any {
 	return m
 }
 
-// lookupFile needs s.mu held. A file that is not there is a 403, as Google
-// answers for files (never a 404).
+// sendUploaded answers an upload that is final.
+func (s *Server) sendUploaded(w http.ResponseWriter, r *http.Request, f *file) {
+	s.mu.Lock()
+	reply := s.fileReply(r, f)
+	s.mu.Unlock()
+	writeJSON(w, http.StatusOK, map[string]any{"file": reply})
+}
+
+// processing returns whether a file is PROCESSING: until it was polled
+// Options.Processing times.
+func (s *Server) processing(f *file) bool { return f.Source == uploaded && f.Polls < s.opts.Processing }
+
+// pollFile needs s.mu held. It counts a call that found the file PROCESSING.
+func (s *Server) pollFile(f *file) error {
+	f.Polls++
+	if s.processing(f) {
+		return nil
+	}
+	return replaceFile(s.filePath(f.ID, ".json"), f)
+}
+
+// lookupFile needs s.mu held. For a file that does not exist Google answers 403,
+// never 404.
 func (s *Server) lookupFile(project, id string) (*file, error) {
 	f := s.files[id]
 	if f == nil || f.Project != project || time.Now().After(f.Expires) {
@@ -151,8 +180,28 @@ func (s *Server) lookupFile(project, id string) (*file, error) {
 
 var fileID = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$`)
 
-// fileSpec is the metadata a caller may send: {"file":{…}}, in both spellings
-// of proto JSON. sizeBytes is sent by the JavaScript SDK and ignored.
+// checkFileID refuses an id that the calls for metadata do not take. Those of
+// result files have 42 characters, so that they can be downloaded and nothing
+// else (googleapis/python-genai, issues 1613 and 1759). The text about dashes is
+// not known.
+func checkFileID(method, id string) error {
+	const format = "* %s.name: File ID (name excluding 'files/') %s.\n"
+	switch {
+	case len(id) > 40:
+		return errorf(http.StatusBadRequest, format, method, "cannot be more than 40 characters")
+	case strings.HasPrefix(id, "-"), strings.HasSuffix(id, "-"):
+		return errorf(http.StatusBadRequest, format, method, "cannot begin or end with a dash")
+	}
+	return nil
+}
+
+// maxDisplayName is Google's limit for the display name of a file, in
+// characters (ai.google.dev/api/files).
+const maxDisplayName = 512
+
+// fileSpec is the metadata that a caller may send: {"file":{…}}, in both
+// spellings of proto JSON. The JavaScript SDK also sends sizeBytes, which is
+// ignored.
 type fileSpec struct {
 	File struct {
 		Name         string
@@ -163,7 +212,7 @@ type fileSpec struct {
 	}
 }
 
-// newUpload checks the metadata and the name asked for.
+// newUpload checks the metadata and the name that the caller chose.
 func (s *Server) newUpload(meta []byte, mimeType string, c *call) (*upload, error) {
 	var spec fileSpec
 	if len(strings.TrimSpace(string(meta))) > 0 {
@@ -171,8 +220,11 @@ func (s *Server) newUpload(meta []byte, mimeType string, c *call) (*upload, erro
 			return nil, errorf(http.StatusBadRequest, "invalid file metadata: %v", err)
 		}
 	}
-	u := &upload{ID: newID() + newID(), Project: c.project, Created: time.Now()}
+	u := &upload{ID: newID(32), Project: c.project, Created: time.Now()}
 	u.DisplayName = spec.File.DisplayName + spec.File.DisplayName2
+	if n := utf8.RuneCountInString(u.DisplayName); n > maxDisplayName {
+		return nil, errorf(http.StatusBadRequest, "* CreateFileRequest.file.display_name: %d characters, cannot be more than %d.\n", n, maxDisplayName)
+	}
 	u.MimeType = spec.File.MimeType + spec.File.MimeType2
 	if u.MimeType == "" {
 		u.MimeType = mimeType
@@ -191,8 +243,8 @@ func (s *Server) newUpload(meta []byte, mimeType string, c *call) (*upload, erro
 	return u, s.nameFree(u.Name)
 }
 
-// nameFree needs s.mu held. What Google answers for a taken name is not known;
-// 409 is the code for it.
+// nameFree needs s.mu held. Google's reply for a name that is in use is not
+// known; 409 is the code for it.
 func (s *Server) nameFree(id string) error {
 	if id != "" && s.files[id] != nil {
 		return errorf(http.StatusConflict, "file files/%s already exists", id)
@@ -209,8 +261,16 @@ func (s *Server) uploadStart(w http.ResponseWriter, r *http.Request, c *call) er
 	if p, cmd := r.Header.Get("X-Goog-Upload-Protocol"), r.Header.Get("X-Goog-Upload-Command"); p != "resumable" || cmd != "start" {
 		return errorf(http.StatusBadRequest, "upload protocol %q, command %q: start with resumable and start", p, cmd)
 	}
-	if n, _ := strconv.ParseInt(r.Header.Get("X-Goog-Upload-Header-Content-Length"), 10, 64); n > s.opts.MaxFile {
-		return s.tooLarge()
+	var length *int64
+	if text := r.Header.Get("X-Goog-Upload-Header-Content-Length"); text != "" {
+		n, err := strconv.ParseInt(text, 10, 64)
+		switch {
+		case err != nil || n < 0:
+			return errorf(http.StatusBadRequest, "bad content length %q", text)
+		case n > s.opts.MaxFile:
+			return s.tooLarge()
+		}
+		length = &n
 	}
 	meta, err := io.ReadAll(r.Body)
 	if err != nil {
@@ -220,6 +280,7 @@ func (s *Server) uploadStart(w http.ResponseWriter, r *http.Request, c *call) er
 	if err != nil {
 		return err
 	}
+	u.Length = length
 	s.mu.Lock()
 	err = replaceFile(s.uploadPath(u.ID, ".json"), u)
 	if err == nil {
@@ -229,7 +290,7 @@ func (s *Server) uploadStart(w http.ResponseWriter, r *http.Request, c *call) er
 	if err != nil {
 		return err
 	}
-	w.Header().Set("X-Goog-Upload-URL", baseURL(r)+"/upload/v1beta/files?upload_id="+u.ID+"&upload_protocol=resumable")
+	w.Header().Set("X-Goog-Upload-URL", s.baseURL(r)+"/upload/v1beta/files?upload_id="+u.ID+"&upload_protocol=resumable")
 	w.Header().Set("X-Goog-Upload-Status", "active")
 	writeJSON(w, http.StatusOK, struct{}{})
 	return nil
@@ -269,12 +330,12 @@ func (s *Server) uploadMultipart(w http.ResponseWriter, r *http.Request, c *call
 		os.Remove(s.uploadPath(u.ID, ".data"))
 		return err
 	}
-	writeJSON(w, http.StatusOK, map[string]any{"file": f.wire(baseURL(r))})
+	s.sendUploaded(w, r, f)
 	return nil
 }
 
-// uploadData takes one request of a resumable upload. Every reply says how the
-// upload stands in X-Goog-Upload-Status (active, final, cancelled) and
+// uploadData takes one request of a resumable upload. Every reply has the state
+// of the upload in X-Goog-Upload-Status (active, final, cancelled) and
 // X-Goog-Upload-Size-Received.
 func (s *Server) uploadData(w http.ResponseWriter, r *http.Request, c *call) error {
 	s.mu.Lock()
@@ -298,7 +359,7 @@ func (s *Server) uploadData(w http.ResponseWriter, r *http.Request, c *call) err
 		if !slices.Contains(commands, "query") {
 			return errorf(http.StatusBadRequest, "the upload is already final")
 		}
-		writeJSON(w, http.StatusOK, map[string]any{"file": u.file.wire(baseURL(r))})
+		s.sendUploaded(w, r, u.file)
 		return nil
 	}
 	size := int64(0)
@@ -332,7 +393,7 @@ func (s *Server) uploadData(w http.ResponseWriter, r *http.Request, c *call) err
 				return err
 			}
 			status("final", size)
-			writeJSON(w, http.StatusOK, map[string]any{"file": f.wire(baseURL(r))})
+			s.sendUploaded(w, r, f)
 			return nil
 		default:
 			return errorf(http.StatusBadRequest, "unknown upload command %q", command)
@@ -342,8 +403,8 @@ func (s *Server) uploadData(w http.ResponseWriter, r *http.Request, c *call) err
 	return nil
 }
 
-// receive appends body to the bytes of an upload. What arrived before an error
-// stays, as the query command will tell.
+// receive appends body to the bytes of an upload. The bytes that arrived before
+// an error stay, and the query command counts them.
 func (s *Server) receive(u *upload, size int64, body io.Reader) (int64, error) {
 	f, err := os.OpenFile(s.uploadPath(u.ID, ".data"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
@@ -359,19 +420,23 @@ func (s *Server) receive(u *upload, size int64, body io.Reader) (int64, error) {
 	return n, err
 }
 
-// finalize turns an upload into a file.
+// finalize turns an upload into a file. It refuses an upload whose size is not
+// the declared one. Google's text for that is not known.
 func (s *Server) finalize(u *upload) (*file, error) {
 	data := s.uploadPath(u.ID, ".data")
 	sum, size, err := hashFile(data)
 	if err != nil {
 		return nil, err
 	}
+	if u.Length != nil && *u.Length != size {
+		return nil, errorf(http.StatusBadRequest, "%d bytes were uploaded, %d were declared", size, *u.Length)
+	}
 	f := &file{
 		ID: u.Name, Project: u.Project, DisplayName: u.DisplayName, MimeType: u.MimeType,
 		Size: size, SHA256: sum, Source: uploaded, Upload: u.ID, Created: time.Now(),
 	}
 	if f.ID == "" {
-		f.ID = newID()
+		f.ID = newID(16)
 	}
 	f.Expires = f.Created.Add(fileLife)
 	s.mu.Lock()
@@ -387,8 +452,8 @@ func (s *Server) finalize(u *upload) (*file, error) {
 	return f, nil
 }
 
-// addFile needs s.mu held. It moves the data at path in; the JSON, written
-// last, is what makes it a file.
+// addFile needs s.mu held. It moves the data at path into place. Then it writes
+// the JSON, which makes it a file.
 func (s *Server) addFile(f *file, path string) error {
 	if err := os.Rename(path, s.filePath(f.ID, ".data")); err != nil {
 		return err
@@ -402,8 +467,8 @@ func (s *Server) addFile(f *file, path string) error {
 	return nil
 }
 
-// hashFile returns the SHA-256 in hex and the size. A file that is not there is
-// empty: an upload of no bytes.
+// hashFile returns the SHA-256 in hex and the size. A file that does not exist is
+// made: it is an upload of no bytes.
 func hashFile(path string) (string, int64, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|os.O_CREATE, 0o600)
 	if err != nil {
@@ -418,13 +483,22 @@ func hashFile(path string) (string, int64, error) {
 // ---- get, list, delete, download
 
 func (s *Server) fileGet(w http.ResponseWriter, r *http.Request, c *call) error {
+	if err := checkFileID("GetFileRequest", c.id); err != nil {
+		return err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f, err := s.lookupFile(c.project, c.id)
 	if err != nil {
 		return err
 	}
-	writeJSON(w, http.StatusOK, f.wire(baseURL(r)))
+	reply := s.fileReply(r, f)
+	if s.processing(f) {
+		if err := s.pollFile(f); err != nil {
+			return err
+		}
+	}
+	writeJSON(w, http.StatusOK, reply)
 	return nil
 }
 
@@ -438,14 +512,14 @@ func (s *Server) fileList(w http.ResponseWriter, r *http.Request, c *call) error
 		}
 	}
 	slices.SortFunc(mine, func(a, b *file) int { return int(b.Seq - a.Seq) })
-	shown, next, err := page(r, mine, func(f *file) int64 { return f.Seq }, 10)
+	shown, next, err := page(r, mine, func(f *file) int64 { return f.Seq }, 10, false)
 	if err != nil {
 		return err
 	}
 	reply := map[string]any{}
 	var list []any
 	for _, f := range shown {
-		list = append(list, f.wire(baseURL(r)))
+		list = append(list, s.fileReply(r, f))
 	}
 	if list != nil {
 		reply["files"] = list
@@ -458,6 +532,9 @@ func (s *Server) fileList(w http.ResponseWriter, r *http.Request, c *call) error
 }
 
 func (s *Server) fileDelete(w http.ResponseWriter, _ *http.Request, c *call) error {
+	if err := checkFileID("DeleteFileRequest", c.id); err != nil {
+		return err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, err := s.lookupFile(c.project, c.id); err != nil {
@@ -472,14 +549,16 @@ func (s *Server) fileDelete(w http.ResponseWriter, _ *http.Request, c *call) err
 	return nil
 }
 
-// download sends the bytes of a generated file, whole or by Range. Without
-// alt=media it is the metadata, not the content. Uploaded files cannot be had
-// back (ai.google.dev/gemini-api/docs/files).
+// download sends the bytes of a generated file, all or a Range. Without alt=media
+// it sends the metadata, not the content. An uploaded file cannot be downloaded
+// (ai.google.dev/gemini-api/docs/files).
 func (s *Server) download(w http.ResponseWriter, r *http.Request, c *call) error {
 	s.mu.Lock()
 	f, err := s.lookupFile(c.project, c.id)
 	var data *os.File
+	var metadata map[string]any
 	if err == nil {
+		metadata = s.fileReply(r, f)
 		data, err = os.Open(s.filePath(c.id, ".data"))
 	}
 	s.mu.Unlock()
@@ -488,7 +567,7 @@ func (s *Server) download(w http.ResponseWriter, r *http.Request, c *call) error
 	}
 	defer data.Close()
 	if r.URL.Query().Get("alt") != "media" {
-		writeJSON(w, http.StatusOK, f.wire(baseURL(r)))
+		writeJSON(w, http.StatusOK, metadata)
 		return nil
 	}
 	if f.Source != generated {
@@ -499,8 +578,8 @@ func (s *Server) download(w http.ResponseWriter, r *http.Request, c *call) error
 		http.ServeContent(w, r, "", f.Created, data)
 		return nil
 	}
-	// A file cut short in the middle of a line: one byte less where the cut
-	// would fall between lines.
+	// The file ends in the middle of a line: it has one byte less if the cut
+	// falls between two lines.
 	n := min(c.short, f.Size)
 	if n > 0 {
 		var last [1]byte

@@ -97,8 +97,83 @@ func TestFileNames(t *testing.T) {
 		t.Errorf("%v", v)
 	}
 	start("files/my-file-1").refused(t, 409, "ALREADY_EXISTS", "my-file-1")
-	for _, bad := range []string{"files/UPPER", "files/a/b", "files/../x", "files/-a", "files/" + strings.Repeat("a", 41)} {
+	start("files/" + strings.Repeat("a", 40)).ok(t)
+	for _, bad := range []string{"files/UPPER", "files/a/b", "files/../x", "files/-a", "files/a-", "files/" + strings.Repeat("a", 41)} {
 		start(bad).refused(t, 400, "INVALID_ARGUMENT", "file name")
+	}
+	for _, id := range []string{"-a", "a-", strings.Repeat("a", 41)} {
+		for _, method := range []string{"GET", "DELETE"} {
+			c.do(method, "/v1beta/files/"+id, nil).refused(t, 400, "INVALID_ARGUMENT", "File ID")
+		}
+	}
+}
+
+func TestLongDisplayName(t *testing.T) {
+	c := serve(t, Options{})
+	start := func(name string) reply {
+		return c.do("POST", "/upload/v1beta/files", map[string]any{"file": map[string]any{"display_name": name}},
+			"X-Goog-Upload-Protocol", "resumable", "X-Goog-Upload-Command", "start")
+	}
+	start(strings.Repeat("é", 512)).ok(t)
+	start(strings.Repeat("é", 513)).refused(t, 400, "INVALID_ARGUMENT", "cannot be more than 512")
+}
+
+func TestDeclaredLength(t *testing.T) {
+	c := serve(t, Options{})
+	start := func(length string) reply {
+		return c.do("POST", "/upload/v1beta/files", "{}", "X-Goog-Upload-Protocol", "resumable", "X-Goog-Upload-Command", "start",
+			"X-Goog-Upload-Header-Content-Length", length)
+	}
+	for _, tt := range []struct{ length, body string }{{"5", "12345"}, {"0", ""}} {
+		c.sendChunk(start(tt.length).header.Get("X-Goog-Upload-URL"), "upload, finalize", 0, tt.body).ok(t)
+	}
+	files := len(c.books().Uploaded)
+	for _, tt := range []struct{ length, body string }{{"5", "1234"}, {"5", "123456"}, {"0", "1"}, {"1", ""}} {
+		r := c.sendChunk(start(tt.length).header.Get("X-Goog-Upload-URL"), "upload, finalize", 0, tt.body)
+		r.refused(t, 400, "INVALID_ARGUMENT", tt.length+" were declared")
+		if r.header.Get("X-Goog-Upload-Status") == "final" {
+			t.Errorf("%+v is final", tt)
+		}
+	}
+	// What is missing may still come.
+	url := start("5").header.Get("X-Goog-Upload-URL")
+	c.sendChunk(url, "upload, finalize", 0, "123").refused(t, 400, "INVALID_ARGUMENT", "3 bytes were uploaded")
+	c.sendChunk(url, "upload, finalize", 3, "45").ok(t)
+	for _, bad := range []string{"-1", "x"} {
+		start(bad).refused(t, 400, "INVALID_ARGUMENT", "content length")
+	}
+	if n := len(c.books().Uploaded); n != files+1 {
+		t.Errorf("%d files, want %d", n, files+1)
+	}
+}
+
+// A file is PROCESSING for two questions: GETs, or creates that are refused.
+func TestProcessing(t *testing.T) {
+	dir := t.TempDir()
+	c := serve(t, Options{Dir: dir, Processing: 2})
+	state := func(file string) any { return at(c.do("GET", "/v1beta/"+file, nil).ok(t), "state") }
+	v := c.sendChunk(c.startUpload(""), "upload, finalize", 0, line("a", "x", 3)).ok(t)
+	file := at(v, "file.name").(string)
+	if at(v, "file.state") != "PROCESSING" || at(c.do("GET", "/v1beta/files", nil).ok(t)["files"].([]any)[0], "state") != "PROCESSING" {
+		t.Errorf("%v", v)
+	}
+	if s := state(file); s != "PROCESSING" {
+		t.Errorf("the first GET: %v", s)
+	}
+	c.create(model001, file).refused(t, 400, "FAILED_PRECONDITION", "is not in an ACTIVE state")
+	if n := c.books().Creates; n != 0 {
+		t.Errorf("%d jobs", n)
+	}
+	c.create(model001, file).ok(t)
+	if s := state(file); s != "ACTIVE" {
+		t.Errorf("at last: %v", s)
+	}
+	c = serve(t, Options{Dir: dir, Processing: 2})
+	if s := state(file); s != "ACTIVE" {
+		t.Errorf("after a restart: %v", s)
+	}
+	if op := c.finish(c.create(model001, file).ok(t)["name"].(string)); at(op, "response.responsesFile") == "" {
+		t.Errorf("%v", op)
 	}
 }
 
@@ -183,7 +258,19 @@ func TestDownload(t *testing.T) {
 	if r := c.download(file, "Range", fmt.Sprintf("bytes=%d-", len(whole.body))); r.code != 416 {
 		t.Errorf("range at the end: %d", r.code)
 	}
-	meta := c.do("GET", "/v1beta/"+file, nil).ok(t)
+	for _, first := range []int{len(whole.body) + 1, 1 << 40} {
+		if r := c.download(file, "Range", fmt.Sprintf("bytes=%d-", first)); r.code != 416 || r.header.Get("Content-Range") != fmt.Sprintf("bytes */%d", len(whole.body)) {
+			t.Errorf("range from %d: %d, %v", first, r.code, r.header)
+		}
+	}
+	// The id of a result file is too long for all calls but the download.
+	if id := strings.TrimPrefix(file, "files/"); len(id) != 42 || !strings.HasPrefix(id, "batch-") {
+		t.Errorf("the result file is %s", id)
+	}
+	for method, name := range map[string]string{"GET": "GetFileRequest", "DELETE": "DeleteFileRequest"} {
+		c.do(method, "/v1beta/"+file, nil).refused(t, 400, "INVALID_ARGUMENT", "* "+name+".name: File ID (name excluding 'files/') cannot be more than 40 characters.")
+	}
+	meta := c.do("GET", "/v1beta/"+file+":download", nil).ok(t)
 	if meta["source"] != "GENERATED" || meta["sizeBytes"] != fmt.Sprint(len(whole.body)) {
 		t.Errorf("%v", meta)
 	}

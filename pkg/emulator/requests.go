@@ -16,26 +16,26 @@ import (
 	"unicode/utf8"
 )
 
-// This file reads the lines of an input file the way Google's parser is known
-// to: strict on unknown fields inside "request", indifferent to fields beside
-// it, camel and snake case both, null as absent, numbers also as strings, and
-// an error that names the line and the column. It parses by hand, since it must
-// give columns and keep up with files of gigabytes.
+// This file reads the lines of an input file as Google's parser does. It refuses
+// unknown fields inside "request" and skips those beside it. It takes camel and
+// snake case, null for absent, and numbers as strings. Its errors name the line
+// and the column. The parser is written by hand, because it must know columns
+// and be fast enough for files of gigabytes.
 
-// item is one line of an input file, or one request of a synchronous call. The
-// slices are good until the next parse.
+// item is one line of an input file, or one request of a synchronous call. Its
+// slices are valid until the next parse.
 type item struct {
 	key      []byte // unescaped
 	rawKey   []byte // as written, with its quotes; nil where the line has none
 	metadata []byte // as written, of an inline request
 	model    []byte
-	text     []byte // the parts joined with a newline: several parts make one vector
+	text     []byte // the parts with a newline between: several parts make one vector
 	title    []byte
 	task     []byte
-	dim      int // 0 where not given
+	dim      int // 0 if not given
 }
 
-// parseError is what is wrong with a line, at a column counted in bytes from 1.
+// parseError is a fault of a line, at a column counted in bytes from 1.
 type parseError struct {
 	column int
 	msg    string
@@ -58,7 +58,7 @@ const (
 
 // parser reads one line at a time and keeps its buffers.
 type parser struct {
-	generate bool // also take contents and config, which the generic create is sent
+	generate bool // also takes contents and config, which the generic create has
 	b        []byte
 	i        int
 	item     item
@@ -66,8 +66,8 @@ type parser struct {
 	unescape []byte // buffer of the other strings
 }
 
-// line parses {"key":…,"request":{…}}. Fields beside request are skipped, as
-// Google does.
+// line parses {"key":…,"request":{…}}. It skips fields beside request, as Google
+// does.
 func (p *parser) line(b []byte) (*item, error) {
 	p.reset(b)
 	seen := false
@@ -379,7 +379,7 @@ func (p *parser) array(element func() error) error {
 	}
 }
 
-// optionalString reads a string into the parser's buffer; null gives nil.
+// optionalString reads a string into the parser's buffer. For null it returns nil.
 func (p *parser) optionalString() ([]byte, error) {
 	if p.null() {
 		return nil, nil
@@ -390,7 +390,7 @@ func (p *parser) optionalString() ([]byte, error) {
 	return p.unescape[start:len(p.unescape):len(p.unescape)], err
 }
 
-// str appends the unescaped string that comes next to dst.
+// str reads a string and appends it to dst, unescaped.
 func (p *parser) str(dst []byte) ([]byte, error) {
 	if !p.next('"') {
 		return dst, p.unexpected("'\"'")
@@ -505,7 +505,7 @@ func (p *parser) number() error {
 	return nil
 }
 
-// skip checks and passes over a value.
+// skip reads a value, checks it, and drops it.
 func (p *parser) skip(depth int) error {
 	if depth > maxDepth {
 		return p.fail(p.i, "nested too deeply")
@@ -530,20 +530,20 @@ func (p *parser) skip(depth int) error {
 
 // ---- lines
 
-// maxLine bounds one line of an input file.
+// maxLine limits one line of an input file, in bytes.
 const maxLine = 64 << 20
 
-// lineReader yields the lines of a file that are not blank.
+// lineReader reads the lines of a file that are not blank.
 type lineReader struct {
 	r      *bufio.Reader
-	number int   // of the line last read, from 1, blank ones counted
-	offset int64 // where it begins
+	number int   // of the line last read, from 1; blank lines count
+	offset int64 // of the line last read
 	next   int64
 	long   []byte
 }
 
-// read returns the next line without its end. It is good until the next call.
-// The error at the end is io.EOF.
+// read returns the next line without its end. The line is valid until the next
+// call. At the end of the file the error is io.EOF.
 func (l *lineReader) read() ([]byte, error) {
 	for {
 		l.number++
@@ -572,8 +572,8 @@ func (l *lineReader) read() ([]byte, error) {
 
 // ---- checking a job's input
 
-// textHash tells texts apart for the books: model, title, task type, size and
-// text.
+// textHash identifies a text in the books. It is the hash of model, title, task
+// type, text and size.
 func textHash(model string, it *item) [16]byte {
 	h := sha256.New()
 	var n [8]byte
@@ -589,7 +589,7 @@ func textHash(model string, it *item) [16]byte {
 	return [16]byte(sum[:16])
 }
 
-// size is the number of values asked for.
+// size is the number of values that the request asks for.
 func (it *item) size() int {
 	if it.dim == 0 {
 		return maxDim
@@ -597,15 +597,44 @@ func (it *item) size() int {
 	return it.dim
 }
 
-// tokens is the emulator's count: a token per four bytes of text, and at least
-// one.
-func (it *item) tokens() int64 { return max(1, int64(len(it.text)+3)/4) }
+// bytesPerToken is the emulator's measure of a token.
+const bytesPerToken = 4
 
-// listedErrors is how many bad lines one refusal names.
+// maxTokens returns how many tokens of a text the model reads, or 0 for no limit
+// (ai.google.dev/gemini-api/docs/models).
+func maxTokens(model string) int {
+	switch {
+	case model == "gemini-embedding-001":
+		return 2048
+	case strings.HasPrefix(model, "gemini-embedding-2"):
+		return 8192
+	}
+	return 0
+}
+
+// cut returns the part of text that the model reads. Google cuts a longer text
+// without an error.
+func cut(model string, text []byte) []byte {
+	n := maxTokens(model) * bytesPerToken
+	if n == 0 || len(text) <= n {
+		return text
+	}
+	for n > 0 && !utf8.RuneStart(text[n]) {
+		n--
+	}
+	return text[:n]
+}
+
+// tokens returns the number of tokens that the model reads, at least 1.
+func (it *item) tokens(model string) int64 {
+	return max(1, int64(len(cut(model, it.text))+bytesPerToken-1)/bytesPerToken)
+}
+
+// listedErrors is the number of bad lines that one refusal names.
 const listedErrors = 1000
 
-// checkInput reads the whole input of a job, writes the line costs to paid and
-// counts requests and tokens into j. The error lists every bad line, as
+// checkInput reads the whole input of a job, writes the cost of its lines to paid,
+// and counts its requests and tokens in j. The error lists the bad lines, as
 // Google's does.
 func checkInput(j *job, input io.Reader, paid io.Writer) error {
 	lines := lineReader{r: bufio.NewReaderSize(input, 1<<20)}
@@ -628,7 +657,7 @@ func checkInput(j *job, input io.Reader, paid io.Writer) error {
 			err = errors.New("invalid UTF-8")
 		}
 		if err == nil && len(it.model) > 0 && string(it.model) != "models/"+j.Model {
-			// What Google answers to another model's name is not known.
+			// Google's reply for another model's name is not known.
 			err = fmt.Errorf("model '%s' is not the job's, 'models/%s'", it.model, j.Model)
 		}
 		if err != nil {
@@ -640,7 +669,7 @@ func checkInput(j *job, input io.Reader, paid io.Writer) error {
 			continue
 		}
 		j.Requests++
-		j.Tokens += it.tokens()
+		j.Tokens += it.tokens(j.Model)
 		entry = appendPaid(entry[:0], textHash(j.Model, it), it)
 		if _, err := paid.Write(entry); err != nil {
 			return err

@@ -9,14 +9,16 @@ import (
 	"math/rand/v2"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 )
 
-// errStopped ends the work on a job: the server closes, or the job was
-// cancelled or deleted.
+// errStopped ends the work on a job because the server closes, or because the
+// job was cancelled or deleted.
 var errStopped = errors.New("stopped")
 
-// startWork needs s.mu held. It makes a job's results in the background, once.
+// startWork needs s.mu held. It starts to make a job's results in the background.
+// A second call does nothing.
 func (s *Server) startWork(j *job) {
 	if j.working != nil || isDone(s.done) {
 		return
@@ -27,11 +29,15 @@ func (s *Server) startWork(j *job) {
 		defer s.work.Done()
 		defer close(j.working)
 		end, lines := s.faults.results(j)
+		state := succeeded
 		if end != nil {
+			state = end.state
+		}
+		if !hasResults(state) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			if !ended(j.State) {
-				s.end(j, end.state, &rpcStatus{Code: end.code, Message: end.message})
+				s.end(j, state, &rpcStatus{Code: end.code, Message: end.message})
 			}
 			return
 		}
@@ -39,7 +45,7 @@ func (s *Server) startWork(j *job) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if err == nil && !ended(j.State) && !j.Deleted {
-			err = s.publish(j, done)
+			err = s.publish(j, state, done)
 		}
 		os.Remove(s.jobPath(j.ID, ".results.tmp"))
 		if err != nil && err != errStopped && !ended(j.State) {
@@ -48,9 +54,9 @@ func (s *Server) startWork(j *job) {
 	}()
 }
 
-// publish needs s.mu held. The job's JSON comes last: until it says SUCCEEDED,
-// the work is done again after a restart.
-func (s *Server) publish(j *job, done *made) error {
+// publish needs s.mu held. It writes the job's JSON last. Until the JSON has the
+// final state, a restarted server does the work again.
+func (s *Server) publish(j *job, state string, done *made) error {
 	tmp := s.jobPath(j.ID, ".results.tmp")
 	if j.Inline {
 		if err := os.Rename(tmp, s.jobPath(j.ID, ".results")); err != nil {
@@ -67,18 +73,18 @@ func (s *Server) publish(j *job, done *made) error {
 		}
 	}
 	j.Succeeded, j.Failed = j.Requests-done.failed, done.failed
-	return s.end(j, succeeded, nil)
+	return s.end(j, state, nil)
 }
 
-// made is what making the results of a job came to.
+// made is the outcome of making a job's results.
 type made struct {
-	failed int64 // lines that carry an error
+	failed int64 // lines with an error
 	bytes  int64
 }
 
-// makeResults writes the results of j to its .results.tmp and what became of
-// the lines to .outcome. It goes through the input line by line and holds 12
-// bytes of memory for each.
+// makeResults writes the results of j to .results.tmp, and the outcome of its
+// lines to .outcome. It reads the input line by line, and needs 12 bytes of
+// memory for each line.
 func (s *Server) makeResults(j *job, faults []*fault) (*made, error) {
 	input, err := os.Open(s.jobPath(j.ID, ".input"))
 	if err != nil {
@@ -104,8 +110,8 @@ func (s *Server) makeResults(j *job, faults []*fault) (*made, error) {
 		return nil, out.close(err)
 	}
 	m.out, m.outcome = out, outcome
-	// The same order each time for jobs of one size: a test that fails, fails
-	// again.
+	// Jobs of the same size have the same order, so that a test that fails does
+	// so again.
 	order := make([]int32, n)
 	for i := range order {
 		order[i] = int32(i)
@@ -128,8 +134,8 @@ func (s *Server) makeResults(j *job, faults []*fault) (*made, error) {
 	return &made{failed: m.failed, bytes: m.bytes}, nil
 }
 
-// stopped tells the worker to give up; it looks at the job's state at every
-// 256th line.
+// stopped returns errStopped if the worker is to stop. It looks at the job's
+// state at each 256th line.
 func (s *Server) stopped(j *job, at int) error {
 	if isDone(s.done) {
 		return errStopped
@@ -153,8 +159,8 @@ func isDone(done <-chan struct{}) bool {
 	}
 }
 
-// lineStarts finds the offsets of the lines that are not blank, and the end of
-// the file.
+// lineStarts returns the offsets of the lines that are not blank, and of the end
+// of the file.
 func lineStarts(f io.Reader) ([]int64, error) {
 	lines := lineReader{r: bufio.NewReaderSize(f, 1<<20)}
 	var starts []int64
@@ -190,9 +196,10 @@ type resultMaker struct {
 	vectorizer    vectorizer
 }
 
-// values returns the digits of a vector, with commas between. They are good
+// values returns the digits of a vector, with commas between. They are valid
 // until the next call.
 func (m *resultMaker) values(model string, text []byte, dim int) []byte {
+	text = cut(model, text)
 	switch {
 	case dim < 1:
 		m.digits = m.digits[:0]
@@ -224,7 +231,7 @@ func (m *resultMaker) read(p *parser, raw *[]byte, i int) (*item, error) {
 	return p.line(*raw)
 }
 
-// pairUp finds the lines whose vectors a swap exchanges: the selected ones, two
+// pairUp finds the lines whose vectors a swap exchanges: the selected lines, two
 // by two in the order of the input.
 func (m *resultMaker) pairUp() error {
 	for _, f := range m.faults {
@@ -259,7 +266,8 @@ func (m *resultMaker) line(i, at int, last bool) error {
 		return err
 	}
 	var spoil, wrong *fault
-	half := false
+	var edits []edit
+	half, changed := false, false
 	copies, foreign := 1, false
 	for _, f := range m.faults {
 		if f.do == "half" {
@@ -276,8 +284,15 @@ func (m *resultMaker) line(i, at int, last bool) error {
 			foreign = true
 		case "error":
 			wrong = f
-		case "missing", "length", "values", "nokey", "garbage":
+		case "missing", "length", "values", "nokey", "line", "garbage":
 			spoil = f
+		case "set":
+			edits = append(edits, f.edits...)
+			for _, e := range f.edits {
+				// Other members do not keep the vector from its key.
+				path := strings.Join(e.path, ".")
+				changed = changed || path == "key" || path == "response" || strings.HasPrefix(path+".", "response.embedding.")
+			}
 		}
 	}
 	if wrong == nil && len(it.text) == 0 {
@@ -296,12 +311,13 @@ func (m *resultMaker) line(i, at int, last bool) error {
 	case wrong != nil:
 		m.failed++
 		fmt.Fprintf(m.outcome, "%d failed\n", i)
-	case spoil != nil || half || swapped:
+	case spoil != nil || half || swapped || changed:
 		fmt.Fprintf(m.outcome, "%d spoiled\n", i)
 	}
 	key := it.rawKey
 	m.buf = m.buf[:0]
 	for range copies {
+		start := len(m.buf)
 		switch {
 		case wrong != nil:
 			m.put(it, key, at, func() { m.errorBody(wrong) })
@@ -312,6 +328,8 @@ func (m *resultMaker) line(i, at int, last bool) error {
 			m.put(it, nil, at, func() { m.response(it, at, func() { m.add(m.values(m.j.Model, text, it.size())...) }) })
 		case spoil.do == "garbage":
 			m.puts("this is not JSON\n")
+		case spoil.do == "line":
+			m.puts(spoil.what + "\n")
 		case spoil.do == "length":
 			dim := spoil.count
 			if dim < 0 {
@@ -320,6 +338,13 @@ func (m *resultMaker) line(i, at int, last bool) error {
 			m.put(it, key, at, func() { m.response(it, at, func() { m.add(m.values(m.j.Model, text, dim)...) }) })
 		case spoil.do == "values":
 			m.put(it, key, at, func() { m.oddValues(it, at, spoil.what, text) })
+		}
+		if edits != nil && len(m.buf) > start {
+			line := bytes.Clone(m.buf[start : len(m.buf)-1])
+			for _, e := range edits {
+				line = e.apply(line)
+			}
+			m.buf = append(append(m.buf[:start], line...), '\n')
 		}
 	}
 	if foreign {
@@ -355,8 +380,8 @@ func (m *resultMaker) comma() {
 	}
 }
 
-// put adds one line of results: the key and the body, the key first in every
-// third line. Inline, it is the metadata in place of the key.
+// put adds one line of results: the key and the body. The key comes first in each
+// third line. An inline job has the metadata in place of the key.
 func (m *resultMaker) put(it *item, key []byte, at int, body func()) {
 	label, value := "key", key
 	if m.j.Inline {
@@ -391,13 +416,13 @@ func (m *resultMaker) response(it *item, at int, values func()) {
 	m.puts("]}}")
 }
 
-// tokens adds the token count in one of the three forms that were seen.
+// tokens adds the token count in one of the three known forms.
 func (m *resultMaker) tokens(it *item, at int) {
 	form := m.s.opts.Tokens
 	if form == "mixed" {
 		form = []string{"string", "number", "usage"}[at%3]
 	}
-	n := strconv.FormatInt(it.tokens(), 10)
+	n := strconv.FormatInt(it.tokens(m.j.Model), 10)
 	switch form {
 	case "string":
 		m.name("tokenCount")
@@ -421,6 +446,10 @@ func (m *resultMaker) errorBody(f *fault) {
 		defer m.add('}')
 	}
 	m.name("error")
+	if f.error != nil {
+		m.add(f.error...)
+		return
+	}
 	m.add('{')
 	m.name("code")
 	m.buf = strconv.AppendInt(m.buf, int64(f.code), 10)

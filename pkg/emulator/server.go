@@ -1,36 +1,34 @@
 // Package emulator is a local Gemini server: the Files and Batches calls that
-// embedding in batches needs, as an http.Handler, with state on disk, faults on
-// demand and books of what was paid for.
+// embedding in batches needs. It is an http.Handler with state on disk, faults
+// on demand, and books of what was paid for.
 //
-// It imports nothing of this module and only the standard library, so that it
-// cannot repeat the client's reading of the API. What it answers follows
-// Google's REST reference (ai.google.dev/api/batch-api, /api/files,
-// /api/embeddings), the traffic of Google's Go and JavaScript SDKs, and
-// published real replies; where the real reply is not known, the comment says
-// so.
+// It imports the standard library and nothing else, so that it cannot repeat
+// the client's reading of the API. Its replies follow Google's REST reference
+// (ai.google.dev/api/batch-api, /api/files, /api/embeddings), the traffic of
+// Google's Go and JavaScript SDKs, and real replies that were published. A
+// comment says so if Google's reply is not known.
 //
 // # State
 //
-// Everything lives under Options.Dir. A reply is sent after the state it speaks
-// of was renamed into place, so a server killed at any instant and started
-// again on the same folder knows every file, open upload and job that it
-// answered for. Nothing is fsynced: the promise is about a killed process, not
-// about a power cut.
+// All state is below Options.Dir. The emulator renames the state into place
+// before it sends the reply. So a server that was killed at any moment, and
+// started again on the same folder, knows every file, open upload and job that
+// it has answered for. Nothing is fsynced: this holds after a kill, not after a
+// power cut.
 //
 //	files/<id>.json, .data     files, uploaded and generated
 //	uploads/<id>.json, .data   open uploads
 //	jobs/<id>.json             jobs, also deleted ones (a tombstone, for the books)
 //	jobs/<id>.input            the job's input, while it runs
-//	jobs/<id>.paid, .outcome   what each line of the job cost, see books.go
+//	jobs/<id>.paid, .outcome   what each line of the job cost (books.go)
 //	ops.log                    one line per call answered, append-only
 //
 // # Keys and projects
 //
-// Any key is accepted unless Options.Key is set. A key belongs to a project:
-// what follows the last @ of the key, or the whole key where there is none, so
-// "alice@p" and "bob@p" share project p. Files and jobs are seen only by keys
-// of the project that made them. Keys are never written to disk; projects are,
-// hashed.
+// Any key is accepted unless Options.Key is set. A key belongs to a project: the
+// part after its last @, or the whole key if it has no @. So "alice@p" and
+// "bob@p" share project p. Only keys of the same project see a file or a job.
+// Keys are never written to disk. The hash of a project is.
 package emulator
 
 import (
@@ -58,13 +56,15 @@ import (
 // Options of a Server. The zero value is a server in a new temporary folder
 // whose jobs have ended at the first GET.
 type Options struct {
-	Dir           string        // state folder, created where missing; "" makes a temporary one, see Server.Dir
+	Dir           string        // state folder, created if missing; "" makes a temporary one, see Server.Dir
+	BasePath      string        // all calls are below this path, as behind a gateway; "" is the root
 	Key           string        // the only API key accepted; "" accepts any
-	Polls         int           // status GETs a job is PENDING or RUNNING for
-	Delay         time.Duration // least age of a job that has ended
+	Polls         int           // status GETs for which a job is PENDING or RUNNING
+	Delay         time.Duration // minimum age of a job at its end
+	Processing    int           // GETs, or refused creates, for which an uploaded file is PROCESSING
 	Cheap         bool          // CheapVector in place of Vector
-	Float64Digits bool          // vectors printed with the digits of a float64, as some models do
-	Tokens        string        // where token counts go: string (also ""), number, usage, or mixed: each in turn
+	Float64Digits bool          // vectors have the digits of a float64, as those of some models do
+	Tokens        string        // form of token counts: string (also ""), number, usage, or mixed (each in turn)
 	InOrder       bool          // results in the order of the input; otherwise shuffled, the same way each time
 	Spaces        bool          // a blank after each colon and comma of a result line
 	MaxJobs       int           // jobs not ended, per project; 0 is Google's 100
@@ -77,12 +77,13 @@ type Options struct {
 type Server struct {
 	opts   Options
 	dir    string
+	base   string // Options.BasePath, with a slash before it and none after; or ""
 	faults faultSet
 	holds  holdSet
 	done   chan struct{}
 	work   sync.WaitGroup // job workers
 
-	mu      sync.Mutex // guards what follows, and the files that hold it
+	mu      sync.Mutex // guards the fields below and their files
 	seq     int64      // of the newest file or job: the order of lists
 	files   map[string]*file
 	uploads map[string]*upload
@@ -110,6 +111,9 @@ func New(opts Options) (*Server, error) {
 		opts: opts, dir: opts.Dir, done: make(chan struct{}),
 		files: map[string]*file{}, uploads: map[string]*upload{}, jobs: map[string]*job{}, ops: map[string]map[string]int64{},
 	}
+	if base := strings.Trim(opts.BasePath, "/"); base != "" {
+		s.base = "/" + base
+	}
 	s.holds.changed = make(chan struct{})
 	if err := s.SetFaults(opts.Faults); err != nil {
 		return nil, err
@@ -132,12 +136,12 @@ func New(opts Options) (*Server, error) {
 	return s, nil
 }
 
-// Dir is the folder that holds the state. Where Options.Dir was empty, the
-// caller removes it.
+// Dir is the folder with the state. If Options.Dir was empty, the caller removes
+// the folder.
 func (s *Server) Dir() string { return s.dir }
 
-// Close ends held and hanging calls and waits for jobs being worked on to let
-// go. Such a job stays RUNNING on disk.
+// Close ends held and hanging calls. It stops the work on jobs and waits for it
+// to stop. Such a job stays RUNNING on disk.
 func (s *Server) Close() error {
 	s.mu.Lock()
 	close(s.done)
@@ -148,7 +152,8 @@ func (s *Server) Close() error {
 	return s.opsLog.Close()
 }
 
-// load reads the state folder and removes what a killed server left half made.
+// load reads the state folder, and removes what a killed server left
+// unfinished.
 func (s *Server) load() error {
 	if err := s.loadFiles(); err != nil {
 		return err
@@ -188,8 +193,8 @@ func (s *Server) tally(op, outcome string) {
 	s.ops[op][outcome]++
 }
 
-// call is what the path and headers of a request say, and what faults want of
-// the handler.
+// call is one request: what its path and headers say, and what faults ask of the
+// handler.
 type call struct {
 	op      string // upload.start, upload.data, file.get, … as in faults.go
 	project string // hashed; "" for upload data, which its URL authorises
@@ -197,14 +202,25 @@ type call struct {
 	model   string // without models/
 	verb    string // what follows the colon of a model's path
 
-	short int64  // a download pretends that the file has only this many bytes; -1 for all
-	hide  int    // a list of jobs leaves out as many, the newest
-	state string // a status GET answers this state
+	short  int64  // bytes that a download's file seems to have; -1 for all
+	hide   int    // number of newest jobs that a list leaves out
+	order  string // of a list: oldest, shuffled, or "" for newest first
+	repeat bool   // each page of a list begins with the last job of the page before
+	state  string // state that a status GET answers
+	edits  []edit // changes of the reply
 }
 
 type handler func(w http.ResponseWriter, r *http.Request, c *call) error
 
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	path, below := strings.CutPrefix(r.URL.Path, s.base+"/")
+	if below {
+		r = r.Clone(r.Context())
+		r.URL.Path = "/" + path
+	} else if !strings.HasPrefix(r.URL.Path, "/emulator/") {
+		writeError(w, errorf(http.StatusNotFound, "no such path: %s; the calls are below %s", r.URL.Path, s.base))
+		return
+	}
 	if strings.HasPrefix(r.URL.Path, "/emulator/") {
 		s.control(w, r)
 		return
@@ -233,8 +249,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.serveWithFaults(rw, r, c, h)
 }
 
-// route finds the operation that a method and path name. A nil handler is a
-// path that the emulator does not have.
+// route finds the operation for a method and path. The handler is nil if the
+// emulator does not have that path.
 func (s *Server) route(r *http.Request) (*call, handler) {
 	c := &call{short: -1}
 	path := r.URL.Path
@@ -307,11 +323,10 @@ func (s *Server) route(r *http.Request) (*call, handler) {
 	return nil, nil
 }
 
-// authorize sets the project of the call. The texts and codes are those that
-// Google is known to answer.
+// authorize sets the project of the call. Texts and codes are Google's.
 func (s *Server) authorize(r *http.Request, c *call) error {
 	if c.op == "upload.data" {
-		return nil // the upload URL is itself the permission, as at Google
+		return nil // the upload URL is the permission, as at Google
 	}
 	key := r.Header.Get("X-Goog-Api-Key")
 	if key == "" {
@@ -335,13 +350,13 @@ func (s *Server) authorize(r *http.Request, c *call) error {
 	return nil
 }
 
-// serveWithFaults runs h, with what the fault list wants before, during and
-// after it.
+// serveWithFaults runs h, with the faults that strike before, during and after
+// it.
 func (s *Server) serveWithFaults(w http.ResponseWriter, r *http.Request, c *call, h handler) {
-	subject := r.URL.Path
+	subject := r.URL.Path + " " + s.displayName(c)
 	if c.op == "create" || c.op == "upload.start" && r.Header.Get("X-Goog-Upload-Protocol") == "resumable" {
-		// Read here, so that a fault can look for the display name. What is
-		// longer than allowed is refused by the handler.
+		// The body is read here because a fault may match it. The handler
+		// refuses a body that is too long.
 		body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
 		if err != nil {
 			panic(http.ErrAbortHandler)
@@ -369,7 +384,7 @@ func (s *Server) serveWithFaults(w http.ResponseWriter, r *http.Request, c *call
 			writeError(w, err)
 		}
 	}
-	if len(after) == 0 {
+	if len(after) == 0 && c.edits == nil {
 		run(w)
 		return
 	}
@@ -384,17 +399,41 @@ func (s *Server) serveWithFaults(w http.ResponseWriter, r *http.Request, c *call
 			return
 		}
 	}
+	kept.edit(c.edits)
 	kept.sendTo(w)
+}
+
+// displayName returns the display name of the file, upload or job that a call
+// is about. For a file of results it is the job's.
+func (s *Server) displayName(c *call) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	id := c.id
+	switch c.op {
+	case "upload.data":
+		if u := s.uploads[id]; u != nil {
+			return u.DisplayName
+		}
+	case "file.get", "file.delete", "download":
+		if f := s.files[id]; f != nil && f.Source == uploaded {
+			return f.DisplayName
+		}
+		id = strings.TrimPrefix(id, resultPrefix)
+	}
+	if j := s.jobs[id]; j != nil {
+		return j.DisplayName
+	}
+	return ""
 }
 
 // ---- replies
 
-// maxBody bounds a JSON request body: inline input may be 20 MB.
+// maxBody limits a JSON request body: inline input may have 20 MB.
 const maxBody = 32 << 20
 
 type apiError struct {
 	code    int
-	status  string // "" takes the usual one of the code
+	status  string // "" is the usual status of the code
 	message string
 	details []any
 	header  http.Header
@@ -406,7 +445,24 @@ func errorf(code int, format string, args ...any) *apiError {
 	return &apiError{code: code, message: fmt.Sprintf(format, args...)}
 }
 
-// statusNames are the google.rpc.Code names that go with HTTP codes
+// quotaMessage is the text of Google's 429 (langchain4j, pull request 3942).
+const quotaMessage = "You exceeded your current quota, please check your plan and billing details. " +
+	"For more information on this error, head to: https://ai.google.dev/gemini-api/docs/rate-limits."
+
+// quotaError is Google's refusal of a create for lack of quota. It is known to
+// come without a retry delay. Here reason says which quota it is.
+func quotaError(reason string) *apiError {
+	e := errorf(http.StatusTooManyRequests, "%s%s", quotaMessage, reason)
+	e.details = []any{map[string]any{
+		"@type": "type.googleapis.com/google.rpc.Help",
+		"links": []any{map[string]any{
+			"description": "Learn more about Gemini API quotas", "url": "https://ai.google.dev/gemini-api/docs/rate-limits",
+		}},
+	}}
+	return e
+}
+
+// statusNames are the names of google.rpc.Code for HTTP codes
 // (google/rpc/code.proto).
 var statusNames = map[int]string{
 	400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "NOT_FOUND", 408: "DEADLINE_EXCEEDED",
@@ -452,14 +508,16 @@ func writeJSON(w http.ResponseWriter, code int, v any) {
 	w.Write(body.Bytes())
 }
 
-// replyWriter remembers the status code for the books.
+// replyWriter remembers the final status code for the books.
 type replyWriter struct {
 	http.ResponseWriter
 	status int
 }
 
 func (w *replyWriter) WriteHeader(code int) {
-	w.status = code
+	if code >= 200 || code == http.StatusSwitchingProtocols {
+		w.status = code
+	}
 	w.ResponseWriter.WriteHeader(code)
 }
 
@@ -475,8 +533,7 @@ func (w *replyWriter) code() int {
 	return w.status
 }
 
-// recorder keeps a reply until a fault that comes after the work has had its
-// way.
+// recorder keeps a reply back for faults that change it or take its place.
 type recorder struct {
 	header http.Header
 	code   int
@@ -486,6 +543,23 @@ type recorder struct {
 func (k *recorder) Header() http.Header         { return k.header }
 func (k *recorder) WriteHeader(code int)        { k.code = code }
 func (k *recorder) Write(p []byte) (int, error) { return k.body.Write(p) }
+
+// edit changes the body, and the headers that go with it.
+func (k *recorder) edit(edits []edit) {
+	if edits == nil {
+		return
+	}
+	body := k.body.Bytes()
+	for _, e := range edits {
+		body = e.apply(body)
+	}
+	var indented bytes.Buffer
+	if json.Indent(&indented, body, "", "  ") != nil {
+		return
+	}
+	k.body = indented
+	k.header.Set("Content-Length", strconv.Itoa(indented.Len()))
+}
 
 func (k *recorder) sendTo(w http.ResponseWriter) {
 	for name, v := range k.header {
@@ -539,10 +613,9 @@ func (s *Server) control(w http.ResponseWriter, r *http.Request) {
 
 const idLetters = "abcdefghijklmnopqrstuvwxyz0123456789"
 
-// newID returns 16 random letters and digits, which is about what Google's ids
-// look like.
-func newID() string {
-	b := make([]byte, 16)
+// newID returns n random letters and digits.
+func newID(n int) string {
+	b := make([]byte, n)
 	rand.Read(b)
 	for i := range b {
 		b[i] = idLetters[int(b[i])%len(idLetters)]
@@ -550,10 +623,12 @@ func newID() string {
 	return string(b)
 }
 
-// page cuts a newest-first list. Both spellings of the parameters are proto
-// JSON. A token is the seq of the last item shown, so items that come or go
-// between two pages neither repeat nor hide others.
-func page[T any](r *http.Request, items []T, seq func(T) int64, size int) (shown []T, next string, err error) {
+// page returns one page of a list that is sorted by falling seq, and the token of
+// the next page. Both spellings of the parameters are proto JSON. A token is the
+// seq of the last item shown. So an item that comes or goes between two pages
+// neither repeats nor hides others. With repeat a page begins with the last item
+// of the page before.
+func page[T any](r *http.Request, items []T, seq func(T) int64, size int, repeat bool) (shown []T, next string, err error) {
 	q := r.URL.Query()
 	get := func(camel, snake string) string {
 		if v := q.Get(camel); v != "" {
@@ -577,6 +652,9 @@ func page[T any](r *http.Request, items []T, seq func(T) int64, size int) (shown
 			return nil, "", errorf(http.StatusBadRequest, "bad page token %q", v)
 		}
 		before = n
+		if repeat {
+			before++
+		}
 	}
 	for _, item := range items {
 		if seq(item) >= before {
@@ -590,7 +668,7 @@ func page[T any](r *http.Request, items []T, seq func(T) int64, size int) (shown
 	return shown, "", nil
 }
 
-// replaceFile writes v as JSON to path by way of a temporary file.
+// replaceFile writes v as JSON to a temporary file and renames that to path.
 func replaceFile(path string, v any) error {
 	data, err := json.Marshal(v)
 	if err != nil {
@@ -602,14 +680,14 @@ func replaceFile(path string, v any) error {
 	return os.Rename(path+".tmp", path)
 }
 
-// baseURL is how the caller reached this server.
-func baseURL(r *http.Request) string { return "http://" + r.Host }
+// baseURL is the URL at which the caller reached this server.
+func (s *Server) baseURL(r *http.Request) string { return "http://" + r.Host + s.base }
 
 // timestamp is the JSON form of a protobuf Timestamp.
 func timestamp(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }
 
-// pause waits, and reports whether it was not interrupted by the client or by
-// Close.
+// pause waits. It returns false if the client goes away or the server closes
+// before the time is over.
 func (s *Server) pause(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -636,7 +714,7 @@ func createFile(path string) (*outFile, error) {
 	return &outFile{bufio.NewWriterSize(f, 1<<18), f}, nil
 }
 
-// close flushes and closes, and returns the first of err and its own errors.
+// close flushes and closes. It returns err, or else the first error of its own.
 func (o *outFile) close(err error) error {
 	return cmp.Or(err, o.Flush(), o.f.Close())
 }

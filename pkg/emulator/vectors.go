@@ -9,24 +9,26 @@ import (
 	"unicode/utf8"
 )
 
-// A vector is a function of the text and dim alone: title and task type do not
-// change it. The model matters only for its length: gemini-embedding-2 answers
-// unit vectors at every dim, every other model only at 3072, and the shorter
-// ones of the others have a length between 0.55 and 0.75, so that a client that
-// forgets to normalize is caught (ai.google.dev/gemini-api/docs/embeddings,
+// The direction of a vector depends on text and dim alone, not on title and task
+// type. The model decides how much of the text counts, and the vector's length:
+// gemini-embedding-2 has unit vectors at every dim, other models only at 3072.
+// Their shorter vectors have a length between 0.55 and 0.75, so that a client
+// that forgets to normalize is noticed (ai.google.dev/gemini-api/docs/embeddings,
 // "Ensuring quality for smaller dimensions").
 
-// Vector is what the emulator answers for text, as float32 values: words, their
-// beginnings and their letter triples, hashed, so that texts that share words
-// have a high cosine. Function words count for nothing.
+// Vector returns the emulator's vector of text as float32 values. It hashes the
+// words, their beginnings and their triples of letters, so that texts that share
+// words have a high cosine. Function words do not count. Only the part of text
+// that the model reads does.
 func Vector(model, text string, dim int) []float32 {
 	var v vectorizer
-	return v.vector(model, text, dim)
+	return v.vector(model, string(cut(model, []byte(text))), dim)
 }
 
-// CheapVector is Vector in the cheap mode: values picked from a table by a hash
-// of the text. It costs as little as can be while the digits look like real
-// ones. Like texts are not alike, and no vector is of unit length.
+// CheapVector is Vector in the cheap mode: a hash of the text picks values from a
+// table. It is as fast as possible with digits that look real. The vectors of
+// similar texts are not similar, and no vector has length 1. The caller cuts a
+// text that is longer than its model reads.
 func CheapVector(text string, dim int) []float32 {
 	v := make([]float32, dim)
 	g := newRandom(text)
@@ -36,7 +38,7 @@ func CheapVector(text string, dim int) []float32 {
 	return v
 }
 
-// normalizes says whether the model's vectors of this dim have length 1.
+// normalizes returns whether the model's vectors of this dim have length 1.
 func normalizes(model string, dim int) bool {
 	return dim == maxDim || strings.HasPrefix(model, "gemini-embedding-2")
 }
@@ -56,7 +58,7 @@ type feature struct {
 	count  float64
 }
 
-// functionWords say nothing of what a text is about.
+// functionWords do not say what a text is about.
 var functionWords = func() map[string]bool {
 	m := map[string]bool{}
 	for w := range strings.FieldsSeq(`a an and any are as at be been but by can could did do does each for from had has have he her his how i if
@@ -77,8 +79,8 @@ func (v *vectorizer) vector(model, text string, dim int) []float32 {
 	clear(sums)
 	n := uint64(dim)
 	for _, f := range v.features {
-		// A feature points to 8 places with 8 signs, and counts with the root
-		// of how often it came.
+		// A feature has 8 places with 8 signs. Its weight grows with the square
+		// root of its count.
 		w := f.weight * math.Sqrt(f.count)
 		h := f.hash
 		for range 8 {
@@ -94,8 +96,8 @@ func (v *vectorizer) vector(model, text string, dim int) []float32 {
 	for _, x := range sums {
 		square += float64(x * x)
 	}
-	// A little noise of the text itself, a tenth of the length, fills every
-	// place and keeps different texts apart.
+	// A little noise that depends on the text, a tenth of the length, fills every
+	// place and makes the vectors of different texts different.
 	noise := 1.0
 	if square > 0 {
 		noise = 0.1 * math.Sqrt(square)
@@ -120,8 +122,8 @@ func (v *vectorizer) vector(model, text string, dim int) []float32 {
 	return out
 }
 
-// collect finds the features of a text, in the order of their first sight so
-// that sums always come out the same.
+// collect finds the features of a text, in the order of their first occurrence,
+// so that the sums are always the same.
 func (v *vectorizer) collect(text string) {
 	if v.seen == nil {
 		v.seen = map[uint64]int{}
@@ -171,10 +173,10 @@ func (v *vectorizer) add(kind byte, s []byte, weight float64) {
 	v.features[i].count++
 }
 
-// ---- hashing; stable for ever, since tests compare vectors bit for bit across processes
+// ---- hashing; it must never change, because tests compare vectors bit for bit across processes
 
-// mix spreads every bit of x over the word: splitmix64's step (Steele, Lea and
-// Flood, 2014).
+// mix makes every bit of the result depend on every bit of x: a step of
+// splitmix64 (Steele, Lea and Flood, 2014).
 func mix(x uint64) uint64 {
 	x += 0x9e3779b97f4a7c15
 	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
@@ -199,7 +201,7 @@ func hash[T string | []byte](s T) uint64 {
 	return mix(h ^ w)
 }
 
-// random is a stream of 32-bit numbers that a text determines.
+// random is a stream of 32-bit numbers that depends on a text alone.
 type random struct {
 	state, word uint64
 	half        bool
@@ -220,8 +222,8 @@ func (g *random) next() uint32 {
 
 const cheapSize = 1 << 12
 
-// cheapTable holds values with their digits. The values spread as those of a
-// real vector of 768 do.
+// cheapTable has values and their digits. The values have the distribution of
+// those of a real vector of 768.
 var cheapTable = func() (table [cheapSize]struct {
 	value  float32
 	length uint8
@@ -261,9 +263,10 @@ func appendCheap(dst, text []byte, dim int) []byte {
 	return dst[:len(dst)-1]
 }
 
-// appendDigits appends values with commas between: with bits 32 the shortest
-// decimal that reads back as the same float32, with 64 that of the float64 of
-// the same value, which is longer and reads back as the same float32 too.
+// appendDigits appends values with commas between. With bits 32 it appends the
+// shortest decimal that reads back as the same float32. With bits 64 it appends
+// the shortest decimal of the float64 of the same value. That is longer, and
+// also reads back as the same float32.
 func appendDigits(dst []byte, values []float32, bits int) []byte {
 	for i, x := range values {
 		if i > 0 {
