@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -151,7 +152,7 @@ func (b *bench) staged(n int) (*point, error) {
 			return nil, err
 		}
 		for _, line := range slice {
-			if err := emulator.prune(line); err != nil {
+			if err := prune(filepath.Dir(db), line); err != nil {
 				return nil, err
 			}
 		}
@@ -178,21 +179,14 @@ func (b *bench) staged(n int) (*point, error) {
 	return p, nil
 }
 
-// prune deletes the results of a job from the emulator.
-func (s *server) prune(job []byte) error {
+// prune deletes the results of a job from the emulator's folder. The emulator
+// itself refuses to delete them, as Google does.
+func prune(dir string, job []byte) error {
 	var j record.Job
 	if err := json.Unmarshal(job, &j); err != nil {
 		return err
 	}
-	var op struct {
-		Metadata struct {
-			Output struct{ ResponsesFile string }
-		}
-	}
-	if err := s.call("GET", j.Job, "p", &op); err != nil {
-		return err
-	}
-	return s.call("DELETE", op.Metadata.Output.ResponsesFile, "p", new(struct{}))
+	return os.Remove(filepath.Join(dir, "emulator", "files", "batch-"+strings.TrimPrefix(j.Job, "batches/")+".data"))
 }
 
 // piped runs the line as a pipe.

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net/http"
 	"os"
 	"os/exec"
 	"slices"
@@ -280,24 +279,6 @@ func (s *server) cpu() time.Duration {
 // emulator, and so is its state to gbatch-submit.
 func (s *server) env(state, project string) []string {
 	return []string{"GOOGLE_GEMINI_BASE_URL=" + s.url, "GEMINI_API_KEY=bench@" + project, "XDG_STATE_HOME=" + state, "GOOGLE_API_KEY="}
-}
-
-// call makes a request of the server's own API and decodes the reply.
-func (s *server) call(method, path, project string, reply any) error {
-	req, err := http.NewRequest(method, s.url+"/v1beta/"+path, nil)
-	if err != nil {
-		return err
-	}
-	req.Header.Set("x-goog-api-key", "bench@"+project)
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s %s: %s", method, path, resp.Status)
-	}
-	return json.NewDecoder(resp.Body).Decode(reply)
 }
 
 func size(path string) int64 {

@@ -27,13 +27,13 @@ func sdk(t *testing.T, c *client) *genai.Client {
 	return g
 }
 
-// Google's Go SDK goes through everything that it has for batches and files.
+// Google's Go SDK makes each of its calls for batches and files.
 func TestGoSDK(t *testing.T) {
 	c := serve(t, Options{Polls: 1})
 	g := sdk(t, c)
 	ctx := context.Background()
 
-	// Of n times 8 MiB, so that the SDK finalizes with a chunk of no bytes.
+	// With n times 8 MiB the SDK finalizes with a chunk of no bytes.
 	input := line("a", "one text", 16) + "\n" + line("b", "", 16) + "\n"
 	input += strings.Repeat(" ", 8<<20-len(input)-1) + "\n"
 	file, err := g.Files.Upload(ctx, strings.NewReader(input), &genai.UploadFileConfig{DisplayName: "input", MIMEType: "jsonl"})
@@ -165,6 +165,46 @@ func TestGoSDKInlineAndEmbed(t *testing.T) {
 	}
 }
 
+// What Google's Go SDK makes of the less usual replies.
+func TestGoSDKOddReplies(t *testing.T) {
+	c := serve(t, Options{Processing: 1, Faults: []string{"job state=PARTIALLY_SUCCEEDED", "list drip=1us"}})
+	g := sdk(t, c)
+	ctx := context.Background()
+	model := model001
+	file, err := g.Files.Upload(ctx, strings.NewReader(line("a", "x", 3)), &genai.UploadFileConfig{DisplayName: "input", MIMEType: "jsonl"})
+	if err != nil || file.State != genai.FileStateProcessing {
+		t.Fatalf("%+v, %v", file, err)
+	}
+	source := &genai.EmbeddingsBatchJobSource{FileName: file.Name}
+	var apiErr genai.APIError
+	if _, err := g.Batches.CreateEmbeddings(ctx, &model, source, nil); !errors.As(err, &apiErr) || apiErr.Code != 400 || apiErr.Status != "FAILED_PRECONDITION" {
+		t.Errorf("a file that is not ACTIVE: %v", err)
+	}
+	job, err := g.Batches.CreateEmbeddings(ctx, &model, source, &genai.CreateEmbeddingsBatchJobConfig{DisplayName: "odd"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The SDK's enum has JOB_STATE_PARTIALLY_SUCCEEDED, yet it does not map the
+	// state of the wire to it.
+	if job, err = g.Batches.Get(ctx, job.Name, nil); err != nil || job.State != "BATCH_STATE_PARTIALLY_SUCCEEDED" || job.Dest.FileName == "" {
+		t.Fatalf("%+v, %v", job, err)
+	}
+	if _, err := g.Files.Delete(ctx, job.Dest.FileName, nil); !errors.As(err, &apiErr) || apiErr.Code != 400 || !strings.Contains(apiErr.Message, "cannot be more than 40 characters") {
+		t.Errorf("the result file is deleted: %v", err)
+	}
+	if page, err := g.Batches.List(ctx, nil); err != nil || len(page.Items) != 1 || page.Items[0].DisplayName != "odd" {
+		t.Errorf("a list that drips: %+v, %v", page, err)
+	}
+	c.faults(`get set='name="batches/other"'`)
+	if other, err := g.Batches.Get(ctx, job.Name, nil); err != nil || other.Name != "batches/other" {
+		t.Errorf("%+v, %v", other, err)
+	}
+	c.faults("get status=503 match=odd")
+	if _, err := g.Batches.Get(ctx, job.Name, nil); !errors.As(err, &apiErr) || apiErr.Code != 503 {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestGoSDKRefusals(t *testing.T) {
 	c := serve(t, Options{Key: testKey, Faults: []string{"create nth=1 status=429 retry=30s message=full"}})
 	ctx := context.Background()
@@ -177,6 +217,11 @@ func TestGoSDKRefusals(t *testing.T) {
 	if err := create(c); !errors.As(err, &apiErr) || apiErr.Code != 429 || apiErr.Message != "full" || fmt.Sprint(apiErr.Details) != "[map[@type:type.googleapis.com/google.rpc.RetryInfo retryDelay:30s]]" {
 		t.Errorf("%v, details %v", apiErr, apiErr.Details)
 	}
+	// A 429 of Google's own.
+	c.faults("create times=1 status=429")
+	if err := create(c); !errors.As(err, &apiErr) || apiErr.Message != quotaMessage || len(apiErr.Details) != 1 || apiErr.Details[0]["@type"] != "type.googleapis.com/google.rpc.Help" {
+		t.Errorf("%v, details %v", apiErr, apiErr.Details)
+	}
 	wrong := *c
 	wrong.key = "wrong"
 	if err := create(&wrong); !errors.As(err, &apiErr) || apiErr.Code != 400 || !strings.Contains(apiErr.Message, "API key not valid") {
@@ -184,8 +229,8 @@ func TestGoSDKRefusals(t *testing.T) {
 	}
 }
 
-// curl reads the API in nobody's way but its own: the paths, headers and bodies
-// of Google's documentation.
+// curl has no reading of the API: this test has the paths, headers and bodies of
+// Google's documentation.
 func TestCurl(t *testing.T) {
 	if _, err := exec.LookPath("curl"); err != nil {
 		t.Skip("no curl")
@@ -260,8 +305,7 @@ func TestCurl(t *testing.T) {
 	if code != fmt.Sprint(http.StatusOK) {
 		t.Errorf("delete: %s", code)
 	}
-	// The start of an upload of no announced length, and its data in curl's own
-	// chunked encoding.
+	// An upload without a declared length. Its data has curl's chunked encoding.
 	head = curl("-D", "-", "-o", os.DevNull, "-H", "X-Goog-Upload-Protocol: resumable", "-H", "X-Goog-Upload-Command: start", "-X", "POST", c.url+"/upload/v1beta/files")
 	_, after, _ := strings.Cut(strings.ToLower(head), "x-goog-upload-url: ")
 	url, _, _ = strings.Cut(after, "\r")

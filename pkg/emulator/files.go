@@ -113,9 +113,10 @@ func removeOthers(dir string, known func(id string) bool) {
 	}
 }
 
-// fileReply needs s.mu held. It returns the REST form of a file. An int64 is a string. The hash is base64
-// of the hex digits, as in real replies. It is not known whether a generated
-// file has a hash. Here it has none, so that no client relies on it.
+// fileReply needs s.mu held. It returns the REST form of a file. An int64 is a
+// string. The hash is base64 of the hex digits, as in real replies. It is not
+// known whether a generated file has a hash. Here it has none, so that no client
+// relies on it.
 func (s *Server) fileReply(r *http.Request, f *file) map[string]any {
 	base := s.baseURL(r)
 	state := "ACTIVE"

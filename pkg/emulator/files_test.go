@@ -57,7 +57,8 @@ func TestUploadInPieces(t *testing.T) {
 	if expires.Sub(made) != 48*time.Hour {
 		t.Errorf("lives from %v to %v", made, expires)
 	}
-	// The reply to the last chunk may be lost: the upload can still be asked.
+	// If the reply to the last chunk is lost, the client can still query the
+	// upload.
 	r = c.sendChunk(url, "query", 0, "")
 	status(r, "final", "13")
 	if got := at(r.ok(t), "file.name"); got != file["name"] {
@@ -135,7 +136,7 @@ func TestDeclaredLength(t *testing.T) {
 			t.Errorf("%+v is final", tt)
 		}
 	}
-	// What is missing may still come.
+	// The missing bytes may still be sent.
 	url := start("5").header.Get("X-Goog-Upload-URL")
 	c.sendChunk(url, "upload, finalize", 0, "123").refused(t, 400, "INVALID_ARGUMENT", "3 bytes were uploaded")
 	c.sendChunk(url, "upload, finalize", 3, "45").ok(t)

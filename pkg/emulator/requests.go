@@ -26,7 +26,7 @@ import (
 // slices are valid until the next parse.
 type item struct {
 	key      []byte // unescaped
-	rawKey   []byte // as written, with its quotes; nil where the line has none
+	rawKey   []byte // as written, with its quotes; nil if the line has no key
 	metadata []byte // as written, of an inline request
 	model    []byte
 	text     []byte // the parts with a newline between: several parts make one vector
@@ -300,7 +300,7 @@ func (p *parser) peek() byte {
 	return 0
 }
 
-// next skips white space and takes c where it comes next.
+// next skips white space, and then c if c is there. It returns whether it was.
 func (p *parser) next(c byte) bool {
 	p.space()
 	if p.peek() != c {

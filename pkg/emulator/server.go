@@ -508,16 +508,14 @@ func writeJSON(w http.ResponseWriter, code int, v any) {
 	w.Write(body.Bytes())
 }
 
-// replyWriter remembers the final status code for the books.
+// replyWriter remembers the last status code for the books.
 type replyWriter struct {
 	http.ResponseWriter
 	status int
 }
 
 func (w *replyWriter) WriteHeader(code int) {
-	if code >= 200 || code == http.StatusSwitchingProtocols {
-		w.status = code
-	}
+	w.status = code
 	w.ResponseWriter.WriteHeader(code)
 }
 
@@ -557,6 +555,7 @@ func (k *recorder) edit(edits []edit) {
 	if json.Indent(&indented, body, "", "  ") != nil {
 		return
 	}
+	indented.WriteByte('\n')
 	k.body = indented
 	k.header.Set("Content-Length", strconv.Itoa(indented.Len()))
 }

@@ -49,7 +49,7 @@ type vectorizer struct {
 	features []feature
 	sums     []float64
 	word     []byte
-	starts   []int // where the runes of word begin
+	starts   []int // offsets of the runes of word
 }
 
 type feature struct {
