@@ -47,12 +47,17 @@ var models = []Model{
 
 // Lookup returns the facts about a model. For a model that is not known it
 // returns those that do no harm: fields beside the text, the largest limit, no
-// price. gemini-embedding-2-preview is of the family gemini-embedding-2.
+// price. gemini-embedding-2-preview is of the family gemini-embedding-2, without
+// its price.
 func Lookup(name string) Model {
 	m := Model{MaxTokens: 8192}
 	for _, known := range models {
-		if name == known.Name || strings.HasPrefix(name, known.Name+"-") {
+		switch {
+		case name == known.Name:
 			m = known
+		case strings.HasPrefix(name, known.Name+"-"):
+			m = known
+			m.BatchPrice = 0 // a preview may cost something else
 		}
 	}
 	m.Name = name

@@ -38,7 +38,7 @@ func TestLookup(t *testing.T) {
 	}{
 		"gemini-embedding-001":       {2048, false, true},
 		"gemini-embedding-2":         {8192, true, true},
-		"gemini-embedding-2-preview": {8192, true, true},
+		"gemini-embedding-2-preview": {8192, true, false},
 		"gemini-embedding-20":        {8192, false, false},
 		"another":                    {8192, false, false},
 	} {
