@@ -129,6 +129,19 @@ func (c *Conn) One(f func(*Rows), sql string, args ...any) (ok bool, err error) 
 	return true, nil
 }
 
+// Each calls f with every row of a query. A row is valid until f returns.
+func (c *Conn) Each(f func(*Rows), sql string, args ...any) error {
+	r, err := c.Query(sql, args...)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	for r.Next() {
+		f(r)
+	}
+	return nil
+}
+
 // Count returns the single BIGINT that a query yields.
 func (c *Conn) Count(sql string, args ...any) (n int64, err error) {
 	_, err = c.One(func(r *Rows) { n = r.Int(0) }, sql, args...)

@@ -267,16 +267,10 @@ func (w *applier) stage(c *duck.Conn, b claimedBatch) error {
 
 // strangers reports answers for keys that the batch does not have.
 func (w *applier) strangers(c *duck.Conn, b claimedBatch) error {
-	r, err := c.Query("SELECT key FROM gbatch_answers WHERE key NOT IN (SELECT chunk_id FROM " + b.items + " WHERE NOT twin) ORDER BY idx")
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	for r.Next() {
+	return c.Each(func(r *duck.Rows) {
 		slog.Warn("a key was not in the batch: its answer is dropped", "batch", w.batch, "key", r.Text(0))
 		w.dropped++
-	}
-	return nil
+	}, "SELECT key FROM gbatch_answers WHERE key NOT IN (SELECT chunk_id FROM "+b.items+" WHERE NOT twin) ORDER BY idx")
 }
 
 // vectors writes the vectors that are not in the table yet.

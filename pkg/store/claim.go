@@ -152,14 +152,9 @@ func (p *Claim) unfit(c *duck.Conn, s *source) error {
 	if err != nil || n == 0 {
 		return err
 	}
-	r, err := c.Query(fmt.Sprintf(`SELECT p.seq, p.key, s.title, s.body FROM (SELECT * FROM gbatch_picked WHERE %s) p
-		JOIN (SELECT %s AS rid, %s AS title, %s AS body FROM %s) s ON s.rid = p.rid`, suspect, s.rid(), s.title(), s.body(), s.sql))
-	if err != nil {
-		return err
-	}
 	var line []byte
 	long := "-1"
-	for r.Next() {
+	err = c.Each(func(r *duck.Rows) {
 		line = line[:0]
 		for col := 1; col <= 3; col++ {
 			line = ndjson.AppendString(line, r.Borrow(col))
@@ -167,8 +162,11 @@ func (p *Claim) unfit(c *duck.Conn, s *source) error {
 		if len(line) > maxLine {
 			long += fmt.Sprintf(", %d", r.Int(0))
 		}
+	}, fmt.Sprintf(`SELECT p.seq, p.key, s.title, s.body FROM (SELECT * FROM gbatch_picked WHERE %s) p
+		JOIN (SELECT %s AS rid, %s AS title, %s AS body FROM %s) s ON s.rid = p.rid`, suspect, s.rid(), s.title(), s.body(), s.sql))
+	if err != nil {
+		return err
 	}
-	r.Close()
 	err = c.Exec(fmt.Sprintf(`CREATE OR REPLACE TEMP TABLE gbatch_unfit AS
 		SELECT *, CASE WHEN bytes = 0 THEN 'the text is empty' WHEN %[1]s THEN 'ids that begin with %[2]s are reserved'
 			ELSE 'the text is longer than a line may be: 16 MiB' END AS reason

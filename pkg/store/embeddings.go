@@ -13,14 +13,11 @@ import (
 func prepareEmbeddings(c *duck.Conn, table string, src *source, want model.Space) error {
 	types := map[string]string{}
 	there := table
-	r, err := c.Query("SELECT column_name, data_type, table_name FROM duckdb_columns() WHERE database_name = current_database() AND schema_name = current_schema() AND lower(table_name) = lower(?)", table)
+	err := c.Each(func(r *duck.Rows) { types[r.Text(0)], there = r.Text(1), r.Text(2) },
+		"SELECT column_name, data_type, table_name FROM duckdb_columns() WHERE database_name = current_database() AND schema_name = current_schema() AND lower(table_name) = lower(?)", table)
 	if err != nil {
 		return err
 	}
-	for r.Next() {
-		types[r.Text(0)], there = r.Text(1), r.Text(2)
-	}
-	r.Close()
 	if there != table {
 		return exit.Errorf(exit.Usage, "the table %s exists as %s; spell it so in --embeddings", table, there)
 	}

@@ -23,16 +23,10 @@ func (j *Jobs) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 		if ok, err := hasTables(c); err != nil || !ok {
 			return err
 		}
-		r, err := c.Query("SELECT job, batch, state, model, dim, requests, input, canary FROM gbatch.jobs WHERE job IS NOT NULL AND closed_at IS NULL ORDER BY batch")
-		if err != nil {
-			return err
-		}
-		defer r.Close()
-		for r.Next() {
+		return c.Each(func(r *duck.Rows) {
 			jobs = append(jobs, record.Job{Job: r.Text(0), Batch: r.Text(1), State: r.Text(2), Model: r.Text(3),
 				Dim: int(r.Int(4)), Requests: int(r.Int(5)), Input: r.Text(6), Canary: int(r.Int(7))})
-		}
-		return nil
+		}, "SELECT job, batch, state, model, dim, requests, input, canary FROM gbatch.jobs WHERE job IS NOT NULL AND closed_at IS NULL ORDER BY batch")
 	})
 	if err != nil {
 		return err

@@ -49,32 +49,29 @@ func (p *Pending) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 		return p.dryRun(ctx, out)
 	}
 	var claimed []string
-	r := round{size: roundSize, left: p.Limit}
-	err := transact(ctx, &p.Database, duck.Write, func(c *duck.Conn) (err error) {
-		if err := p.prepare(c); err != nil {
-			return err
-		}
-		if claimed, err = unsent(c); err == nil && len(claimed) == 0 {
-			claimed, err = p.claim(c, &r)
-		}
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	for !r.last {
-		if err := p.print(ctx, out, claimed); err != nil {
-			return err
-		}
+	prepared := false
+	for r := (round{size: roundSize, left: p.Limit}); !r.last; {
 		err := transact(ctx, &p.Database, duck.Write, func(c *duck.Conn) (err error) {
+			if !prepared {
+				if err := p.prepare(c); err != nil {
+					return err
+				}
+				prepared = true
+				if claimed, err = unsent(c); err != nil || len(claimed) > 0 {
+					return err
+				}
+			}
 			claimed, err = p.claim(c, &r)
 			return err
 		})
 		if err != nil {
 			return err
 		}
+		if err := p.print(ctx, out, claimed); err != nil {
+			return err
+		}
 	}
-	return p.print(ctx, out, claimed)
+	return nil
 }
 
 // prepare creates what is missing in the database, and refuses a source or a
@@ -117,15 +114,9 @@ func (p *Pending) prepare(c *duck.Conn) error {
 
 // unsent lists the batches that are claimed and have no job yet, oldest first.
 func unsent(c *duck.Conn) (batches []string, err error) {
-	r, err := c.Query("SELECT batch FROM gbatch.jobs WHERE job IS NULL AND closed_at IS NULL ORDER BY batch")
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
-	for r.Next() {
-		batches = append(batches, r.Text(0))
-	}
-	return batches, nil
+	err = c.Each(func(r *duck.Rows) { batches = append(batches, r.Text(0)) },
+		"SELECT batch FROM gbatch.jobs WHERE job IS NULL AND closed_at IS NULL ORDER BY batch")
+	return batches, err
 }
 
 // print writes batches to out. While it writes one, it reads the next: so the

@@ -44,13 +44,10 @@ func openSource(c *duck.Conn, from string) (*source, error) {
 			return nil, fmt.Errorf("there is no table or view %q; name one with --from, or give a SELECT that yields id and text", from)
 		}
 	}
-	r, err := c.Query("SELECT column_name, column_type FROM (DESCRIBE SELECT * FROM " + s.sql + ")")
+	err := c.Each(func(r *duck.Rows) { s.columns[strings.ToLower(r.Text(0))] = r.Text(1) },
+		"SELECT column_name, column_type FROM (DESCRIBE SELECT * FROM "+s.sql+")")
 	if err != nil {
 		return nil, fmt.Errorf("--from %s: %w", from, err)
-	}
-	defer r.Close()
-	for r.Next() {
-		s.columns[strings.ToLower(r.Text(0))] = r.Text(1)
 	}
 	if s.table && s.columns["rowid"] != "" {
 		return nil, fmt.Errorf("--from %s: its column rowid hides DuckDB's own, which identifies rows; rename it, or give a SELECT of the columns", from)

@@ -121,54 +121,37 @@ func (s *Status) counts(c *duck.Conn, claimed bool) ([]statusCount, error) {
 			query = "SELECT status, bytes, tokens FROM (" + src.status(s.Embeddings, "") + ")"
 		}
 	}
-	r, err := c.Query(fmt.Sprintf("SELECT status, count(*), sum(coalesce(tokens, least(bytes // %d + 1, %d)))::BIGINT FROM (%s) GROUP BY status", model.BytesPerToken, facts.MaxTokens, query))
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
 	counts := []statusCount{{Status: "READY"}, {Status: "QUEUED"}, {Status: "PENDING"}, {Status: "FAILED"}}
-	for r.Next() {
+	err = c.Each(func(r *duck.Rows) {
 		for i := range counts {
 			if counts[i].Status == r.Borrow(0) {
 				counts[i].Chunks, counts[i].Tokens = r.Int(1), r.Int(2)
 			}
 		}
-	}
+	}, fmt.Sprintf("SELECT status, count(*), sum(coalesce(tokens, least(bytes // %d + 1, %d)))::BIGINT FROM (%s) GROUP BY status", model.BytesPerToken, facts.MaxTokens, query))
 	for i := range counts {
 		counts[i].USD = facts.Cost(counts[i].Tokens)
 	}
-	return counts, nil
+	return counts, err
 }
 
 // tableNames lists the tables of vectors that chunks were claimed for.
 func tableNames(c *duck.Conn) (names []string, err error) {
-	r, err := c.Query("SELECT DISTINCT embeddings FROM gbatch.jobs ORDER BY 1")
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
-	for r.Next() {
-		names = append(names, r.Text(0))
-	}
-	return names, nil
+	err = c.Each(func(r *duck.Rows) { names = append(names, r.Text(0)) }, "SELECT DISTINCT embeddings FROM gbatch.jobs ORDER BY 1")
+	return names, err
 }
 
 // batches lists all batches that were claimed for the table of vectors, oldest
 // first.
 func (s *Status) batches(c *duck.Conn) (batches []batchStatus, err error) {
-	r, err := c.Query(`SELECT batch, job, coalesce(state, 'CLAIMED'), closed_at IS NULL, requests, succeeded, failed, tokens, model,
-		strftime(claimed_at, '%Y-%m-%dT%H:%M:%SZ'), strftime(ended_at, '%Y-%m-%dT%H:%M:%SZ'), error FROM gbatch.jobs WHERE embeddings = ? ORDER BY batch`, s.Embeddings)
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
-	for r.Next() {
+	err = c.Each(func(r *duck.Rows) {
 		b := batchStatus{Batch: r.Text(0), Job: r.Text(1), State: r.Text(2), Open: r.Bool(3), Requests: r.Int(4), Succeeded: r.Int(5),
 			Failed: r.Int(6), Tokens: r.Int(7), ClaimedAt: r.Text(9), EndedAt: r.Text(10), Error: r.Text(11)}
 		b.USD = model.Lookup(r.Text(8)).Cost(b.Tokens)
 		batches = append(batches, b)
-	}
-	return batches, nil
+	}, `SELECT batch, job, coalesce(state, 'CLAIMED'), closed_at IS NULL, requests, succeeded, failed, tokens, model,
+		strftime(claimed_at, '%Y-%m-%dT%H:%M:%SZ'), strftime(ended_at, '%Y-%m-%dT%H:%M:%SZ'), error FROM gbatch.jobs WHERE embeddings = ? ORDER BY batch`, s.Embeddings)
+	return batches, err
 }
 
 func printTable(out io.Writer, counts []statusCount, batches []batchStatus) error {
