@@ -5,7 +5,7 @@
 # make flush DB=kb.duckdb    … submit what is pending, do not wait
 # make sync  DB=kb.duckdb    … collect the jobs that have ended
 # make check                 the scripts, against the built commands
-# make lint race fuzz        what CI holds a change against
+# make lint race fuzz purego what CI holds a change against
 # make torture bench         kills by the hundred; BENCHMARKS.md
 
 SHELL := bash
@@ -19,7 +19,7 @@ FUZZTIME := 3s
 SEED := 1
 TIMEOUT := 60m
 
-.PHONY: build test check race lint fuzz torture bench demo test-live install clean embed flush sync need-db
+.PHONY: build test purego check race lint fuzz torture bench demo test-live install clean embed flush sync need-db
 
 build:
 	@echo "building $(words $(COMMANDS)) commands into bin/; the first time takes a minute or two" >&2
@@ -31,6 +31,10 @@ test:
 	@echo "compiling and running all tests; this takes some minutes" >&2
 	TMPDIR=$$(mktemp -d) && export TMPDIR && trap 'chmod -R u+w "$$TMPDIR" && rm -rf "$$TMPDIR"' EXIT
 	go test -timeout $(TIMEOUT) ./...
+
+# The code that vectors go through, in plain Go: see pkg/vector/README.md.
+purego:
+	go test -tags purego ./pkg/vector ./pkg/record
 
 # The scripts, against the built programs in place of the test binary.
 check: build

@@ -331,7 +331,9 @@ func TestRecordsPage(t *testing.T) {
 	}{
 		{"## Batch header", []any{record.Header{}}, again(new(record.Header)), func(line string) error { return submit(line, requests[0], requests[1]) }},
 		{"## Chunk", []any{record.Chunk{}}, again(new(record.Chunk)), func(line string) error { return new(record.Chunk).Parse([]byte(line)) }},
-		{"## Request", nil, nil, func(line string) error { return submit(line) }},
+		{"## Request", nil, nil, func(line string) error {
+			return submit(strings.ReplaceAll(strings.Replace(header[0], `"count":2`, `"count":1`, 1)+"\n"+line, "b01M84SFAXB3APG34JFJ6Z25GEJ", "b01"))
+		}},
 		{"## Job", []any{record.Job{}}, answer, nil},
 		{"## Vector", []any{record.Vector{}}, answer, nil},
 		{"## Error", []any{record.KeyError{}, record.Status{}}, answer, nil},
@@ -363,7 +365,7 @@ func TestRecordsPage(t *testing.T) {
 				}
 			}
 			if c.members == nil {
-				want = []string{"key", "request"}
+				want = []string{"key", "batch", "request"}
 			}
 			names, marks := members(section(t, page, c.heading))
 			if !slices.Equal(names, want) {
@@ -383,7 +385,7 @@ func TestRecordsPage(t *testing.T) {
 			}
 		})
 	}
-	for _, state := range []string{record.Queued, record.Running, record.Paused, record.Succeeded, record.Failed, record.Cancelled, record.Expired} {
+	for _, state := range []string{record.Queued, record.Running, "PAUSED", record.Succeeded, record.Failed, record.Cancelled, record.Expired} {
 		if !strings.Contains(section(t, page, "## Job"), "| `"+state+"` |") {
 			t.Errorf("the page lacks the state %s", state)
 		}

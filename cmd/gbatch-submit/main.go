@@ -14,9 +14,13 @@
 // early: nothing of the batch is sent, exit 7. Requests without a header are
 // cut into batches at --max-requests and --max-bytes.
 //
-// No batch is paid for twice. A job's display name holds the batch's name and
-// a hash of its lines, and before one is created all jobs of the project are
-// listed: the one of that name is taken, unless it failed, expired or was
+// A request that to-jsonl rendered below a header names its batch. Without that
+// header, or below another one, it is refused, exit 7: as a request by hand it
+// would be paid for again. The uploaded line does not have the name.
+//
+// No batch is paid for twice. A job's display name holds the batch's name and a
+// hash of its lines. Before a job is created, all jobs of the project are listed. A
+// job with that display name is adopted, unless it failed, expired or was
 // cancelled. A batch that was submitted before with other lines is refused. A
 // create is sent once. When its answer is lost, the list is searched until the
 // job shows or --settle has passed, and then the exit code is 6: run the line
@@ -32,7 +36,7 @@
 //
 // A quota that is full is waited for, for --retry-for.
 //
-// Environment: GEMINI_API_KEY, or GOOGLE_API_KEY which goes before it;
+// Environment: GEMINI_API_KEY, or GOOGLE_API_KEY, which takes precedence;
 // GOOGLE_GEMINI_BASE_URL for another server; TMPDIR for a copy of the batch at
 // work and of the next one.
 //

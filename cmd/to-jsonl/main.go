@@ -9,20 +9,28 @@
 //	{"id":"chunk_123","text":"Some text","title":"A title"}
 //	{"key":"chunk_123","request":{"content":{"parts":[{"text":"Some text"}]},"taskType":"RETRIEVAL_DOCUMENT","title":"A title","outputDimensionality":768}}
 //
-// id and text must be there, and neither may be empty. An id may be a whole
-// number. title goes along for RETRIEVAL_DOCUMENT. context, where it is not
-// empty, is embedded in place of text. Other members are ignored. Within a
-// batch an id may come once; ids that begin with gbatch-canary: are reserved.
+// id and text are required, and neither may be empty. An id may be a whole
+// number. title is sent for RETRIEVAL_DOCUMENT. If context is not empty, it is
+// embedded in place of text. Other members are ignored. An id may come once in a
+// batch; ids that begin with gbatch-canary: are reserved.
 //
 // A batch header, as chunks-pending prints it, is passed on:
 //
 //	{"batch":"b01","count":2,"model":"gemini-embedding-001","dim":768,"task_type":"RETRIEVAL_DOCUMENT"}
 //
-// The count lines after it are rendered as it says; without a task_type,
-// without one. Flags are for chunks without a header: a flag that was given
-// and a header that says otherwise are an error.
+// The count lines after it are rendered as the header says; if the header has no
+// task_type, without a task type. Each request then names its batch, so that
+// gbatch-submit refuses the request if the header gets lost. gbatch-submit takes
+// the member batch out again before it uploads the line:
 //
-// The models gemini-embedding-2… take no task type and no title. For these
+//	{"key":"chunk_123","batch":"b01","request":{…}}
+//
+// Flags are for chunks without a header. A flag that is not what the header says is
+// an error. A variable (GBATCH_MODEL, GBATCH_DIM, GBATCH_TASK_TYPE) is none: the
+// header takes precedence over it. models/x and publishers/google/models/x are the
+// model x.
+//
+// The models gemini-embedding-2… take no task type and no title. For these models
 // both are written into the text, in the words that Google documents:
 // "title: A title | text: Some text", "task: search result | query: …".
 //
@@ -30,14 +38,14 @@
 // prediction on Google Cloud, sdk is the spelling of Google's SDKs, which the
 // Gemini API's embedding endpoint refuses.
 //
-// Strings are checked and passed through as they are written: text that is
-// not UTF-8, half a surrogate pair or a control character is an error that
-// names line and column. After an error nothing of its batch is submitted,
-// since the header's count is not met. Without a header only the exit code
-// tells: use set -o pipefail, or write to a file first.
+// Strings are checked and passed through as they are written. Text that is not
+// UTF-8, half a surrogate pair or a control character is an error that names line
+// and column. After an error nothing of the batch is submitted, since the header's
+// count is not met. Without a header only the exit code tells: use set -o pipefail,
+// or write to a file first.
 //
-// Exit codes: 0 done, 2 usage, or a flag against a header, 7 input cut short
-// or malformed.
+// Exit codes: 0 done, 2 wrong usage, or a flag that is not what a header says, 7
+// input cut short or malformed.
 package main
 
 import (

@@ -212,7 +212,7 @@ func (b *bench) toJSONL() error {
 	if err := os.WriteFile(script, []byte(toJSONLJS), 0o600); err != nil {
 		return err
 	}
-	const filter = `if has("count") then . else {key: .id, request: {content: {parts: [{text: .text}]}, taskType: "RETRIEVAL_DOCUMENT", title: .title, outputDimensionality: 768}} end`
+	const filter = `foreach inputs as $l (null; if $l | has("count") then $l.batch else . end; . as $batch | $l | if has("count") then . else {key: .id, batch: $batch, request: {content: {parts: [{text: .text}]}, taskType: "RETRIEVAL_DOCUMENT", title: .title, outputDimensionality: 768}} end)`
 	for _, k := range []struct {
 		name  string
 		words []string
@@ -242,7 +242,7 @@ func (b *bench) toJSONL() error {
 			all, check = append(all, c), append(check, c)
 		}
 		if has("jq") {
-			c := &contender{name: "jq -c", cores: "1", args: []string{"jq", "-c", filter}, in: part}
+			c := &contender{name: "jq -c", cores: "1", args: []string{"jq", "-nc", filter}, in: part}
 			all, check = append(all, c), append(check, c)
 		}
 		for _, c := range all {

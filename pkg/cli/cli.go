@@ -75,11 +75,13 @@ func run(name string, args []string, manual string, cmd Command) int {
 	if err != nil {
 		return fail(err)
 	}
-	if _, err = parser.Parse(args); done >= 0 {
+	parsed, err := parser.Parse(args)
+	if done >= 0 {
 		return done
 	} else if err != nil {
 		return fail(exit.Errorf(exit.Usage, "%w (see %s --help)", err, name))
 	}
+	tellVariables(cmd, parsed)
 
 	level := log.WarnLevel
 	switch {
@@ -131,6 +133,28 @@ func run(name string, args []string, manual string, cmd Command) int {
 		return 128 + int(syscall.SIGPIPE)
 	}
 	return fail(err)
+}
+
+// tellVariables tells a command which of its flags have their value from an
+// environment variable, if it wants to know.
+func tellVariables(cmd Command, parsed *kong.Context) {
+	c, ok := cmd.(interface{ FromVariable(flag string) })
+	if !ok {
+		return
+	}
+	given := map[*kong.Flag]bool{}
+	for _, p := range parsed.Path {
+		if p.Flag != nil {
+			given[p.Flag] = true
+		}
+	}
+	for _, f := range parsed.Flags() {
+		for _, variable := range f.Envs {
+			if _, set := os.LookupEnv(variable); set && !given[f] {
+				c.FromVariable(f.Name)
+			}
+		}
+	}
 }
 
 // An input is a reader that gives up when its context is done, also while it

@@ -179,7 +179,7 @@ func (c *converter) block(b *block) {
 		}
 		b.got.lines++
 		b.got.tokens += max(r.Tokens, 0)
-		if _, is := canaryOf(r.Key); is {
+		if _, is := record.CanaryOf(r.Key); is {
 			continue
 		}
 		b.got.own++
@@ -244,7 +244,7 @@ func verify(all func() io.Reader, n int) error {
 	pairs := make(map[string]*pair) // by the canary's key
 	repeated := make(map[string][]*pair)
 	err := eachAnswer(all(), func(r *record.Response) {
-		if key, is := canaryOf(r.Key); is {
+		if key, is := record.CanaryOf(r.Key); is {
 			p := &pair{key: key, canary: slices.Clone(r.Values), failed: r.Err != nil}
 			pairs[r.Key] = p
 			repeated[key] = append(repeated[key], p)

@@ -30,7 +30,7 @@ func TestStates(t *testing.T) {
 		{"JOB_STATE_FAILED", record.Failed, true},
 		{"JOB_STATE_CANCELLING", "CANCELLING", false},
 		{"JOB_STATE_CANCELLED", record.Cancelled, true},
-		{"JOB_STATE_PAUSED", record.Paused, false},
+		{"JOB_STATE_PAUSED", "PAUSED", false},
 		{"JOB_STATE_EXPIRED", record.Expired, true},
 		{"JOB_STATE_UPDATING", "UPDATING", false},
 		{"JOB_STATE_PARTIALLY_SUCCEEDED", "PARTIALLY_SUCCEEDED", false},

@@ -7,7 +7,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"fmt"
 	"hash"
 	"hash/maphash"
 	"io"
@@ -18,7 +17,6 @@ import (
 	"strings"
 
 	"gbatch/pkg/exit"
-	"gbatch/pkg/model"
 	"gbatch/pkg/ndjson"
 	"gbatch/pkg/record"
 )
@@ -26,17 +24,6 @@ import (
 // maxPayload is Google's limit for an input file
 // (ai.google.dev/gemini-api/docs/batch-api).
 const maxPayload = 2e9
-
-func canaryKey(i int, key string) string { return record.CanaryPrefix + strconv.Itoa(i) + ":" + key }
-
-// canaryOf returns the key that a canary repeats.
-func canaryOf(key string) (original string, ok bool) {
-	if key, ok = strings.CutPrefix(key, record.CanaryPrefix); !ok {
-		return "", false
-	}
-	_, original, _ = strings.Cut(key, ":")
-	return original, true
-}
 
 // A payload is a batch as it is sent: its request lines in a file that no
 // name leads to any more, so that nothing is left whatever ends the process.
@@ -89,16 +76,11 @@ func parseLabel(s string) (batch, hash string, canary int, ok bool) {
 	return m[1], m[2], canary, true
 }
 
-var names = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]*$`)
-
-// isName reports whether a name of a batch is safe in a file name, a
-// display name and a URL.
-func isName(s string) bool { return len(s) <= 128 && names.MatchString(s) }
-
 // A cutter reads headers and requests and cuts them into payloads.
 type cutter struct {
 	*Submit
 	in      *ndjson.Reader
+	parser  record.Request
 	pending *record.Header // a header that was read, its lines not yet
 	held    *request       // a request that did not fit into the last payload
 	seed    maphash.Seed
@@ -119,7 +101,7 @@ type request struct {
 func (c *cutter) next() (*payload, error) {
 	for {
 		if c.held == nil && c.pending == nil {
-			if err := c.scan(false); err != nil {
+			if err := c.scan(""); err != nil {
 				return nil, err
 			}
 		}
@@ -156,7 +138,7 @@ func (c *cutter) fill(p *payload, w *spool) error {
 	keys := make(map[uint64]struct{})
 	for !headed || p.Count < announced {
 		if c.held == nil {
-			if err := c.scan(headed); err != nil && err != io.EOF {
+			if err := c.scan(p.Batch); err != nil && err != io.EOF {
 				return err
 			}
 		}
@@ -201,88 +183,38 @@ func (c *cutter) fill(p *payload, w *spool) error {
 	return nil
 }
 
-// scan reads one line into pending or held. Below a header, what a request
-// asks for is the header's to say.
-func (c *cutter) scan(headed bool) error {
+// scan reads one line into pending or held. batch is the one whose header is
+// above the line, or empty: then the request itself must say what it asks for.
+func (c *cutter) scan(batch string) error {
 	line, err := c.in.Next()
 	if err != nil {
 		return err
 	}
-	var key, req []byte
-	var isHeader bool
-	err = ndjson.Object(line, func(name, value []byte) error {
-		switch string(name) {
-		case "count":
-			isHeader = true
-		case "key":
-			key = value
-		case "request":
-			req = value
-		}
-		return nil
-	})
+	var h record.Header
+	header, err := c.parser.Parse(line, &h)
 	if err != nil {
 		return c.in.Errorf("%w", err)
 	}
-	if req == nil && isHeader {
-		return c.header(line)
+	if header {
+		h.Model = cmp.Or(h.Model, c.Model)
+		c.pending = &h
+		return nil
 	}
-	if req == nil || req[0] != '{' {
-		return c.in.Errorf("neither a batch header nor a request")
+	r := &request{line: c.parser.Line, key: c.parser.Key}
+	if from := c.parser.Batch; from != "" && from != batch {
+		place := "without its header"
+		if batch != "" {
+			place = "below the header of batch " + batch
+		}
+		return c.in.Errorf("key %.100q is a request of batch %.200s, %s: nothing of the batch is sent; run the line again, and keep a header and its requests together and in order", r.key, from, place)
 	}
-	r := &request{line: line}
-	if r.key, err = ndjson.String(key); err != nil || r.key == "" {
-		return c.in.Errorf("a request without a key, which is a string that is not empty")
-	}
-	if strings.HasPrefix(r.key, record.CanaryPrefix) {
-		return c.in.Errorf("key %q: %s is reserved", r.key, record.CanaryPrefix)
-	}
-	if !headed {
-		if r.dim, err = askedDim(req); err != nil {
-			return c.in.Errorf("key %q: %w", r.key, err)
+	if batch == "" {
+		if r.dim, err = c.parser.Dim(); err != nil {
+			return c.in.Errorf("key %.100q: %w", r.key, err)
 		}
 	}
 	c.held = r
 	return nil
-}
-
-func (c *cutter) header(line []byte) error {
-	h := new(record.Header)
-	if err := ndjson.Unmarshal(line, h); err != nil {
-		return c.in.Errorf("batch header: %w", err)
-	}
-	name, err := model.Name(cmp.Or(h.Model, c.Model))
-	if err != nil {
-		return c.in.Errorf("batch %.100q: %w", h.Batch, err)
-	}
-	switch h.Model = name; {
-	case !isName(h.Batch):
-		return c.in.Errorf("batch %q: a name is 1 to 128 letters, digits, dots, dashes and underscores", h.Batch)
-	case h.Count < 0 || h.Dim < 0:
-		return c.in.Errorf("batch %s: a count or dim below zero", h.Batch)
-	}
-	c.pending = h
-	return nil
-}
-
-// askedDim is the length of vector that a request asks for, at its top level
-// or in embedContentConfig, in either spelling of proto JSON.
-func askedDim(req []byte) (dim int, err error) {
-	err = ndjson.Object(req, func(name, value []byte) (err error) {
-		switch string(name) {
-		case "outputDimensionality", "output_dimensionality":
-			if dim, err = strconv.Atoi(string(value)); err != nil {
-				return fmt.Errorf("%s is not a number", name)
-			}
-		case "embedContentConfig", "embed_content_config":
-			var inner int
-			if inner, err = askedDim(value); inner > 0 {
-				dim = inner
-			}
-		}
-		return err
-	})
-	return dim, err
 }
 
 // A spool is where a payload is written.
@@ -344,11 +276,11 @@ func (p *payload) addCanaries(n int, ends []int64) error {
 		if _, err := p.file.ReadAt(line, start(ends, at)); err != nil {
 			return err
 		}
-		line, err := canaryLine(i, line)
-		if err != nil {
+		var r record.Request
+		if _, err := r.Parse(bytes.TrimSpace(line), new(record.Header)); err != nil {
 			return err
 		}
-		after[(at+p.Count/2)%p.Count] = line
+		after[(at+p.Count/2)%p.Count] = r.Canary(i)
 	}
 	w, err := newSpool()
 	if err != nil {
@@ -381,30 +313,6 @@ func start(ends []int64, i int) int64 {
 		return 0
 	}
 	return ends[i-1]
-}
-
-// canaryLine is a request line under the key of canary i.
-func canaryLine(i int, line []byte) ([]byte, error) {
-	var key, req []byte
-	err := ndjson.Object(bytes.TrimSpace(line), func(name, value []byte) error {
-		switch string(name) {
-		case "key":
-			key = value
-		case "request":
-			req = value
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	original, err := ndjson.String(key)
-	if err != nil {
-		return nil, err
-	}
-	out := ndjson.AppendString([]byte(`{"key":`), canaryKey(i, original))
-	out = append(append(out, `,"request":`...), req...)
-	return append(out, '}'), nil
 }
 
 // cut reads payloads ahead of their submission, one and no more, and hands

@@ -30,6 +30,9 @@ func TestCut(t *testing.T) {
 	header := func(name string, n int) string {
 		return fmt.Sprintf(`{"batch":%q,"count":%d,"model":"models/gemini-embedding-001","dim":4,"task_type":"X","later":1}`+"\n", name, n)
 	}
+	of := func(name, line string) string {
+		return strings.Replace(line, `,"request":`, `,"batch":"`+name+`","request":`, 1)
+	}
 	for _, test := range []struct {
 		name string
 		in   string
@@ -49,6 +52,18 @@ func TestCut(t *testing.T) {
 		{"dim in a config", `{"key":"k","request":{"embed_content_config":{"output_dimensionality":8}}}`, []string{` 1 8: {"key":"k","request":{"embed_content_config":{"output_dimensionality":8}}}` + "\n"}, 0, ""},
 		{"no dim", `{"key":"k","request":{}}`, []string{" 1 0: {\"key\":\"k\",\"request\":{}}\n"}, 0, ""},
 
+		{"batch beside the request", header("b1", 2) + of("b1", a) + of("b1", b), []string{"b1 2 4: " + a + b}, 0, ""},
+		{"batch beside some requests", header("b1", 2) + a + of("b1", b), []string{"b1 2 4: " + a + b}, 0, ""},
+		{"batch at the end, and spaces", header("b1", 1) + `{ "request" : {"outputDimensionality":4} , "key":"\u0061", "batch" : "b\u0031" }`, []string{`b1 1 4: {"key":"\u0061","request":{"outputDimensionality":4}}` + "\n"}, 0, ""},
+		{"no batch: null", a + strings.Replace(b, `,"request"`, `,"batch":null,"request"`, 1), []string{" 2 4: " + a + strings.Replace(b, `,"request"`, `,"batch":null,"request"`, 1)}, 0, ""},
+		{"header lost", of("b1", a) + of("b1", b), nil, 7, `line 1: key "a" is a request of batch b1, without its header: nothing of the batch is sent; run the line again`},
+		{"header lost in the middle", a + of("b1", b), nil, 7, `line 2: key "b" is a request of batch b1, without its header`},
+		{"header behind", of("b1", a) + header("b1", 1), nil, 7, "line 1: key \"a\" is a request of batch b1, without its header"},
+		{"more lines than the header says", header("b1", 1) + of("b1", a) + of("b1", b), []string{"b1 1 4: " + a}, 7, "line 3: key \"b\" is a request of batch b1, without its header"},
+		{"another batch's header", header("b1", 1) + of("b2", a), nil, 7, `line 2: key "a" is a request of batch b2, below the header of batch b1`},
+		{"batches mixed", header("b1", 2) + of("b1", a) + of("b2", b), nil, 7, `line 3: key "b" is a request of batch b2, below the header of batch b1`},
+		{"batch is a number", header("b1", 1) + strings.Replace(a, `,"request"`, `,"batch":1,"request"`, 1), nil, 7, `line 2: key "a": batch is 1; it must be the name of a batch`},
+
 		{"cut short", header("b1", 1) + a + header("b2", 3) + b + c, []string{"b1 1 4: " + a}, 7, "batch b2 has 2 requests where its header says 3"},
 		{"cut short by a header", header("b1", 2) + a + header("b2", 1) + b, nil, 7, "line 3: batch b1 has 1 requests"},
 		{"header only", header("b1", 2), nil, 7, "batch b1 has 0"},
@@ -65,10 +80,10 @@ func TestCut(t *testing.T) {
 		{"reserved key", `{"key":"gbatch-canary:0:x","request":{}}`, nil, 7, "reserved"},
 		{"two dims", a + requestLine("x", "text", 8), nil, 7, `key "x" asks for dim 8, its batch for 4`},
 		{"dim is text", `{"key":"k","request":{"outputDimensionality":"8"}}`, nil, 7, "not a number"},
-		{"batch without a name", `{"batch":"","count":1}`, nil, 7, "line 1: batch"},
+		{"batch without a name", `{"batch":"","count":1}`, nil, 7, "line 1: a header without the name of its batch"},
 		{"batch with a path", `{"batch":"../../x","count":1}`, nil, 7, "../../x"},
 		{"model with a query", `{"batch":"b","count":1,"model":"m?x=:y"}`, nil, 7, "is not the name of a model"},
-		{"count below zero", `{"batch":"b","count":-1}`, nil, 7, "below zero"},
+		{"count below zero", `{"batch":"b","count":-1}`, nil, 7, "not a number of lines"},
 		{"a number too large", `{"batch":"b","count":1e99}`, nil, 7, "line 1"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -141,7 +156,7 @@ func (f failing) Read([]byte) (int, error) { return 0, f.error }
 func TestPayloadTooLarge(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir())
 	c := newCutter(newSubmit(), strings.NewReader(batch("b1", 2, 4)))
-	if err := c.scan(false); err != nil {
+	if err := c.scan(""); err != nil {
 		t.Fatal(err)
 	}
 	p := &payload{Header: *c.pending}
@@ -209,7 +224,7 @@ func TestCanaries(t *testing.T) {
 				t.Fatalf("%v: %s", err, line)
 			}
 			found++
-			if want := requestLine(canaryKey(i, fmt.Sprint("b1/", of)), fmt.Sprintf("text %d of b1", of), 4); line != want {
+			if want := requestLine(fmt.Sprintf("%s%d:b1/%d", record.CanaryPrefix, i, of), fmt.Sprintf("text %d of b1", of), 4); line != want {
 				t.Errorf("%+v: canary %s, want %s", c, line, want)
 			}
 			if i*c.requests/c.want != of {

@@ -40,11 +40,15 @@ func BenchmarkString(b *testing.B) {
 				name += "+escapes"
 			}
 			b.Run(name, func(b *testing.B) {
-				tok := []byte(`"` + soup(s.words, 1500, escapes) + `"`)
-				b.SetBytes(int64(len(tok)))
+				line := []byte(`{"text":"` + soup(s.words, 1500, escapes) + `"}`)
+				b.SetBytes(int64(len(line)))
 				for b.Loop() {
-					if _, err := String(tok); err != nil {
-						b.Fatal(err)
+					var w Walker
+					for w.Begin(line); w.Next(); {
+						w.Raw()
+					}
+					if w.Err() != nil {
+						b.Fatal(w.Err())
 					}
 				}
 			})
@@ -58,7 +62,7 @@ func BenchmarkUTF8(b *testing.B) {
 			text := []byte(soup(s.words, 100000, false))
 			b.SetBytes(int64(len(text)))
 			for b.Loop() {
-				if checkUTF8(text) != nil {
+				if badUTF8(text) >= 0 {
 					b.Fatal("invalid")
 				}
 			}
@@ -72,5 +76,16 @@ func BenchmarkUTF8(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+func BenchmarkWalker(b *testing.B) {
+	line := []byte(`{"key":"chunk_100000","batch":"b01K","dim":768,"vector":"AAAA","tokens":123}`)
+	var w Walker
+	n := 0
+	for b.Loop() {
+		for w.Begin(line); w.Next(); {
+			n += len(w.Raw())
+		}
 	}
 }

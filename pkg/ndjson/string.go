@@ -1,43 +1,136 @@
 package ndjson
 
 import (
+	"bytes"
 	"encoding/binary"
 	"math/bits"
+	"unicode/utf16"
+	"unicode/utf8"
 )
 
-// scanString checks the string whose opening quote is b[i-1] and returns the
-// index behind its closing quote. That b is UTF-8 is checked elsewhere.
-func scanString(b []byte, i int) (int, error) {
-	open := i - 1
-	for {
-		i = plain(b, i)
-		if i == len(b) {
-			return 0, syntax(open, "a string that does not end")
+const hexDigits = "0123456789abcdef"
+
+// AppendString appends s as a JSON string. Only the quote, the backslash and
+// control characters are escaped; everything else, U+2028 and < included, stands
+// as it is. s must be valid UTF-8: this is not checked.
+func AppendString(dst []byte, s string) []byte {
+	dst = append(dst, '"')
+	from := 0
+	for i := 0; i < len(s); i++ {
+		c := s[i]
+		if c >= ' ' && c != '"' && c != '\\' {
+			continue
 		}
-		switch c := b[i]; c {
-		case '"':
-			return i + 1, nil
-		case '\\':
+		dst = append(dst, s[from:i]...)
+		from = i + 1
+		switch c {
+		case '"', '\\':
+			dst = append(dst, '\\', c)
+		case '\n':
+			dst = append(dst, '\\', 'n')
+		case '\r':
+			dst = append(dst, '\\', 'r')
+		case '\t':
+			dst = append(dst, '\\', 't')
+		default:
+			dst = append(dst, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&15])
+		}
+	}
+	dst = append(dst, s[from:]...)
+	return append(dst, '"')
+}
+
+// Unescape returns what the inside of a JSON string stands for. The string must
+// have been checked by a [Walker], and inner is what stands between its quotes.
+// Where there is no escape, the result is inner itself.
+func Unescape(inner []byte) []byte {
+	n := bytes.IndexByte(inner, '\\')
+	if n < 0 {
+		return inner
+	}
+	dst := make([]byte, 0, len(inner))
+	for ; n >= 0; n = bytes.IndexByte(inner, '\\') {
+		dst = append(dst, inner[:n]...)
+		c := inner[n+1]
+		inner = inner[n+2:]
+		switch c {
+		case 'b':
+			c = '\b'
+		case 'f':
+			c = '\f'
+		case 'n':
+			c = '\n'
+		case 'r':
+			c = '\r'
+		case 't':
+			c = '\t'
+		case 'u':
+			r, _ := hex4(inner)
+			inner = inner[4:]
+			if utf16.IsSurrogate(r) {
+				low, _ := hex4(inner[2:])
+				inner = inner[6:]
+				r = utf16.DecodeRune(r, low)
+			}
+			dst = utf8.AppendRune(dst, r)
+			continue
+		}
+		dst = append(dst, c) // the others stand for themselves
+	}
+	return append(dst, inner...)
+}
+
+// scanString checks the string whose opening quote is b[i-1], and returns the
+// index behind its closing quote. plain is true where it has no escapes.
+func scanString(b []byte, i int) (end int, plain bool, err error) {
+	start := i
+	plain = true
+	var seen uint64 // all bits of the string's bytes, and of up to seven behind it
+	for {
+		for ; len(b)-i >= 8; i += 8 {
+			w := binary.LittleEndian.Uint64(b[i:])
+			seen |= w
+			if hit := specials(w); hit != 0 {
+				i += bits.TrailingZeros64(hit) / 8
+				break
+			}
+		}
+		if i == len(b) {
+			return 0, false, syntax(start-1, "a string that does not end")
+		}
+		switch c := b[i]; {
+		case c == '"':
+			if seen&highs != 0 {
+				if at := badUTF8(b[start:i]); at >= 0 {
+					return 0, false, invalidUTF8(start+at, b[start+at])
+				}
+			}
+			return i + 1, plain, nil
+		case c == '\\':
+			plain = false
 			if i+1 < len(b) && short[b[i+1]] {
 				i += 2
 				continue
 			}
 			n, problem := unicode(b[i:])
 			if problem != "" {
-				return 0, syntax(i, "%s", problem)
+				return 0, false, syntax(i, "%s", problem)
 			}
 			i += n
-		default:
-			return 0, syntax(i, "control character %#02x in a string", c)
+		case c < ' ':
+			return 0, false, syntax(i, "control character %#02x in a string", c)
+		default: // one of the line's last seven bytes
+			seen |= uint64(c)
+			i++
 		}
 	}
 }
 
-// short has what may follow a backslash but for the u.
+// short has the bytes that may follow a backslash, without the u.
 var short = [256]bool{'"': true, '\\': true, '/': true, 'b': true, 'f': true, 'n': true, 'r': true, 't': true}
 
-// unicode returns the length of the \u escape at the start of b, that of both
-// for a pair of surrogates, or what is wrong with it.
+// unicode returns the length of the \u escape at the start of b, or of both
+// escapes of a pair of surrogates, or what is wrong with it.
 func unicode(b []byte) (n int, problem string) {
 	if len(b) < 2 || b[1] != 'u' {
 		return 0, "unknown escape"
@@ -57,33 +150,35 @@ func unicode(b []byte) (n int, problem string) {
 	return 0, "half a surrogate pair"
 }
 
+// hex4 reads the four hex digits at the start of b.
+func hex4(b []byte) (r rune, ok bool) {
+	if len(b) < 4 {
+		return 0, false
+	}
+	for _, c := range b[:4] {
+		switch {
+		case '0' <= c && c <= '9':
+			c -= '0'
+		case 'a' <= c|0x20 && c|0x20 <= 'f':
+			c = c | 0x20 - 'a' + 10
+		default:
+			return 0, false
+		}
+		r = r<<4 | rune(c)
+	}
+	return r, true
+}
+
 const (
 	ones  = 0x0101010101010101
 	highs = 0x80 * ones
 )
 
-// plain returns the index of the first byte from i on that is a quote, a
-// backslash or a control character; len(b) where there is none.
-func plain(b []byte, i int) int {
-	for ; len(b)-i >= 8; i += 8 {
-		if hit := specials(binary.LittleEndian.Uint64(b[i:])); hit != 0 {
-			return i + bits.TrailingZeros64(hit)/8
-		}
-	}
-	for ; i < len(b); i++ {
-		if c := b[i]; c == '"' || c == '\\' || c < ' ' {
-			return i
-		}
-	}
-	return i
-}
-
-// specials looks at eight bytes at once. The lowest bit set in what it
-// returns is in the first byte that is a quote, a backslash or a control
-// character: for these, and for no other byte below 0x80, a subtraction
-// reaches the high bit (x^2 is at most 0x20 for the quote and for control
-// characters). Only the bytes above a hit can be spoilt by its borrow, and the
-// first hit is what counts.
+// specials looks at eight bytes at once. The lowest bit set in its result is in
+// the first byte that is a quote, a backslash or a control character: for these,
+// and for no other byte below 0x80, a subtraction reaches the high bit (x^2 is at
+// most 0x20 for the quote and for control characters). A subtraction's borrow
+// can spoil only the bytes above a hit, and only the first hit counts.
 func specials(w uint64) uint64 {
 	return (((w ^ 2*ones) - 0x21*ones) | ((w ^ '\\'*ones) - ones)) &^ w & highs
 }

@@ -1,82 +1,184 @@
 package record
 
 import (
+	"bytes"
+	"encoding/base64"
 	"errors"
+	"fmt"
+	"strconv"
 
+	"gbatch/pkg/model"
 	"gbatch/pkg/ndjson"
+	"gbatch/pkg/vector"
 )
 
-// An Answer is one line of what fetch prints, and of what submit and wait do:
-// a job, or else the vector or the error of a key.
+// AppendVectorLine appends the line of a Vector, its newline included. It leaves
+// out an empty batch and a negative count of tokens. key and batch must be valid
+// UTF-8.
+func AppendVectorLine(dst []byte, key, batch string, values []float32, tokens int64) []byte {
+	dst = append(dst, `{"key":`...)
+	dst = ndjson.AppendString(dst, key)
+	if batch != "" {
+		dst = append(dst, `,"batch":`...)
+		dst = ndjson.AppendString(dst, batch)
+	}
+	dst = append(dst, `,"dim":`...)
+	dst = strconv.AppendInt(dst, int64(len(values)), 10)
+	dst = append(dst, `,"vector":"`...)
+	dst = vector.AppendBase64(dst, values)
+	dst = append(dst, '"')
+	if tokens >= 0 {
+		dst = append(dst, `,"tokens":`...)
+		dst = strconv.AppendInt(dst, tokens, 10)
+	}
+	return append(dst, "}\n"...)
+}
+
+// An Answer is one line of gbatch-fetch's output: a vector or an error of a key, or
+// a job.
 type Answer struct {
 	Key    string
 	Batch  string
-	Values []float32 // valid until the next call of the parser
+	Values []float32 // of a vector: as many as the line's dim; valid until the next Parse
 	Tokens int64     // -1 where the line has none
 	Err    *Status
 	Job    *Job
 }
 
 // An AnswerParser reads answers. It is for one goroutine.
-type AnswerParser struct{ line VectorLine }
+type AnswerParser struct {
+	walker ndjson.Walker
+	values []float32
+	batch  string // most often that of the next line, too
+}
 
 // Parse reads a line.
 func (p *AnswerParser) Parse(line []byte) (Answer, error) {
-	if p.line.fast(line) {
-		return p.vector(), nil
-	}
-	var job, failure, values bool
-	err := ndjson.Object(line, func(name, value []byte) error {
-		switch string(name) {
+	a := Answer{Tokens: -1}
+	var job bool
+	var failure []byte
+	var values []float32 // not nil where there is a vector
+	var wrong error
+	dim := int64(-1)
+	w := &p.walker
+	for w.Begin(line); w.Next(); {
+		if w.Kind() == 'n' {
+			continue
+		}
+		ok := true
+		switch string(w.Name()) {
 		case "job":
 			job = true
 		case "error":
-			failure = true
+			failure = w.Raw()
+		case "key":
+			var text []byte
+			text, ok = w.Text()
+			a.Key = string(text)
+		case "batch":
+			var text []byte
+			if text, ok = w.Text(); string(text) != p.batch {
+				p.batch = string(text)
+			}
+			a.Batch = p.batch
+		case "dim":
+			dim, ok = w.Count()
+		case "tokens":
+			a.Tokens, ok = w.Count()
 		case "vector":
-			values = true
+			var err error
+			if values, ok, err = p.vector(dim); wrong == nil {
+				wrong = err
+			}
 		}
-		return nil
-	})
+		if !ok && wrong == nil {
+			wrong = p.unlike()
+		}
+	}
 	switch {
-	case err != nil:
-		return Answer{}, err
+	case w.Err() != nil:
+		return Answer{}, w.Err()
 	case job:
-		j, err := ParseJob(line)
-		if err != nil {
+		j := new(Job)
+		if err := ndjson.Unmarshal(line, j); err != nil {
 			return Answer{}, err
 		}
 		return Answer{Batch: j.Batch, Job: j}, nil
-	case failure:
-		var e KeyError
-		if err := ndjson.Unmarshal(line, &e); err != nil {
-			return Answer{}, err
-		}
-		if e.Key == "" {
+	case wrong != nil:
+		return Answer{}, wrong
+	case failure != nil:
+		if a.Key == "" {
 			return Answer{}, errors.New("the error has no key")
 		}
-		return Answer{Key: e.Key, Batch: e.Batch, Tokens: -1, Err: &e.Error}, nil
-	case values:
-		if err := p.line.slow(line); err != nil {
-			return Answer{}, err
+		a.Tokens, a.Err = -1, new(Status)
+		if err := ndjson.Unmarshal(failure, a.Err); err != nil {
+			return Answer{}, fmt.Errorf("key %.100q: the error is %.40s: %w", a.Key, failure, err)
 		}
-		return p.vector(), nil
+		return a, nil
+	case values == nil:
+		return Answer{}, errors.New("not a vector, an error or a job record")
+	case a.Key == "":
+		return Answer{}, errors.New("the vector has no key")
+	case dim < 0:
+		return Answer{}, fmt.Errorf("key %.100q: the vector has no dim", a.Key)
+	case dim != int64(len(values)):
+		return Answer{}, fmt.Errorf("key %.100q: dim is %d, but the vector has %d values", a.Key, dim, len(values))
 	}
-	return Answer{}, errors.New("not a vector, an error or a job record")
+	a.Values = values
+	return a, nil
 }
 
-func (p *AnswerParser) vector() Answer {
-	return Answer{Key: p.line.Key, Batch: p.line.Batch, Values: p.line.Values, Tokens: p.line.Tokens}
+// unlike returns the error for a value of another kind than its member has.
+func (p *AnswerParser) unlike() error {
+	name, kind := p.walker.Name(), "a string"
+	if string(name) == "dim" || string(name) == "tokens" {
+		kind = "a whole number, 0 or more"
+	}
+	return fmt.Errorf("%s is %.40s; it must be %s", name, p.walker.Raw(), kind)
 }
 
-// ParseJob reads a line. One that is whole and has no member job gives nil.
+// vector reads the values of the string that the walker is at. dim is how many
+// they are if the line says so before, else below zero.
+func (p *AnswerParser) vector(dim int64) (values []float32, ok bool, err error) {
+	if p.values == nil {
+		p.values = make([]float32, 0, 1024)
+	}
+	w := &p.walker
+	if w.Kind() == '"' { // base64 needs no escapes, and DecodeBase64 refuses all that a string must not hold
+		text := w.Rest()[1:]
+		n := base64.StdEncoding.EncodedLen(4 * int(min(max(dim, 0), model.MaxDim)))
+		if n >= len(text) || text[n] != '"' {
+			n = bytes.IndexByte(text, '"')
+		}
+		if n >= 0 {
+			if values, err = vector.DecodeBase64(p.values[:0], text[:n]); err == nil {
+				w.Took(n + 2)
+				p.values = values
+				return values, true, nil
+			}
+		}
+	}
+	text, ok := w.Text()
+	if !ok {
+		return nil, false, nil
+	}
+	if values, err = vector.DecodeBase64(p.values[:0], text); err != nil {
+		return nil, true, fmt.Errorf("vector: %w", err)
+	}
+	p.values = values
+	return values, true, nil
+}
+
+// ParseJob reads a line. For one that is good JSON and has no member job it
+// returns nil.
 func ParseJob(line []byte) (*Job, error) {
 	is := false
-	err := ndjson.Object(line, func(name, _ []byte) error {
-		is = is || string(name) == "job"
-		return nil
-	})
-	if err != nil || !is {
-		return nil, err
+	var w ndjson.Walker
+	for w.Begin(line); w.Next(); {
+		is = is || string(w.Name()) == "job"
+	}
+	if w.Err() != nil || !is {
+		return nil, w.Err()
 	}
 	j := new(Job)
 	if err := ndjson.Unmarshal(line, j); err != nil {

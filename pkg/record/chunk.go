@@ -1,60 +1,113 @@
 package record
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 
 	"gbatch/pkg/ndjson"
 )
 
-// Parse reads a chunk line. The id may also be a whole number; its digits are
-// the id then.
-func (c *Chunk) Parse(line []byte) error {
-	*c = Chunk{}
-	err := ndjson.Object(line, func(name, value []byte) (err error) {
-		switch string(name) {
+// A RawChunk is a chunk whose strings were checked and not decoded, so that a
+// filter passes them on as they are written. ID, Text, Title and Context are
+// the insides of JSON strings, nil where they are empty. All are valid as long as
+// the line is.
+type RawChunk struct {
+	ID, Text, Title, Context []byte
+	Key                      []byte // what ID stands for
+}
+
+// Parse reads a line that is a chunk or, where h is not nil, a header, which it
+// decodes into h. It reports whether the line is a header. An id may also be a
+// whole number: its digits are the id then.
+func (c *RawChunk) Parse(line []byte, h *Header) (header bool, err error) {
+	*c = RawChunk{}
+	var id, text, title, context []byte
+	var head headerMembers
+	var w ndjson.Walker
+	for w.Begin(line); w.Next(); {
+		switch string(w.Name()) {
 		case "id":
-			if c.ID, err = id(value); err != nil {
-				return err
-			}
+			id = present(&w)
 		case "text":
-			c.Text, err = text(name, value)
+			text = present(&w)
 		case "title":
-			c.Title, err = text(name, value)
+			title = present(&w)
 		case "context":
-			c.Context, err = text(name, value)
+			context = present(&w)
+		default:
+			head.read(&w)
 		}
-		return err
-	})
+	}
+	switch {
+	case w.Err() != nil:
+		return false, w.Err()
+	case id == nil && h == nil:
+		return false, errors.New("no id: a chunk has id and text")
+	case id == nil && head.count == nil:
+		return false, errors.New("no id: a chunk has id and text, a batch header has count")
+	case id == nil:
+		*h, err = head.header()
+		return true, err
+	}
+	if c.ID, err = chunkID(id); err != nil {
+		return false, err
+	}
+	c.Key = ndjson.Unescape(c.ID)
+	if bytes.HasPrefix(c.Key, []byte(CanaryPrefix)) {
+		return false, fmt.Errorf("key %.100q: ids that begin with %s are reserved: give the chunk another id", c.Key, CanaryPrefix)
+	}
+	if c.Text, err = inside("text", text); err == nil {
+		if c.Title, err = inside("title", title); err == nil {
+			c.Context, err = inside("context", context)
+		}
+	}
 	switch {
 	case err != nil:
-		return err
-	case c.ID == "":
-		return errors.New("the chunk has no id")
-	case c.Text == "" && c.Context == "":
-		return fmt.Errorf("chunk %q has no text", c.ID)
+	case c.Text != nil || c.Context != nil:
+		return false, nil
+	case text == nil:
+		err = errors.New("no text: a chunk has id and text")
+	default:
+		err = errors.New("the text is empty: leave the chunk out or give it text")
 	}
+	return false, fmt.Errorf("key %.100q: %w", c.Key, err)
+}
+
+// chunkID returns an id as it stands between its quotes.
+func chunkID(tok []byte) ([]byte, error) {
+	if tok[0] != '"' {
+		for i, d := range tok {
+			if (d < '0' || d > '9') && (d != '-' || i > 0) {
+				return nil, fmt.Errorf("the id is %.40s; it must be a string or a whole number", tok)
+			}
+		}
+		return tok, nil
+	}
+	if len(tok) == 2 {
+		return nil, errors.New("the id is empty: give the chunk one")
+	}
+	return tok[1 : len(tok)-1], nil
+}
+
+// Parse reads a chunk line.
+func (c *Chunk) Parse(line []byte) error {
+	var raw RawChunk
+	if _, err := raw.Parse(line, nil); err != nil {
+		return err
+	}
+	decode := func(inner []byte) string { return string(ndjson.Unescape(inner)) }
+	*c = Chunk{ID: string(raw.Key), Text: decode(raw.Text), Title: decode(raw.Title), Context: decode(raw.Context)}
 	return nil
 }
 
-func id(value []byte) (string, error) {
-	if value[0] == '"' {
-		return ndjson.String(value)
+// AppendChunk appends the line of a chunk without context, its newline included.
+// The strings must be valid UTF-8.
+func AppendChunk(dst []byte, id, text, title string) []byte {
+	dst = ndjson.AppendString(append(dst, `{"id":`...), id)
+	dst = ndjson.AppendString(append(dst, `,"text":`...), text)
+	if title != "" {
+		dst = ndjson.AppendString(append(dst, `,"title":`...), title)
 	}
-	for i, d := range value {
-		if (d < '0' || d > '9') && (d != '-' || i > 0) {
-			return "", fmt.Errorf("the id is %.40s; it must be a string or a whole number", value)
-		}
-	}
-	return string(value), nil
-}
-
-func text(name, value []byte) (string, error) {
-	switch value[0] {
-	case '"':
-		return ndjson.String(value)
-	case 'n':
-		return "", nil
-	}
-	return "", fmt.Errorf("%s is %.40s; it must be a string", name, value)
+	return append(dst, "}\n"...)
 }

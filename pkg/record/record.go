@@ -13,34 +13,31 @@
 //	vector   vector    the answer for one key
 //	error    error     the failure of one key (a job has error too: job is looked for first)
 //
-// A request has no struct here, since it is Google's and is passed on as it is:
+// A request has no struct of its members here: it is Google's, and is passed on
+// as it is. Below a header it also names its batch:
 //
-//	{"key":"chunk_123","request":{"content":{"parts":[{"text":"…"}]},"taskType":"RETRIEVAL_DOCUMENT","title":"…","outputDimensionality":768}}
+//	{"key":"chunk_123","batch":"b01K…","request":{"content":{"parts":[{"text":"…"}]},"taskType":"RETRIEVAL_DOCUMENT","title":"…","outputDimensionality":768}}
 //
-// key is the chunk's id, not empty, and once in a batch. request is an
-// EmbedContentRequest, or a GenerateContentRequest for gbatch-submit --method
-// generate. Source: ai.google.dev/gemini-api/docs/batch-api.
+// key is the chunk's id, not empty, and once in a batch. A request that names a
+// batch is sent only below the header of that batch, and without the member
+// batch. request is an EmbedContentRequest, or a GenerateContentRequest for
+// gbatch-submit --method generate. Source:
+// ai.google.dev/gemini-api/docs/batch-api.
 package record
-
-// CanaryPrefix begins the keys of requests that are sent a second time to see
-// whether answers come back under their own keys. The rest of such a key is
-// the canary's number, a colon and the key that it repeats. No chunk may have
-// such an id.
-const CanaryPrefix = "gbatch-canary:"
 
 // A Header announces a batch: the Count lines after it, and no others, belong
 // to it. Fewer lines before the end of the stream mean that a command upstream
-// died, and that nothing of the batch may be sent.
+// died: nothing of the batch may be sent then.
 type Header struct {
-	Batch    string `json:"batch"`               // the batch's name, unique for good
+	Batch    string `json:"batch"`               // the batch's name, never used again
 	Count    int    `json:"count"`               // how many lines follow
 	Model    string `json:"model"`               // without "models/"
 	Dim      int    `json:"dim"`                 // values per vector
 	TaskType string `json:"task_type,omitempty"` // as Google spells it, RETRIEVAL_DOCUMENT
 }
 
-// A Chunk is a passage of text embedded as one unit. Context, where it is not
-// empty, is embedded in place of Text.
+// A Chunk is a passage of text embedded as one unit. If Context is not empty,
+// it is embedded in place of Text.
 type Chunk struct {
 	ID      string `json:"id"`
 	Text    string `json:"text"`
@@ -48,12 +45,12 @@ type Chunk struct {
 	Context string `json:"context,omitempty"`
 }
 
-// The states of a job, from Google's JOB_STATE_ and BATCH_STATE_ names. What
-// Google calls PENDING is QUEUED here, since PENDING is a chunk's status.
+// The states of a job, from Google's JOB_STATE_ and BATCH_STATE_ names. Google's
+// PENDING is QUEUED here, since PENDING is a chunk's status. Other states, such as
+// PAUSED, are passed on as they are.
 const (
 	Queued    = "QUEUED"
 	Running   = "RUNNING"
-	Paused    = "PAUSED"
 	Succeeded = "SUCCEEDED"
 	Failed    = "FAILED"
 	Cancelled = "CANCELLED"
@@ -62,9 +59,9 @@ const (
 
 // A Job is Google's work on one batch.
 //
-// Fetch prints the job once more behind its last answer, with Succeeded,
-// Failed and Tokens set: only that record closes the batch. From submit and
-// wait the three are nil.
+// gbatch-fetch prints the job once more behind its last answer, with Succeeded,
+// Failed and Tokens set: only that record closes the batch. gbatch-submit and
+// gbatch-wait leave the three nil.
 type Job struct {
 	Job       string  `json:"job"`                 // Google's name, batches/…
 	Batch     string  `json:"batch,omitempty"`     // empty where the requests came without a header
@@ -82,8 +79,8 @@ type Job struct {
 	Error     *Status `json:"error,omitempty"`     // why the job ended without results
 }
 
-// Ended reports whether the job will not change any more. A state that is not
-// known has not ended.
+// Ended reports whether the job will not change any more. An unknown state counts
+// as not ended.
 func (j *Job) Ended() bool {
 	switch j.State {
 	case Succeeded, Failed, Cancelled, Expired:
@@ -92,8 +89,8 @@ func (j *Job) Ended() bool {
 	return false
 }
 
-// Whole reports whether the record closes its batch: every answer of the job
-// came before it.
+// Whole reports whether the record closes its batch: all answers of the job came
+// before it.
 func (j *Job) Whole() bool { return j.State == Succeeded && j.Succeeded != nil && j.Failed != nil }
 
 // A Status is Google's error: a gRPC code, its name and a message for people.

@@ -18,7 +18,6 @@ import (
 	gojson "github.com/goccy/go-json"
 
 	"gbatch/pkg/ndjson"
-	"gbatch/pkg/vector"
 )
 
 // usual is a line as Google writes it, of the values 0.5 and -0.25.
@@ -31,35 +30,34 @@ var responses = []struct {
 	line string
 	want Response // where err is empty
 	err  string
-	fast bool // whether fast should know it
 }{
 	// Forms of a vector.
-	{line: usual, want: Response{Key: "a", HasKey: true, Values: []float32{0.5, -0.25}, Tokens: 1}, fast: true},
-	{line: `{"key":"a","response":{"embedding":{"values":[0.5]},"tokenCount":12}}`, want: Response{Key: "a", HasKey: true, Values: []float32{0.5}, Tokens: 12}, fast: true},
-	{line: `{"key":"a","response":{"embedding":{"values":[0.5]},"usageMetadata":{"promptTokenCount":7,"promptTokensDetails":[{"modality":"TEXT","tokenCount":7}]}}}`, want: Response{Key: "a", HasKey: true, Values: []float32{0.5}, Tokens: 7}, fast: true},
-	{line: `{"key":"a","response":{"usageMetadata":{"promptTokenCount":"8"},"embedding":{"values":[0.5]}}}`, want: Response{Key: "a", HasKey: true, Values: []float32{0.5}, Tokens: 8}, fast: true},
-	{line: `{"key":"a","response":{"usageMetadata":{"promptTokenCount":"8"},"tokenCount":"0","embedding":{"values":[0.5]}}}`, want: Response{Key: "a", HasKey: true, Values: []float32{0.5}, Tokens: 0}, fast: true},
-	{line: `{"key":"a","response":{"embedding":{"values":[0.5]}}}`, want: Response{Key: "a", HasKey: true, Values: []float32{0.5}, Tokens: -1}, fast: true},
-	{line: `{"key":"a","response":{"embedding":{"values":[]}}}`, want: Response{Key: "a", HasKey: true, Values: []float32{}, Tokens: -1}, fast: true},
-	{line: " {\t\"key\" : \"a\" ,\r\n\"response\" : { \"embedding\" : { \"values\" : [ 0.5 , 1 ] } , \"tokenCount\" : \"3\" } } \r\n", want: Response{Key: "a", HasKey: true, Values: []float32{0.5, 1}, Tokens: 3}, fast: true},
-	{line: usual + "\r", want: Response{Key: "a", HasKey: true, Values: []float32{0.5, -0.25}, Tokens: 1}, fast: true},
+	{line: usual, want: Response{Key: "a", HasKey: true, Values: []float32{0.5, -0.25}, Tokens: 1}},
+	{line: `{"key":"a","response":{"embedding":{"values":[0.5]},"tokenCount":12}}`, want: Response{Key: "a", HasKey: true, Values: []float32{0.5}, Tokens: 12}},
+	{line: `{"key":"a","response":{"embedding":{"values":[0.5]},"usageMetadata":{"promptTokenCount":7,"promptTokensDetails":[{"modality":"TEXT","tokenCount":7}]}}}`, want: Response{Key: "a", HasKey: true, Values: []float32{0.5}, Tokens: 7}},
+	{line: `{"key":"a","response":{"usageMetadata":{"promptTokenCount":"8"},"embedding":{"values":[0.5]}}}`, want: Response{Key: "a", HasKey: true, Values: []float32{0.5}, Tokens: 8}},
+	{line: `{"key":"a","response":{"usageMetadata":{"promptTokenCount":"8"},"tokenCount":"0","embedding":{"values":[0.5]}}}`, want: Response{Key: "a", HasKey: true, Values: []float32{0.5}, Tokens: 0}},
+	{line: `{"key":"a","response":{"embedding":{"values":[0.5]}}}`, want: Response{Key: "a", HasKey: true, Values: []float32{0.5}, Tokens: -1}},
+	{line: `{"key":"a","response":{"embedding":{"values":[]}}}`, want: Response{Key: "a", HasKey: true, Values: []float32{}, Tokens: -1}},
+	{line: " {\t\"key\" : \"a\" ,\r\n\"response\" : { \"embedding\" : { \"values\" : [ 0.5 , 1 ] } , \"tokenCount\" : \"3\" } } \r\n", want: Response{Key: "a", HasKey: true, Values: []float32{0.5, 1}, Tokens: 3}},
+	{line: usual + "\r", want: Response{Key: "a", HasKey: true, Values: []float32{0.5, -0.25}, Tokens: 1}},
 	// Vertex repeats the request.
-	{line: `{"key":"id_1","status":"","request":{"content":{"parts":[{"text":"he said \"hi\" \u003cb\u003e\n\\ ещё 東京"}]},"list":[],"map":{ },"n":[1,-2.5e+3,0,0.1E-2,null,true,false]},"response":{"tokenCount":"2","embedding":{"values":[0.5]}}}`, want: Response{Key: "id_1", HasKey: true, Values: []float32{0.5}, Tokens: 2}, fast: true},
+	{line: `{"key":"id_1","status":"","request":{"content":{"parts":[{"text":"he said \"hi\" \u003cb\u003e\n\\ ещё 東京"}]},"list":[],"map":{ },"n":[1,-2.5e+3,0,0.1E-2,null,true,false]},"response":{"tokenCount":"2","embedding":{"values":[0.5]}}}`, want: Response{Key: "id_1", HasKey: true, Values: []float32{0.5}, Tokens: 2}},
 	{line: `{"request":{"text":"\ud83d\ude00"},"key":"a","response":{"embedding":{"values":[0.5]}}}`, want: Response{Key: "a", HasKey: true, Values: []float32{0.5}, Tokens: -1}},
 	// Decoys.
-	{line: `{"values":[7],"embedding":{"values":[8]},"tokenCount":9,"key":"a","response":{"values":[10],"key":"b","embedding":{"key":"c","tokenCount":1,"embedding":{"values":[11]},"values":[0.5]}},"more":{"key":"d","response":{"embedding":{"values":[12]}}}}`, want: Response{Key: "a", HasKey: true, Values: []float32{0.5}, Tokens: -1}, fast: true},
-	{line: `{"text":"\"response\":{\"embedding\":{\"values\":[9]}}","key":"a","response":{"embedding":{"values":[0.5]}}}`, want: Response{Key: "a", HasKey: true, Values: []float32{0.5}, Tokens: -1}, fast: true},
+	{line: `{"values":[7],"embedding":{"values":[8]},"tokenCount":9,"key":"a","response":{"values":[10],"key":"b","embedding":{"key":"c","tokenCount":1,"embedding":{"values":[11]},"values":[0.5]}},"more":{"key":"d","response":{"embedding":{"values":[12]}}}}`, want: Response{Key: "a", HasKey: true, Values: []float32{0.5}, Tokens: -1}},
+	{line: `{"text":"\"response\":{\"embedding\":{\"values\":[9]}}","key":"a","response":{"embedding":{"values":[0.5]}}}`, want: Response{Key: "a", HasKey: true, Values: []float32{0.5}, Tokens: -1}},
 	// Names are themselves, with their escapes resolved.
 	{line: `{"\u006bey":"a","respons\u0065":{"embeddin\u0067":{"val\u0075es":[0.5]},"token\u0043ount":5}}`, want: Response{Key: "a", HasKey: true, Values: []float32{0.5}, Tokens: 5}},
-	{line: `{"KEY":"b","key":"a","Response":{"embedding":{"values":[9]}},"response":{"Embedding":{"values":[8]},"embedding":{"Values":[7],"values":[0.5]},"tokencount":5}}`, want: Response{Key: "a", HasKey: true, Values: []float32{0.5}, Tokens: -1}, fast: true},
+	{line: `{"KEY":"b","key":"a","Response":{"embedding":{"values":[9]}},"response":{"Embedding":{"values":[8]},"embedding":{"Values":[7],"values":[0.5]},"tokencount":5}}`, want: Response{Key: "a", HasKey: true, Values: []float32{0.5}, Tokens: -1}},
 	{line: `{"key":"a","response":{"embedding":{"Values":[0.5]}}}`, err: `key "a": the answer has neither a vector nor an error`},
 	// Keys.
-	{line: `{"response":{"embedding":{"values":[0.5]}}}`, want: Response{Values: []float32{0.5}, Tokens: -1}, fast: true},
-	{line: `{"key":"","response":{"embedding":{"values":[0.5]}}}`, want: Response{HasKey: true, Values: []float32{0.5}, Tokens: -1}, fast: true},
+	{line: `{"response":{"embedding":{"values":[0.5]}}}`, want: Response{Values: []float32{0.5}, Tokens: -1}},
+	{line: `{"key":"","response":{"embedding":{"values":[0.5]}}}`, want: Response{HasKey: true, Values: []float32{0.5}, Tokens: -1}},
 	{line: `{"key":null,"response":{"embedding":{"values":[0.5]}}}`, want: Response{Values: []float32{0.5}, Tokens: -1}},
-	{line: `{"key":"\"\\\/\b\f\n\r\t\u00e9\u2028","response":{"embedding":{"values":[0.5]}}}`, want: Response{Key: "\"\\/\b\f\n\r\té\u2028", HasKey: true, Values: []float32{0.5}, Tokens: -1}, fast: true},
+	{line: `{"key":"\"\\\/\b\f\n\r\t\u00e9\u2028","response":{"embedding":{"values":[0.5]}}}`, want: Response{Key: "\"\\/\b\f\n\r\té\u2028", HasKey: true, Values: []float32{0.5}, Tokens: -1}},
 	{line: `{"key":"\ud83d\ude00 😀","response":{"embedding":{"values":[0.5]}}}`, want: Response{Key: "😀 😀", HasKey: true, Values: []float32{0.5}, Tokens: -1}},
-	{line: `{"key":"ключ, чанк № 1","response":{"embedding":{"values":[0.5]}}}`, want: Response{Key: "ключ, чанк № 1", HasKey: true, Values: []float32{0.5}, Tokens: -1}, fast: true},
+	{line: `{"key":"ключ, чанк № 1","response":{"embedding":{"values":[0.5]}}}`, want: Response{Key: "ключ, чанк № 1", HasKey: true, Values: []float32{0.5}, Tokens: -1}},
 	{line: `{"key":5,"response":{"embedding":{"values":[0.5]}}}`, err: "the key is 5; it must be a string"},
 	{line: `{"key":["a"],"response":{"embedding":{"values":[0.5]}}}`, err: `the key is ["a"]; it must be a string`},
 	// Counts that are none are not worth a vector.
@@ -98,8 +96,8 @@ var responses = []struct {
 	{line: `{"key":"a","response":null}`, err: `key "a": the answer has neither a vector nor an error`},
 	{line: `{"key":"a","response":{"embedding":null}}`, err: `key "a": the answer has neither a vector nor an error`},
 	{line: `{"key":"a","response":{"embedding":{"values":null}}}`, err: `key "a": the answer has neither a vector nor an error`},
-	{line: `{"response":[],"key":"a"}`, err: `key "a": the answer has no vector: response is no object`},
-	{line: `{"key":"a","response":{"embedding":[0.5]}}`, err: `key "a": the answer has no vector: embedding is no object`},
+	{line: `{"response":[],"key":"a"}`, err: `key "a": the answer has no vector: response is not an object`},
+	{line: `{"key":"a","response":{"embedding":[0.5]}}`, err: `key "a": the answer has no vector: embedding is not an object`},
 	{line: `{"key":"a","response":{"embedding":{"values":{}}}}`, err: `key "a": the answer has no vector: values: offset 0: not an array`},
 	{line: `{"key":"a","response":{"embedding":{"values":"0.5"}}}`, err: `key "a": the answer has no vector: values: offset 0: not an array`},
 	{line: `{"key":"a","response":{"embedding":{"values":[1,null,3]}}}`, err: `key "a": the answer has no vector: values: offset 3: "null" is not a number`},
@@ -125,7 +123,7 @@ var responses = []struct {
 	{line: `{"key":"a","response":{"embedding":{"values":[0.5],}}}`, err: "column 52: '}' where a member name was expected"},
 	{line: `{"key":"a","key":"a","response":{"embedding":{"values":[0.5]}}}`, err: `column 12: member "key" twice in one object`},
 	{line: `{"key":"a","k\u0065y":"b","response":{"embedding":{"values":[0.5]}}}`, err: `column 12: member "key" twice in one object`},
-	{line: `{"key":"a","response":{"embedding":{"values":[0.5],"values":[0.5]}}}`, err: `response: embedding: column 17: member "values" twice in one object`},
+	{line: `{"key":"a","response":{"embedding":{"values":[0.5],"values":[0.5]}}}`, err: `column 52: member "values" twice in one object`},
 	{line: `{"key":"a","response":{"embedding":{"values":[0.5]}},"response":{"embedding":{"values":[0.5]}}}`, err: `column 54: member "response" twice in one object`},
 	{line: `{"key":"a","error":"x","error":"x"}`, err: `column 24: member "error" twice in one object`},
 	{line: `{"key":"a","x":1,"x":2,"response":{"embedding":{"values":[0.5]}}}`, err: `column 18: member "x" twice in one object`},
@@ -147,7 +145,7 @@ var responses = []struct {
 	{line: `{"key":"a","x":01,"response":{"embedding":{"values":[0.5]}}}`, err: "column 16: a number with a leading zero"},
 	{line: `{"key":"a","x":nothing,"response":{"embedding":{"values":[0.5]}}}`, err: "column 16: 'n' where a value was expected"},
 	// Nesting.
-	{line: `{"x":` + nest(31) + `,"response":{"embedding":{"values":[0.5]}}}`, want: Response{Values: []float32{0.5}, Tokens: -1}, fast: true},
+	{line: `{"x":` + nest(31) + `,"response":{"embedding":{"values":[0.5]}}}`, want: Response{Values: []float32{0.5}, Tokens: -1}},
 	{line: `{"x":` + nest(63) + `,"response":{"embedding":{"values":[0.5]}}}`, want: Response{Values: []float32{0.5}, Tokens: -1}},
 	{line: `{"x":` + nest(64) + `,"response":{"embedding":{"values":[0.5]}}}`, err: "column 69: nested deeper than 64"},
 	{line: `{"x":` + nest(20_000) + `,"response":{"embedding":{"values":[0.5]}}}`, err: "column 69: nested deeper than 64"},
@@ -167,9 +165,6 @@ func TestResponse(t *testing.T) {
 			}
 		case !reflect.DeepEqual(*got, c.want):
 			t.Errorf("%.200s: got %+v, want %+v", c.line, *got, c.want)
-		}
-		if fast := p.fast([]byte(c.line)); fast != c.fast {
-			t.Errorf("%.200s: the fast path says %t", c.line, fast)
 		}
 		compareResponse(t, []byte(c.line))
 	}
@@ -225,38 +220,32 @@ func TestResponseTruncated(t *testing.T) {
 	}
 }
 
-// compareResponse holds the fast path against the slow one, and what is accepted
-// against encoding/json.
+// compareResponse holds what is accepted against encoding/json.
 func compareResponse(t *testing.T, line []byte) {
 	t.Helper()
-	var fast, slow ResponseParser
-	isFast := fast.fast(line)
-	err := slow.slow(line)
-	if isFast && (err != nil || !reflect.DeepEqual(fast.r, slow.r)) {
-		t.Fatalf("%q: the fast path has %+v, the slow one %+v, %v", line, fast.r, slow.r, err)
-	}
+	got, err := new(ResponseParser).Parse(line)
 	if err != nil {
 		return
 	}
-	if !utf8.Valid(line) {
+	if !utf8.Valid(line) || !json.Valid(line) {
 		t.Fatalf("%q: accepted", line)
 	}
 	var key *string
 	var values []float32
 	top := members(t, line)
-	if err := json.Unmarshal(or(top["key"], "null"), &key); err != nil || (key != nil) != slow.r.HasKey || key != nil && *key != slow.r.Key {
-		t.Fatalf("%q: the key is %q, encoding/json %v", line, slow.r.Key, err)
+	if err := json.Unmarshal(or(top["key"], "null"), &key); err != nil || (key != nil) != got.HasKey || key != nil && *key != got.Key {
+		t.Fatalf("%q: the key is %q, encoding/json %v", line, got.Key, err)
 	}
 	response := members(t, or(top["response"], "{}"))
 	if string(or(top["error"], "null"))+string(or(response["error"], "null")) != "nullnull" {
-		if slow.r.Err == nil || slow.r.Values != nil {
-			t.Fatalf("%q: an error, and not; %+v", line, slow.r)
+		if got.Err == nil || got.Values != nil {
+			t.Fatalf("%q: an error, and not; %+v", line, got)
 		}
 		return
 	}
 	embedding := members(t, or(response["embedding"], "{}"))
-	if err := json.Unmarshal(embedding["values"], &values); err != nil || !reflect.DeepEqual(values, slow.r.Values) {
-		t.Fatalf("%q: got %v, encoding/json %v, %v", line, slow.r.Values, values, err)
+	if err := json.Unmarshal(embedding["values"], &values); err != nil || !reflect.DeepEqual(values, got.Values) {
+		t.Fatalf("%q: got %v, encoding/json %v, %v", line, got.Values, values, err)
 	}
 }
 
@@ -283,13 +272,24 @@ func FuzzResponse(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, line []byte) {
 		compareResponse(t, line)
-		// Parse is one of the two.
-		var p, slow ResponseParser
-		got, err := p.Parse(line)
-		if wantErr := slow.slow(line); !reflect.DeepEqual(err, wantErr) || err == nil && !reflect.DeepEqual(*got, slow.r) {
-			t.Fatalf("%q: got %+v, %v; want %+v, %v", line, got, err, slow.r, wantErr)
-		}
+		compareRefusal(t, line)
 	})
+}
+
+// compareRefusal checks that what is refused, and good JSON to encoding/json, has
+// one of the faults that it passes.
+func compareRefusal(t *testing.T, line []byte) {
+	t.Helper()
+	_, err := new(ResponseParser).Parse(line)
+	if err == nil || errors.As(err, new(*AnswerError)) || !json.Valid(line) {
+		return
+	}
+	for _, known := range []string{"not a JSON object", "invalid UTF-8", "half a surrogate pair", "twice in one object", "nested deeper", "it must be a string"} {
+		if strings.Contains(err.Error(), known) {
+			return
+		}
+	}
+	t.Fatalf("%q: %v", line, err)
 }
 
 const packed = "AAAAPwAAoL/bD0lAwhYBAA==" // 0.5, -1.25, 3.1415927, 1e-40: see package vector
@@ -298,20 +298,19 @@ var (
 	packedValues = []float32{0.5, -1.25, 3.1415927, 1e-40}
 	vectorLines  = []struct {
 		line string
-		want VectorLine // where err is empty
+		want Answer // where err is empty
 		err  string
-		fast bool
 	}{
-		{line: `{"key":"a","batch":"b01K","dim":4,"vector":"` + packed + `","tokens":3}`, want: VectorLine{"a", "b01K", packedValues, 3}, fast: true},
-		{line: `{"key":"a","batch":"b01K","dim":4,"vector":"` + packed + `"}`, want: VectorLine{"a", "b01K", packedValues, -1}, fast: true},
-		{line: `{"key":"a","dim":4,"vector":"` + packed + `","tokens":0}` + "\r\n", want: VectorLine{"a", "", packedValues, 0}, fast: true},
-		{line: `{"key":"ключ","dim":0,"vector":""}` + " \t", want: VectorLine{"ключ", "", []float32{}, -1}, fast: true},
-		{line: `{"key":"a\n\"","batch":"b","dim":4,"vector":"` + packed + `"}`, want: VectorLine{"a\n\"", "b", packedValues, -1}},
-		{line: `{"key":"a","batch":"\u0062","dim":4,"vector":"` + packed + `"}`, want: VectorLine{"a", "b", packedValues, -1}},
-		{line: `{"key":"a","batch":"b","dim":4,"vector":"AAAAPwAAoL\/bD0lAwhYBAA\u003d\u003d"}`, want: VectorLine{"a", "b", packedValues, -1}},
-		{line: `{"tokens":5,"vector":"` + packed + `","model":"m","dim":4,"batch":"b","key":"a"}`, want: VectorLine{"a", "b", packedValues, 5}},
-		{line: ` { "key" : "a" , "dim" : 4 , "vector" : "` + packed + `" } `, want: VectorLine{"a", "", packedValues, -1}},
-		{line: `{"key":"a","batch":null,"dim":4,"vector":"` + packed + `","tokens":null}`, want: VectorLine{"a", "", packedValues, -1}},
+		{line: `{"key":"a","batch":"b01K","dim":4,"vector":"` + packed + `","tokens":3}`, want: Answer{Key: "a", Batch: "b01K", Values: packedValues, Tokens: 3}},
+		{line: `{"key":"a","batch":"b01K","dim":4,"vector":"` + packed + `"}`, want: Answer{Key: "a", Batch: "b01K", Values: packedValues, Tokens: -1}},
+		{line: `{"key":"a","dim":4,"vector":"` + packed + `","tokens":0}` + "\r\n", want: Answer{Key: "a", Batch: "", Values: packedValues, Tokens: 0}},
+		{line: `{"key":"ключ","dim":0,"vector":""}` + " \t", want: Answer{Key: "ключ", Batch: "", Values: []float32{}, Tokens: -1}},
+		{line: `{"key":"a\n\"","batch":"b","dim":4,"vector":"` + packed + `"}`, want: Answer{Key: "a\n\"", Batch: "b", Values: packedValues, Tokens: -1}},
+		{line: `{"key":"a","batch":"\u0062","dim":4,"vector":"` + packed + `"}`, want: Answer{Key: "a", Batch: "b", Values: packedValues, Tokens: -1}},
+		{line: `{"key":"a","batch":"b","dim":4,"vector":"AAAAPwAAoL\/bD0lAwhYBAA\u003d\u003d"}`, want: Answer{Key: "a", Batch: "b", Values: packedValues, Tokens: -1}},
+		{line: `{"tokens":5,"vector":"` + packed + `","model":"m","dim":4,"batch":"b","key":"a"}`, want: Answer{Key: "a", Batch: "b", Values: packedValues, Tokens: 5}},
+		{line: ` { "key" : "a" , "dim" : 4 , "vector" : "` + packed + `" } `, want: Answer{Key: "a", Batch: "", Values: packedValues, Tokens: -1}},
+		{line: `{"key":"a","batch":null,"dim":4,"vector":"` + packed + `","tokens":null}`, want: Answer{Key: "a", Batch: "", Values: packedValues, Tokens: -1}},
 		{line: `{"key":"a","batch":"b","dim":4,"vector":"` + packed + `","tokens":3,"vec\u0074or":""}`, err: `column 79: member "vector" twice in one object`},
 		{line: `{"key":"","batch":"b","dim":4,"vector":"` + packed + `"}`, err: "the vector has no key"},
 		{line: `{"batch":"b","dim":4,"vector":"` + packed + `"}`, err: "the vector has no key"},
@@ -324,8 +323,8 @@ var (
 		{line: `{"key":"a","batch":"b","dim":4,"vector":"` + packed + `","tokens":1.5}`, err: `tokens is 1.5; it must be a whole number, 0 or more`},
 		{line: `{"key":5,"batch":"b","dim":4,"vector":"` + packed + `"}`, err: `key is 5; it must be a string`},
 		{line: `{"key":"a","batch":"b","dim":4,"vector":[0.5]}`, err: `vector is [0.5]; it must be a string`},
-		{line: `{"key":"a","batch":"b","dim":4,"vector":null}`, err: "the line has no vector"},
-		{line: `{"key":"a","batch":"b","dim":4,"Vector":"` + packed + `"}`, err: "the line has no vector"},
+		{line: `{"key":"a","batch":"b","dim":4,"vector":null}`, err: "not a vector, an error or a job record"},
+		{line: `{"key":"a","batch":"b","dim":4,"Vector":"` + packed + `"}`, err: "not a vector, an error or a job record"},
 		{line: `{"key":"a","batch":"b","dim":4,"vector":"AAAAPwAAoL/bD0lAwhYBAA"}`, err: "vector: not base64 as StdEncoding writes it"},
 		{line: `{"key":"a","batch":"b","dim":4,"vector":"AAAAPwAAoL_bD0lAwhYBAA=="}`, err: "vector: not base64 as StdEncoding writes it"},
 		{line: `{"key":"a","batch":"b","dim":4,"vector":"AAAAPwAAoL/bD0lAwhYB"}`, err: "vector: 15 bytes are not whole float32 values"},
@@ -334,58 +333,49 @@ var (
 		{line: `{"key":"a","batch":"b","dim":4,"vector":"` + packed + `","tokens":03}`, err: "column 77: a number with a leading zero"},
 		{line: `{"key":"a","batch":"b","dim":4,"vector":"` + packed, err: "column 41: a string that does not end"},
 		{line: `{"key":"a","batch":"b","dim":4,"vector":"` + packed + `","tokens":`, err: "column 77: the line ends where a value was expected"},
-		{line: `{"key":"a","error":{"code":3,"message":"m"}}`, err: "the line has no vector"},
-		{line: `{"job":"batches/x","batch":"b","state":"QUEUED"}`, err: "the line has no vector"},
 		{line: "{\"key\":\"a\xff\",\"dim\":4,\"vector\":\"" + packed + "\"}", err: "column 10: invalid UTF-8, byte 0xff: convert the text to UTF-8"},
 		{line: "{\"key\":\"a\x01\",\"dim\":4,\"vector\":\"" + packed + "\"}", err: "column 10: control character 0x01 in a string"},
 		{line: ``, err: "column 1: not a JSON object"},
 	}
 )
 
-func TestParseVectorLine(t *testing.T) {
-	used := VectorLine{Key: "before", Batch: "before", Values: []float32{9, 9, 9, 9, 9, 9}, Tokens: 99}
+func TestVectorLine(t *testing.T) {
+	var used AnswerParser
 	for _, c := range vectorLines {
-		err := ParseVectorLine([]byte(c.line), &used)
+		got, err := used.Parse([]byte(c.line))
 		switch {
 		case err != nil || c.err != "":
 			if fmt.Sprint(err) != c.err {
-				t.Errorf("%s: got %+v, error %v; want error %s", c.line, used, err, c.err)
+				t.Errorf("%s: got %+v, error %v; want error %s", c.line, got, err, c.err)
 			}
-		case !reflect.DeepEqual(used, c.want):
-			t.Errorf("%s: got %+v, want %+v", c.line, used, c.want)
-		}
-		if fast := new(VectorLine).fast([]byte(c.line)); fast != c.fast {
-			t.Errorf("%s: the fast path says %t", c.line, fast)
+		case !reflect.DeepEqual(got, c.want):
+			t.Errorf("%s: got %+v, want %+v", c.line, got, c.want)
 		}
 		compareVectorLine(t, []byte(c.line))
 	}
 }
 
-// compareVectorLine holds the fast path against the slow one, and what is accepted
-// against encoding/json.
+// compareVectorLine holds a vector that is accepted against encoding/json.
 func compareVectorLine(t *testing.T, line []byte) {
 	t.Helper()
-	fast, slow := VectorLine{Values: []float32{}}, VectorLine{Values: []float32{}}
-	isFast := fast.fast(line)
-	err := slow.slow(line)
-	if isFast && (err != nil || !equal(fast, slow)) {
-		t.Fatalf("%q: the fast path has %+v, the slow one %+v, %v", line, fast, slow, err)
-	}
-	if err != nil {
+	got, err := new(AnswerParser).Parse(line)
+	if err != nil || got.Job != nil || got.Err != nil {
 		return
 	}
 	m := members(t, line)
 	var key string
 	var raw []byte
-	if err := errors.Join(json.Unmarshal(m["key"], &key), json.Unmarshal(m["vector"], &raw)); err != nil || key != slow.Key || !bytes.Equal(raw, vector.AppendBytes(nil, slow.Values)) {
-		t.Fatalf("%q: got %+v, encoding/json %q, %x, %v", line, slow, key, raw, err)
+	if err := errors.Join(json.Unmarshal(m["key"], &key), json.Unmarshal(m["vector"], &raw)); err != nil || key != got.Key || !bytes.Equal(raw, littleEndian(got.Values)) {
+		t.Fatalf("%q: got %+v, encoding/json %q, %x, %v", line, got, key, raw, err)
 	}
 }
 
-// equal compares the values bit for bit, since a vector may hold NaNs here.
-func equal(a, b VectorLine) bool {
-	return a.Key == b.Key && a.Batch == b.Batch && a.Tokens == b.Tokens &&
-		bytes.Equal(vector.AppendBytes(nil, a.Values), vector.AppendBytes(nil, b.Values))
+// littleEndian compares values bit for bit, since a vector may hold NaNs here.
+func littleEndian(values []float32) (raw []byte) {
+	for _, x := range values {
+		raw = binary.LittleEndian.AppendUint32(raw, math.Float32bits(x))
+	}
+	return raw
 }
 
 func FuzzVectorLine(f *testing.F) {
@@ -398,13 +388,13 @@ func FuzzVectorLine(f *testing.F) {
 		if !utf8.ValidString(key) || key == "" {
 			return
 		}
-		want := VectorLine{Key: key, Batch: key, Tokens: max(tokens, -1)}
+		var values []float32
 		for ; len(line) >= 4; line = line[4:] {
-			want.Values = append(want.Values, math.Float32frombits(binary.LittleEndian.Uint32(line)))
+			values = append(values, math.Float32frombits(binary.LittleEndian.Uint32(line)))
 		}
-		var got VectorLine
-		if err := ParseVectorLine(AppendVectorLine(nil, key, key, want.Values, tokens), &got); err != nil || !equal(got, want) {
-			t.Fatalf("got %+v, %v; want %+v", got, err, want)
+		got, err := new(AnswerParser).Parse(AppendVectorLine(nil, key, key, values, tokens))
+		if err != nil || got.Key != key || got.Batch != key || got.Tokens != max(tokens, -1) || !bytes.Equal(littleEndian(got.Values), littleEndian(values)) {
+			t.Fatalf("got %+v, %v", got, err)
 		}
 	})
 }
@@ -443,7 +433,7 @@ func TestAppendVectorLine(t *testing.T) {
 func TestAllocs(t *testing.T) {
 	line := []byte(usual)
 	var p ResponseParser
-	var v VectorLine
+	var v AnswerParser
 	var out []byte
 	if n := testing.AllocsPerRun(100, func() {
 		r, err := p.Parse(line)
@@ -455,7 +445,7 @@ func TestAllocs(t *testing.T) {
 		t.Errorf("%v allocations for a response", n)
 	}
 	if n := testing.AllocsPerRun(100, func() {
-		if err := ParseVectorLine(out, &v); err != nil {
+		if _, err := v.Parse(out); err != nil {
 			t.Fatal(err)
 		}
 	}); n > 1 {
@@ -533,13 +523,6 @@ func BenchmarkConvert(b *testing.B) {
 			out = AppendVectorLine(out[:0], r.Key, "b01K", r.Values, r.Tokens)
 			return nil
 		})
-		eachLine(b, s.name+"/record_slow_path", lines, func(line []byte) error {
-			if err := p.slow(line); err != nil {
-				return err
-			}
-			out = AppendVectorLine(out[:0], p.r.Key, "b01K", p.r.Values, p.r.Tokens)
-			return nil
-		})
 		for _, library := range []struct {
 			name      string
 			unmarshal func([]byte, any) error
@@ -581,9 +564,8 @@ func BenchmarkVectorLine(b *testing.B) {
 			}
 			lines = append(lines, AppendVectorLine(nil, r.Key, "b01K", r.Values, r.Tokens))
 		}
-		var v VectorLine
-		eachLine(b, s.name+"/record", lines, func(line []byte) error { return ParseVectorLine(line, &v) })
-		eachLine(b, s.name+"/record_slow_path", lines, v.slow)
+		var v AnswerParser
+		eachLine(b, s.name+"/answer", lines, func(line []byte) error { _, err := v.Parse(line); return err })
 		var rec Vector
 		eachLine(b, s.name+"/goccy", lines, func(line []byte) error { return gojson.Unmarshal(line, &rec) })
 		eachLine(b, s.name+"/encoding_json", lines, func(line []byte) error { return json.Unmarshal(line, &rec) })

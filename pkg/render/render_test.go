@@ -28,6 +28,7 @@ func render(t *testing.T, c ToJSONL, in string) (string, error) {
 const (
 	header001 = `{"batch":"b1","count":1,"model":"gemini-embedding-001","dim":768,"task_type":"RETRIEVAL_DOCUMENT"}` + "\n"
 	chunk     = `{"id":"k","text":"x","title":"t"}`
+	below     = `{"key":"k","batch":"b1","request":{"content":{"parts":[{"text":"x"}]},"taskType":"RETRIEVAL_DOCUMENT","title":"t","outputDimensionality":768}}` + "\n"
 	request   = `{"key":"k","request":{"content":{"parts":[{"text":"x"}]},"taskType":"RETRIEVAL_DOCUMENT","title":"t","outputDimensionality":768}}` + "\n"
 )
 
@@ -64,24 +65,31 @@ func TestShapes(t *testing.T) {
 		{"no task type", ToJSONL{TaskType: "TASK_TYPE_UNSPECIFIED"}, chunk,
 			`{"key":"k","request":{"content":{"parts":[{"text":"x"}]},"outputDimensionality":768}}` + "\n"},
 
-		{"header", ToJSONL{}, header001 + chunk, header001 + request},
+		{"header", ToJSONL{}, header001 + chunk, header001 + below},
 		{"header, other values", ToJSONL{}, header("m", 64, "RETRIEVAL_QUERY") + chunk, header("m", 64, "RETRIEVAL_QUERY") +
-			`{"key":"k","request":{"content":{"parts":[{"text":"x"}]},"taskType":"RETRIEVAL_QUERY","outputDimensionality":64}}` + "\n"},
+			`{"key":"k","batch":"b1","request":{"content":{"parts":[{"text":"x"}]},"taskType":"RETRIEVAL_QUERY","outputDimensionality":64}}` + "\n"},
 		{"header as it is written", ToJSONL{}, `{ "count":1, "batch":"\u0062", "dim":768, "model":"gemini-embedding-001", "x":1 }` + "\n" + chunk,
-			`{ "count":1, "batch":"\u0062", "dim":768, "model":"gemini-embedding-001", "x":1 }` + "\n" + `{"key":"k","request":{"content":{"parts":[{"text":"x"}]},"outputDimensionality":768}}` + "\n"},
+			`{ "count":1, "batch":"\u0062", "dim":768, "model":"gemini-embedding-001", "x":1 }` + "\n" + `{"key":"k","batch":"b","request":{"content":{"parts":[{"text":"x"}]},"outputDimensionality":768}}` + "\n"},
 		{"header that is completed", ToJSONL{Dim: 5}, `{"batch":"b1","count":1,"task_type":"CLUSTERING"}` + "\n" + chunk,
 			`{"batch":"b1","count":1,"model":"gemini-embedding-001","dim":5,"task_type":"CLUSTERING"}` + "\n" +
-				`{"key":"k","request":{"content":{"parts":[{"text":"x"}]},"taskType":"CLUSTERING","outputDimensionality":5}}` + "\n"},
-		{"header and the same flags", ToJSONL{Model: "gemini-embedding-001", Dim: 768, TaskType: "RETRIEVAL_DOCUMENT"}, header001 + chunk, header001 + request},
+				`{"key":"k","batch":"b1","request":{"content":{"parts":[{"text":"x"}]},"taskType":"CLUSTERING","outputDimensionality":5}}` + "\n"},
+		{"header and the same flags", ToJSONL{Model: "gemini-embedding-001", Dim: 768, TaskType: "RETRIEVAL_DOCUMENT"}, header001 + chunk, header001 + below},
 		{"header and none by flag", ToJSONL{TaskType: "TASK_TYPE_UNSPECIFIED"}, header("m", 1, "") + chunk, header("m", 1, "") +
-			`{"key":"k","request":{"content":{"parts":[{"text":"x"}]},"outputDimensionality":1}}` + "\n"},
+			`{"key":"k","batch":"b1","request":{"content":{"parts":[{"text":"x"}]},"outputDimensionality":1}}` + "\n"},
 		{"a batch, none, a batch", ToJSONL{},
 			header("m", 2, "CLUSTERING") + chunk + "\n" + chunk + "\n" + header("n", 3, "CLASSIFICATION") + chunk,
-			header("m", 2, "CLUSTERING") + `{"key":"k","request":{"content":{"parts":[{"text":"x"}]},"taskType":"CLUSTERING","outputDimensionality":2}}` + "\n" +
-				request + header("n", 3, "CLASSIFICATION") + `{"key":"k","request":{"content":{"parts":[{"text":"x"}]},"taskType":"CLASSIFICATION","outputDimensionality":3}}` + "\n"},
+			header("m", 2, "CLUSTERING") + `{"key":"k","batch":"b1","request":{"content":{"parts":[{"text":"x"}]},"taskType":"CLUSTERING","outputDimensionality":2}}` + "\n" +
+				request + header("n", 3, "CLASSIFICATION") + `{"key":"k","batch":"b1","request":{"content":{"parts":[{"text":"x"}]},"taskType":"CLASSIFICATION","outputDimensionality":3}}` + "\n"},
 		{"empty batch", ToJSONL{}, strings.Replace(header001, `"count":1`, `"count":0`, 1) + chunk, strings.Replace(header001, `"count":1`, `"count":0`, 1) + request},
 		{"nothing", ToJSONL{}, "", ""},
 		{"blank", ToJSONL{}, "\n \r\n", ""},
+
+		{"flag with a prefix", ToJSONL{Model: "models/gemini-embedding-2"}, chunk,
+			`{"key":"k","request":{"content":{"parts":[{"text":"title: t | text: x"}]},"outputDimensionality":768}}` + "\n"},
+		{"header with a prefix", ToJSONL{Model: "gemini-embedding-2"}, header("publishers/google/models/gemini-embedding-2", 768, "RETRIEVAL_DOCUMENT") + chunk,
+			header("publishers/google/models/gemini-embedding-2", 768, "RETRIEVAL_DOCUMENT") +
+				`{"key":"k","batch":"b1","request":{"content":{"parts":[{"text":"title: t | text: x"}]},"outputDimensionality":768}}` + "\n"},
+		{"header and flag with a prefix", ToJSONL{Model: "models/gemini-embedding-001"}, header001 + chunk, header001 + below},
 
 		{"vertex", ToJSONL{Shape: "vertex"}, chunk,
 			`{"key":"k","request":{"content":{"parts":[{"text":"x"}]},"embed_content_config":{"output_dimensionality":768,"title":"t","task_type":"RETRIEVAL_DOCUMENT"}}}` + "\n"},
@@ -89,8 +97,8 @@ func TestShapes(t *testing.T) {
 			`{"key":"k","request":{"content":{"parts":[{"text":"x"}]},"embed_content_config":{"output_dimensionality":768}}}` + "\n"},
 		{"sdk", ToJSONL{Shape: "sdk"}, chunk,
 			`{"key":"k","request":{"model":"models/gemini-embedding-001","contents":[{"parts":[{"text":"x"}]}],"config":{"task_type":"RETRIEVAL_DOCUMENT","output_dimensionality":768,"title":"t"}}}` + "\n"},
-		{"sdk, no task type", ToJSONL{Shape: "sdk", Model: `models/"m"`, TaskType: "TASK_TYPE_UNSPECIFIED"}, chunk,
-			`{"key":"k","request":{"model":"models/\"m\"","contents":[{"parts":[{"text":"x"}]}],"config":{"output_dimensionality":768}}}` + "\n"},
+		{"sdk, no task type", ToJSONL{Shape: "sdk", Model: "models/m", TaskType: "TASK_TYPE_UNSPECIFIED"}, chunk,
+			`{"key":"k","request":{"model":"models/m","contents":[{"parts":[{"text":"x"}]}],"config":{"output_dimensionality":768}}}` + "\n"},
 
 		{"-2, document", ToJSONL{Model: "gemini-embedding-2"}, chunk,
 			`{"key":"k","request":{"content":{"parts":[{"text":"title: t | text: x"}]},"outputDimensionality":768}}` + "\n"},
@@ -128,17 +136,17 @@ func TestErrors(t *testing.T) {
 		{"neither chunk nor header", ToJSONL{}, `{"text":"x"}`, "", 7, `line 1: no id: a chunk has id and text, a batch header has count`},
 		{"null as id", ToJSONL{}, `{"id":null,"text":"x"}`, "", 7, `line 1: no id: a chunk has id and text, a batch header has count`},
 		{"empty id", ToJSONL{}, `{"id":"","text":"x"}`, "", 7, `line 1: the id is empty: give the chunk one`},
-		{"true as id", ToJSONL{}, `{"id":true,"text":"x"}`, "", 7, `line 1: id is true, not a string`},
-		{"object as id", ToJSONL{}, `{"id":{"a":1},"text":"x"}`, "", 7, `line 1: id is {"a":1}, not a string`},
-		{"fraction as id", ToJSONL{}, `{"id":1.5,"text":"x"}`, "", 7, `line 1: id is 1.5, not a whole number: write it as a string`},
-		{"exponent as id", ToJSONL{}, `{"id":1e3,"text":"x"}`, "", 7, `line 1: id is 1e3, not a whole number: write it as a string`},
+		{"true as id", ToJSONL{}, `{"id":true,"text":"x"}`, "", 7, `line 1: the id is true; it must be a string or a whole number`},
+		{"object as id", ToJSONL{}, `{"id":{"a":1},"text":"x"}`, "", 7, `line 1: the id is {"a":1}; it must be a string or a whole number`},
+		{"fraction as id", ToJSONL{}, `{"id":1.5,"text":"x"}`, "", 7, `line 1: the id is 1.5; it must be a string or a whole number`},
+		{"exponent as id", ToJSONL{}, `{"id":1e3,"text":"x"}`, "", 7, `line 1: the id is 1e3; it must be a string or a whole number`},
 		{"reserved id", ToJSONL{}, `{"id":"gbatch\u002dcanary:1","text":"x"}`, "", 7, `line 1: key "gbatch-canary:1": ids that begin with gbatch-canary: are reserved: give the chunk another id`},
 		{"no text", ToJSONL{}, `{"id":"k"}`, "", 7, `line 1: key "k": no text: a chunk has id and text`},
 		{"null as text", ToJSONL{}, `{"id":"k","text":null}`, "", 7, `line 1: key "k": no text: a chunk has id and text`},
 		{"empty text", ToJSONL{}, `{"id":"k","text":"","context":""}`, "", 7, `line 1: key "k": the text is empty: leave the chunk out or give it text`},
-		{"number as text", ToJSONL{}, `{"id":"k","text":5}`, "", 7, `line 1: key "k": text is 5, not a string`},
-		{"list as title", ToJSONL{}, `{"id":"k","text":"x","title":["a"]}`, "", 7, `line 1: key "k": title is ["a"], not a string`},
-		{"object as context", ToJSONL{}, `{"id":"k","text":"x","context":{}}`, "", 7, `line 1: key "k": context is {}, not a string`},
+		{"number as text", ToJSONL{}, `{"id":"k","text":5}`, "", 7, `line 1: key "k": text is 5; it must be a string`},
+		{"list as title", ToJSONL{}, `{"id":"k","text":"x","title":["a"]}`, "", 7, `line 1: key "k": title is ["a"]; it must be a string`},
+		{"object as context", ToJSONL{}, `{"id":"k","text":"x","context":{}}`, "", 7, `line 1: key "k": context is {}; it must be a string`},
 		{"invalid UTF-8", ToJSONL{}, "{\"id\":\"k\",\"text\":\"x\xffy\"}", "", 7, `line 1: column 20: invalid UTF-8, byte 0xff: convert the text to UTF-8`},
 		{"half a surrogate pair", ToJSONL{}, `{"id":"k","text":"x\ud83dy"}`, "", 7, `line 1: column 20: half a surrogate pair`},
 		{"raw tab", ToJSONL{}, "{\"id\":\"k\",\"text\":\"x\ty\"}", "", 7, `line 1: column 20: control character 0x09 in a string`},
@@ -147,26 +155,26 @@ func TestErrors(t *testing.T) {
 		{"the same id written differently", ToJSONL{}, chunk + "\n" + `{"id":"\u006b","text":"x"}`, request, 7, `line 2: key "k" is on line 1 too: a batch takes each id once`},
 		{"the same id as a number", ToJSONL{}, `{"id":"1","text":"x","title":"t"}` + "\n" + `{"id":1,"text":"x"}`, strings.Replace(request, `"k"`, `"1"`, 1), 7, `line 2: key "1" is on line 1 too: a batch takes each id once`},
 
-		{"no batch name", ToJSONL{}, second + `{"count":1}`, header001 + request, 7, `line 3: a header without the name of its batch`},
-		{"number as batch", ToJSONL{}, `{"count":1,"batch":1}`, "", 7, `line 1: header: batch: want a string, have 1`},
-		{"count below 0", ToJSONL{}, `{"batch":"b","count":-1}`, "", 7, `line 1: header of batch "b": count is -1, not a number of lines`},
-		{"string as count", ToJSONL{}, `{"batch":"b","count":"1"}`, "", 7, `line 1: header of batch "b": count is "1", not a number of lines`},
-		{"dim 0", ToJSONL{}, `{"batch":"b","count":1,"dim":0}`, "", 7, `line 1: header of batch "b": dim is 0, not a number of values from 1 to 3072`},
-		{"dim 3073", ToJSONL{}, `{"batch":"b","count":1,"dim":3073}`, "", 7, `line 1: batch "b": dim 3073 is out of range: use 1 to 3072`},
-		{"string as dim", ToJSONL{}, `{"batch":"b","count":1,"dim":"768"}`, "", 7, `line 1: header of batch "b": dim is "768", not a number of values from 1 to 3072`},
+		{"no batch name", ToJSONL{}, second + `{"count":1}`, header001 + below, 7, `line 3: a header without the name of its batch`},
+		{"number as batch", ToJSONL{}, `{"count":1,"batch":1}`, "", 7, `line 1: header: batch is 1; it must be a string`},
+		{"count below 0", ToJSONL{}, `{"batch":"b","count":-1}`, "", 7, `line 1: header of batch b: count is -1, not a number of lines`},
+		{"string as count", ToJSONL{}, `{"batch":"b","count":"1"}`, "", 7, `line 1: header of batch b: count is "1", not a number of lines`},
+		{"dim 0", ToJSONL{}, `{"batch":"b","count":1,"dim":0}`, "", 7, `line 1: header of batch b: dim is 0, not a number of values from 1 to 3072`},
+		{"dim 3073", ToJSONL{}, `{"batch":"b","count":1,"dim":3073}`, "", 7, `line 1: header of batch b: dim is 3073, not a number of values from 1 to 3072`},
+		{"string as dim", ToJSONL{}, `{"batch":"b","count":1,"dim":"768"}`, "", 7, `line 1: header of batch b: dim is "768", not a number of values from 1 to 3072`},
 		{"unknown task type", ToJSONL{}, `{"batch":"b","count":1,"task_type":"retrieval_document"}`, "", 7, `line 1: batch "b": unknown task type "retrieval_document": use RETRIEVAL_DOCUMENT, RETRIEVAL_QUERY, SEMANTIC_SIMILARITY, CLASSIFICATION, CLUSTERING, QUESTION_ANSWERING, FACT_VERIFICATION, CODE_RETRIEVAL_QUERY`},
-		{"model with a space", ToJSONL{}, `{"batch":"b","count":1,"model":"a b"}`, "", 7, `line 1: batch "b": "a b" is not the name of a model`},
+		{"model with a space", ToJSONL{}, `{"batch":"b","count":1,"model":"a b"}`, "", 7, `line 1: header of batch b: "a b" is not the name of a model: a name such as gemini-embedding-001 is 1 to 128 letters, digits, dots, dashes and underscores`},
 		{"input cut short", ToJSONL{}, strings.Replace(header001, `"count":1`, `"count":3`, 1) + chunk + "\n",
-			strings.Replace(header001, `"count":1`, `"count":3`, 1) + request, 7, `line 2: batch "b1": 1 of 3 chunks had come when the input ended: run the command that prints them again`},
+			strings.Replace(header001, `"count":1`, `"count":3`, 1) + below, 7, `line 2: batch "b1": 1 of 3 chunks had come when the input ended: run the command that prints them again`},
 		{"header too early", ToJSONL{}, header001 + header001, header001, 7, `line 2: batch "b1": 0 of 1 chunks had come when the next header came: run the command that prints them again`},
 		{"line over the limit", ToJSONL{}, chunk + "\n" + strings.Repeat("x", ndjson.MaxLine+1), request, 7, `line 2: longer than 16 MiB, the limit of a line: split or shorten the text`},
 
-		{"model against header", ToJSONL{Model: "m"}, header001 + chunk, "", 2, `line 1: the header of batch "b1" says another model than --model: leave the flag out`},
-		{"dim against header", ToJSONL{Dim: 3072}, header001 + chunk, "", 2, `line 1: the header of batch "b1" says another dim than --dim: leave the flag out`},
-		{"task type against header", ToJSONL{TaskType: "CLUSTERING"}, header001 + chunk, "", 2, `line 1: the header of batch "b1" says another task-type than --task-type: leave the flag out`},
-		{"task type against none", ToJSONL{TaskType: "CLUSTERING"}, `{"batch":"b1","count":1,"model":"m","dim":2}`, "", 2, `line 1: the header of batch "b1" says another task-type than --task-type: leave the flag out`},
+		{"model against header", ToJSONL{Model: "m"}, header001 + chunk, "", 2, `line 1: --model is not what the header of batch "b1" says: leave the flag out`},
+		{"dim against header", ToJSONL{Dim: 3072}, header001 + chunk, "", 2, `line 1: --dim is not what the header of batch "b1" says: leave the flag out`},
+		{"task type against header", ToJSONL{TaskType: "CLUSTERING"}, header001 + chunk, "", 2, `line 1: --task-type is not what the header of batch "b1" says: leave the flag out`},
+		{"task type against none", ToJSONL{TaskType: "CLUSTERING"}, `{"batch":"b1","count":1,"model":"m","dim":2}`, "", 2, `line 1: --task-type is not what the header of batch "b1" says: leave the flag out`},
 		{"--dim out of range", ToJSONL{Dim: -1}, "", "", 2, `dim -1 is out of range: use 1 to 3072`},
-		{"--model not a name", ToJSONL{Model: "\xff"}, "", "", 2, `"\xff" is not the name of a model`},
+		{"--model not a name", ToJSONL{Model: "\xff"}, "", "", 2, `"\xff" is not the name of a model: a name such as gemini-embedding-001 is 1 to 128 letters, digits, dots, dashes and underscores`},
 		{"--task-type unknown", ToJSONL{TaskType: "X"}, "", "", 2, `unknown task type "X": use RETRIEVAL_DOCUMENT, RETRIEVAL_QUERY, SEMANTIC_SIMILARITY, CLASSIFICATION, CLUSTERING, QUESTION_ANSWERING, FACT_VERIFICATION, CODE_RETRIEVAL_QUERY`},
 		{"--shape unknown", ToJSONL{Shape: "x"}, "", "", 2, `unknown shape "x": use rest, vertex, sdk`},
 	} {
@@ -185,24 +193,28 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-// Every task type has its words for gemini-embedding-2.
-func TestTasks(t *testing.T) {
-	for _, task := range tasks {
-		got, err := render(t, ToJSONL{Model: "gemini-embedding-2", TaskType: task.taskType}, chunk)
-		want := `"text":"task: ` + task.words + ` | query: x"`
-		if task.taskType == "RETRIEVAL_DOCUMENT" {
-			want = `"text":"title: t | text: x"`
+// A variable gives way to a header, and fills in what the header lacks.
+func TestVariables(t *testing.T) {
+	c := ToJSONL{Model: "m", Dim: 5, TaskType: "CLUSTERING"}
+	for _, flag := range []string{"model", "dim", "task-type"} {
+		if _, err := render(t, c, header001+chunk); err == nil || !strings.Contains(err.Error(), "--"+flag+" is not what the header") {
+			t.Errorf("before %s: %v", flag, err)
 		}
-		if err != nil || !strings.Contains(got, want) || strings.Contains(got, "taskType") {
-			t.Errorf("%s: %s, %v", task.taskType, got, err)
-		}
+		c.FromVariable(flag)
+	}
+	if got, err := render(t, c, header001+chunk); err != nil || got != header001+below {
+		t.Errorf("%s, %v", got, err)
+	}
+	got, err := render(t, c, `{"batch":"b1","count":1}`+"\n"+chunk)
+	if want := `{"batch":"b1","count":1,"model":"m","dim":5}` + "\n" + `{"key":"k","batch":"b1","request":{"content":{"parts":[{"text":"x"}]},"outputDimensionality":5}}` + "\n"; err != nil || got != want {
+		t.Errorf("%s, %v", got, err)
 	}
 }
 
 // The same id may come in two batches, and again beyond maxKeys lines.
 func TestKeysBounded(t *testing.T) {
 	two := header001 + chunk + "\n"
-	if got, err := render(t, ToJSONL{}, two+two); err != nil || got != header001+request+header001+request {
+	if got, err := render(t, ToJSONL{}, two+two); err != nil || got != header001+below+header001+below {
 		t.Errorf("%s, %v", got, err)
 	}
 	var k keys
@@ -229,7 +241,7 @@ func TestFlush(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := []string{"", header001, header001 + request, header001 + request}; !reflect.DeepEqual(seen[:4], want) {
+	if want := []string{"", header001, header001 + below, header001 + below}; !reflect.DeepEqual(seen[:4], want) {
 		t.Errorf("printed before each read: %q", seen)
 	}
 }
@@ -341,7 +353,7 @@ func naive(c record.Chunk, shape, model string, dim int, taskType string) any {
 	case "sdk":
 		request = map[string]any{"model": "models/" + model, "contents": []any{content}, "config": spell("task_type", "output_dimensionality")}
 	}
-	return map[string]any{"key": c.ID, "request": request}
+	return map[string]any{"key": c.ID, "batch": "b", "request": request}
 }
 
 // again is v after a trip through JSON.

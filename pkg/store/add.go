@@ -61,9 +61,6 @@ func (a *Add) stage(c *duck.Conn, in io.Reader) (n int, err error) {
 		if err := chunk.Parse(line); err != nil {
 			return 0, r.Errorf("%w", err)
 		}
-		if strings.HasPrefix(chunk.ID, record.CanaryPrefix) {
-			return 0, r.Errorf("id %.100q: ids that begin with %s are reserved", chunk.ID, record.CanaryPrefix)
-		}
 		rows.SetInt(0, int64(r.Line()))
 		rows.SetText(1, chunk.ID)
 		for i, s := range []string{chunk.Text, chunk.Title, chunk.Context} {

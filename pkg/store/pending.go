@@ -182,12 +182,7 @@ func (p *Pending) batch(ctx context.Context, buf []byte, name string) ([]byte, e
 		if err != nil || !found {
 			return err
 		}
-		line, err := ndjson.Marshal(h)
-		if err != nil {
-			return err
-		}
-		buf = append(append(buf, line...), '\n')
-		buf, err = appendChunks(c, buf, lines)
+		buf, err = appendChunks(c, record.AppendHeader(buf, h), lines)
 		return err
 	})
 	return buf, err
@@ -212,12 +207,7 @@ func appendChunks(c *duck.Conn, buf []byte, items string) ([]byte, error) {
 		if r.Int(3) != last+1 {
 			blocks = append(blocks, block{seq: r.Int(3), start: len(buf)})
 		}
-		buf = ndjson.AppendString(append(buf, `{"id":`...), r.Borrow(0))
-		buf = ndjson.AppendString(append(buf, `,"text":`...), r.Borrow(1))
-		if title := r.Borrow(2); title != "" {
-			buf = ndjson.AppendString(append(buf, `,"title":`...), title)
-		}
-		buf = append(buf, "}\n"...)
+		buf = record.AppendChunk(buf, r.Borrow(0), r.Borrow(1), r.Borrow(2))
 		blocks[len(blocks)-1].end = len(buf)
 	}
 	bySeq := func(a, b block) int { return cmp.Compare(a.seq, b.seq) }

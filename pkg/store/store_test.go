@@ -765,10 +765,10 @@ func TestAdd(t *testing.T) {
 	k.expect("FROM chunks ORDER BY id", "7|x|c\na|changed\nb|two|T")
 	for in, want := range map[string]string{
 		`{"id":"z","text":"x"}` + "\n" + `{"id":"z","text":"y"}`: `line 2: id "z" was on line 1 already`,
-		`{"text":"x"}`:                                   "line 1: the chunk has no id",
-		`{"id":"z","text":""}`:                           `line 1: chunk "z" has no text`,
-		`{"id":"z"}`:                                     `line 1: chunk "z" has no text`,
-		`{"id":"z","text":5}`:                            "line 1: text is 5; it must be a string",
+		`{"text":"x"}`:                                   "line 1: no id: a chunk has id and text",
+		`{"id":"z","text":""}`:                           `line 1: key "z": the text is empty`,
+		`{"id":"z"}`:                                     `line 1: key "z": no text`,
+		`{"id":"z","text":5}`:                            `line 1: key "z": text is 5; it must be a string`,
 		`{"id":1.5,"text":"x"}`:                          "line 1: the id is 1.5",
 		`{"id":"z","text":"x"}` + "\n{nonsense":          "line 2: ",
 		`{"id":"z","text":"` + "\xff" + `"}`:             "line 1: ",

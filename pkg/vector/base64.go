@@ -43,7 +43,7 @@ func init() {
 	}
 }
 
-// AppendBase64 appends to dst what AppendBytes would, in base64 as
+// AppendBase64 appends to dst what appendBytes would, in base64 as
 // encoding/base64.StdEncoding writes it.
 func AppendBase64(dst []byte, v []float32) []byte {
 	n := len(dst)
@@ -68,7 +68,7 @@ func AppendBase64(dst []byte, v []float32) []byte {
 	}
 	if len(v) > 0 {
 		var rest [8]byte
-		base64.StdEncoding.Encode(b, AppendBytes(rest[:0], v))
+		base64.StdEncoding.Encode(b, appendBytes(rest[:0], v))
 	}
 	return dst
 }
@@ -86,13 +86,16 @@ func eightChars(x uint64) uint64 {
 func DecodeBase64(dst []float32, src []byte) ([]float32, error) {
 	out := slices.Grow(dst, len(src)/16*3+3)
 	b := src
-	for len(b) > 16 {
+	for len(b) >= 16 {
 		// Four characters are three bytes; twelve of those are three values.
 		w := sextets[0][b[0]] | sextets[1][b[1]] | sextets[2][b[2]] | sextets[3][b[3]]
 		x := sextets[0][b[4]] | sextets[1][b[5]] | sextets[2][b[6]] | sextets[3][b[7]]
 		y := sextets[0][b[8]] | sextets[1][b[9]] | sextets[2][b[10]] | sextets[3][b[11]]
 		z := sextets[0][b[12]] | sextets[1][b[13]] | sextets[2][b[14]] | sextets[3][b[15]]
 		if (w|x|y|z)&notBase64 != 0 {
+			if len(b) == 16 {
+				break // there may be padding
+			}
 			return dst, errNotBase64
 		}
 		out = append(out,
@@ -100,6 +103,9 @@ func DecodeBase64(dst []float32, src []byte) ([]float32, error) {
 			math.Float32frombits(x>>8|y<<16),
 			math.Float32frombits(y>>16|z<<8))
 		b = b[16:]
+	}
+	if len(b) == 0 {
+		return out, nil
 	}
 	var rest [12]byte
 	n, err := base64.StdEncoding.Strict().Decode(rest[:], b)

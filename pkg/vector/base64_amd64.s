@@ -1,3 +1,5 @@
+//go:build !purego
+
 #include "textflag.h"
 
 // Each three bytes a, b, c as b a c b, which puts every six bits into one word.

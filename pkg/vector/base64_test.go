@@ -27,7 +27,7 @@ func TestBase64(t *testing.T) {
 		r := rand.New(rand.NewPCG(5, 6))
 		var v []float32
 		for n := range 1000 {
-			raw := AppendBytes(nil, v)
+			raw := appendBytes(nil, v)
 			want := base64.StdEncoding.EncodeToString(raw)
 			buf := make([]byte, 1+len(want)+1)
 			buf[0], buf[len(buf)-1] = '<', '>'
@@ -54,7 +54,7 @@ func TestBase64Groups(t *testing.T) {
 				v = append(v, math.Float32frombits(i<<(4*shift)|i>>(12-shift)))
 			}
 		}
-		want := base64.StdEncoding.EncodeToString(AppendBytes(nil, v))
+		want := base64.StdEncoding.EncodeToString(appendBytes(nil, v))
 		if got := AppendBase64(nil, v); string(got) != want {
 			t.Error("not as encoding/base64 writes it")
 		}
@@ -118,7 +118,7 @@ func FuzzBase64(f *testing.F) {
 		if (err == nil) != good {
 			t.Fatalf("%q: got error %v, encoding/base64 %d bytes, %v", text, err, len(raw), wantErr)
 		}
-		if good && (!bytes.Equal(AppendBytes(nil, got), raw) || !bytes.Equal(AppendBase64(nil, got), text)) {
+		if good && (!bytes.Equal(appendBytes(nil, got), raw) || !bytes.Equal(AppendBase64(nil, got), text)) {
 			t.Fatalf("%q: got %v", text, got)
 		}
 		// And the other way, the text as the values.

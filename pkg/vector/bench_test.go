@@ -106,7 +106,7 @@ func BenchmarkBase64(b *testing.B) {
 		b.Fatal(err)
 	}
 	text := AppendBase64(nil, v)
-	raw := AppendBytes(nil, v)
+	raw := appendBytes(nil, v)
 	buf := make([]byte, 0, len(text))
 	out := make([]float32, 0, len(v)+16)
 	run := func(name string, f func()) {
@@ -126,7 +126,7 @@ func BenchmarkBase64(b *testing.B) {
 	run("encode/stdlib_of_bytes", func() { buf = base64.StdEncoding.AppendEncode(buf[:0], raw) })
 	run("decode/vector", func() { out, err = DecodeBase64(out[:0], text) })
 	run("decode/stdlib_to_bytes", func() { raw, err = base64.StdEncoding.AppendDecode(raw[:0], text) })
-	run("bytes", func() { raw = AppendBytes(raw[:0], v) })
+	run("bytes", func() { raw = appendBytes(raw[:0], v) })
 	if err != nil {
 		b.Fatal(err)
 	}

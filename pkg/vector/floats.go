@@ -10,13 +10,13 @@ import (
 	"unsafe"
 )
 
-// A SyntaxError says where and why a text is not an array of numbers.
-type SyntaxError struct {
+// A syntaxError says where and why a text is not an array of numbers.
+type syntaxError struct {
 	Offset int    // bytes before what is refused
 	Reason string // one line, lower case, what is wrong there
 }
 
-func (e *SyntaxError) Error() string {
+func (e *syntaxError) Error() string {
 	return fmt.Sprintf("offset %d: %s", e.Offset, e.Reason)
 }
 
@@ -28,10 +28,10 @@ func (e *SyntaxError) Error() string {
 // strconv.ParseFloat(s, 32) returns: a number too small for a float32 becomes
 // zero, and -0 keeps its sign. Whatever is not a number of JSON's grammar is
 // refused, null included, and so is a number too large for a float32. Then the
-// error is a *SyntaxError, n is its offset, and out is dst as it came.
+// error is a *syntaxError, n is its offset, and out is dst as it came.
 func AppendFloats(dst []float32, src []byte) (out []float32, n int, err error) {
 	if len(src) == 0 || src[0] != '[' {
-		return dst, 0, &SyntaxError{0, "not an array"}
+		return dst, 0, &syntaxError{0, "not an array"}
 	}
 	out = dst
 	p := skipBlanks(src, 1)
@@ -61,16 +61,16 @@ func AppendFloats(dst []float32, src []byte) (out []float32, n int, err error) {
 		// One value in any form that JSON allows.
 		p = skipBlanks(src, p)
 		if p == len(src) {
-			return dst, p, &SyntaxError{p, "the array has no end"}
+			return dst, p, &syntaxError{p, "the array has no end"}
 		}
 		v, end, reason := parseNumber(src, p)
 		if reason != "" {
-			return dst, p, &SyntaxError{p, reason}
+			return dst, p, &syntaxError{p, reason}
 		}
 		out = append(out, v)
 		p = skipBlanks(src, end)
 		if p == len(src) {
-			return dst, p, &SyntaxError{p, "the array has no end"}
+			return dst, p, &syntaxError{p, "the array has no end"}
 		}
 		switch src[p] {
 		case ',':
@@ -78,7 +78,7 @@ func AppendFloats(dst []float32, src []byte) (out []float32, n int, err error) {
 		case ']':
 			return out, p + 1, nil
 		default:
-			return dst, p, &SyntaxError{p, fmt.Sprintf("%q after a value, want a comma or ]", src[p])}
+			return dst, p, &syntaxError{p, fmt.Sprintf("%q after a value, want a comma or ]", src[p])}
 		}
 	}
 }

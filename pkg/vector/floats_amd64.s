@@ -1,3 +1,5 @@
+//go:build !purego
+
 #include "textflag.h"
 
 // The kernel of AppendFloats. It works in two steps. The first notes the places

@@ -53,7 +53,7 @@ func reference(dst []float32, src []byte) (out []float32, n int, err error) {
 }
 
 // same reports whether a and b are the same values bit for bit.
-func same(a, b []float32) bool { return bytes.Equal(AppendBytes(nil, a), AppendBytes(nil, b)) }
+func same(a, b []float32) bool { return bytes.Equal(appendBytes(nil, a), appendBytes(nil, b)) }
 
 // check compares AppendFloats with the reference.
 func check(t *testing.T, src []byte) {
@@ -65,7 +65,7 @@ func check(t *testing.T, src []byte) {
 	case (err == nil) != (wantErr == nil):
 		t.Fatalf("%q\ngot error %v, want %v", src, err, wantErr)
 	case err != nil:
-		var se *SyntaxError
+		var se *syntaxError
 		if !errors.As(err, &se) || se.Offset != n || n < 0 || n > len(src) {
 			t.Fatalf("%q\nerror %#v with n %d", src, err, n)
 		}

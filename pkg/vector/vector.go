@@ -2,9 +2,10 @@
 // JSON array of numbers that Google writes, the little-endian bytes that the
 // records and the database hold, and base64 of those.
 //
-// It is the hot path of the suite. Where the processor has AVX2, arrays and
-// base64 go through kernels in assembly; the Go beside them does the same
-// everywhere else, and takes over where a kernel stops.
+// It is the hot path of the suite. If the processor has AVX2, arrays and base64 go
+// through kernels in assembly. The Go code is the reference: it does the same on
+// all other processors and with the build tag purego, and takes over where a kernel
+// stops. README.md says what the kernels give, and how to delete them.
 package vector
 
 import (
@@ -13,11 +14,11 @@ import (
 	"slices"
 )
 
-// kernels is whether the assembly is used; the tests turn it off.
+// kernels says whether the assembly is used; tests turn it off.
 var kernels = haveKernels()
 
-// AppendBytes appends the values to dst, four bytes each, little-endian.
-func AppendBytes(dst []byte, v []float32) []byte {
+// appendBytes appends the values to dst, four bytes each, little-endian.
+func appendBytes(dst []byte, v []float32) []byte {
 	n := len(dst)
 	dst = slices.Grow(dst, 4*len(v))[:n+4*len(v)]
 	b := dst[n:]

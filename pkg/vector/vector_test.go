@@ -16,10 +16,10 @@ var (
 )
 
 func TestAppendBytes(t *testing.T) {
-	if got := hex.EncodeToString(AppendBytes([]byte{1, 2}, values)); got != "0102"+packed {
+	if got := hex.EncodeToString(appendBytes([]byte{1, 2}, values)); got != "0102"+packed {
 		t.Errorf("got %s, want 0102%s", got, packed)
 	}
-	if got := AppendBytes(nil, nil); len(got) != 0 {
+	if got := appendBytes(nil, nil); len(got) != 0 {
 		t.Errorf("got %x of no values", got)
 	}
 }

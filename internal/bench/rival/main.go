@@ -103,6 +103,7 @@ func fetch(name string) error {
 // A request is a line of Google's batch file.
 type request struct {
 	Key     string `json:"key"`
+	Batch   string `json:"batch"`
 	Request struct {
 		Content struct {
 			Parts []part `json:"parts"`
@@ -135,7 +136,7 @@ func toJSONL(name string) error {
 			return e.Encode(h)
 		}
 		var r request
-		r.Key = l.ID
+		r.Key, r.Batch = l.ID, h.Batch
 		r.Request.Content.Parts = []part{{l.Text}}
 		r.Request.TaskType, r.Request.Title, r.Request.OutputDimensionality = h.TaskType, l.Title, h.Dim
 		return e.Encode(&r)

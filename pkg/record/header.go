@@ -1,0 +1,100 @@
+package record
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"strconv"
+
+	"gbatch/pkg/model"
+	"gbatch/pkg/ndjson"
+)
+
+// A batch's name becomes part of a file name, a display name and a URL.
+var batchNames = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$`)
+
+// AppendHeader appends the line of a header, its newline included.
+func AppendHeader(dst []byte, h Header) []byte {
+	line, err := ndjson.Marshal(h)
+	if err != nil {
+		panic(err) // strings and numbers can always be encoded
+	}
+	return append(append(dst, line...), '\n')
+}
+
+// headerMembers are the values of a header as they stand on the line, nil where
+// a member is missing or null.
+type headerMembers struct{ batch, count, model, dim, taskType []byte }
+
+// read reads the member that w is at, if a header has it.
+func (m *headerMembers) read(w *ndjson.Walker) {
+	switch string(w.Name()) {
+	case "batch":
+		m.batch = present(w)
+	case "count":
+		m.count = present(w)
+	case "model":
+		m.model = present(w)
+	case "dim":
+		m.dim = present(w)
+	case "task_type":
+		m.taskType = present(w)
+	}
+}
+
+// header checks and decodes the members. Model is bare, and empty where the
+// header names none; Dim is 0 where the header does not say.
+func (m *headerMembers) header() (h Header, err error) {
+	for _, s := range []struct {
+		name string
+		tok  []byte
+		to   *string
+	}{{"batch", m.batch, &h.Batch}, {"model", m.model, &h.Model}, {"task_type", m.taskType, &h.TaskType}} {
+		inner, err := inside(s.name, s.tok)
+		if err != nil {
+			return h, fmt.Errorf("header: %w", err)
+		}
+		*s.to = string(ndjson.Unescape(inner))
+	}
+	if h.Batch == "" {
+		return h, errors.New("a header without the name of its batch")
+	}
+	if !batchNames.MatchString(h.Batch) {
+		return h, fmt.Errorf("batch %.200q: a name is 1 to 128 letters, digits, dots, dashes and underscores", h.Batch)
+	}
+	if h.Count, err = strconv.Atoi(string(m.count)); err != nil || h.Count < 0 {
+		return h, fmt.Errorf("header of batch %s: count is %.20s, not a number of lines", h.Batch, m.count)
+	}
+	if m.dim != nil {
+		if h.Dim, err = strconv.Atoi(string(m.dim)); err != nil || h.Dim < 1 || h.Dim > model.MaxDim {
+			return h, fmt.Errorf("header of batch %s: dim is %.20s, not a number of values from 1 to %d", h.Batch, m.dim, model.MaxDim)
+		}
+	}
+	if h.Model != "" {
+		if h.Model, err = model.Name(h.Model); err != nil {
+			return h, fmt.Errorf("header of batch %s: %w", h.Batch, err)
+		}
+	}
+	return h, nil
+}
+
+// present returns the value that w is at, or nil for null.
+func present(w *ndjson.Walker) []byte {
+	if w.Kind() == 'n' {
+		return nil // Next checks that it is null
+	}
+	return w.Raw()
+}
+
+// inside returns what stands between the quotes of a string, nil for nothing.
+func inside(name string, tok []byte) ([]byte, error) {
+	switch {
+	case tok == nil:
+		return nil, nil
+	case tok[0] != '"':
+		return nil, fmt.Errorf("%s is %.40s; it must be a string", name, tok)
+	case len(tok) == 2:
+		return nil, nil
+	}
+	return tok[1 : len(tok)-1], nil
+}

@@ -1,0 +1,142 @@
+package record
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"gbatch/pkg/ndjson"
+)
+
+// CanaryPrefix begins the keys of requests that are sent a second time, to see
+// whether answers come back under their own keys. The rest of such a key is the
+// canary's number, a colon and the key that the canary repeats. No chunk may have
+// such an id.
+const CanaryPrefix = "gbatch-canary:"
+
+// CanaryOf returns the key that a canary repeats.
+func CanaryOf(key string) (original string, ok bool) {
+	if key, ok = strings.CutPrefix(key, CanaryPrefix); !ok {
+		return "", false
+	}
+	_, original, _ = strings.Cut(key, ":")
+	return original, true
+}
+
+// A Request is a line of Google's batch file, read as far as its sender must
+// know it.
+type Request struct {
+	Key   string
+	Batch string // the batch whose header it was rendered below; empty where the line does not say
+	Line  []byte // as it is sent: Google's own line, without the member batch; valid until the next Parse
+
+	key, request []byte // as they stand on the line
+	buf          []byte
+}
+
+// Parse reads a line that is a request or a header, which it decodes into h. It
+// reports whether the line is a header.
+func (r *Request) Parse(line []byte, h *Header) (header bool, err error) {
+	*r = Request{Line: line, buf: r.buf}
+	var head headerMembers
+	var w ndjson.Walker
+	for w.Begin(line); w.Next(); {
+		switch string(w.Name()) {
+		case "key":
+			r.key = present(&w)
+		case "request":
+			r.request = present(&w)
+		default:
+			head.read(&w)
+		}
+	}
+	switch {
+	case w.Err() != nil:
+		return false, w.Err()
+	case r.request == nil && head.count != nil:
+		*h, err = head.header()
+		return true, err
+	case r.request == nil || r.request[0] != '{':
+		return false, errors.New("neither a batch header nor a request")
+	}
+	key, err := inside("key", r.key)
+	if err != nil || key == nil {
+		return false, errors.New("a request without a key, which is a string that is not empty")
+	}
+	r.Key = string(ndjson.Unescape(key))
+	if strings.HasPrefix(r.Key, CanaryPrefix) {
+		return false, fmt.Errorf("key %.100q: %s is reserved", r.Key, CanaryPrefix)
+	}
+	if head.batch == nil {
+		return false, nil
+	}
+	batch, err := inside("batch", head.batch)
+	if err != nil || batch == nil {
+		return false, fmt.Errorf("key %.100q: batch is %.40s; it must be the name of a batch", r.Key, head.batch)
+	}
+	r.Batch = string(ndjson.Unescape(batch))
+	r.buf = appendRequest(r.buf[:0], r.key, r.request)
+	r.Line = r.buf
+	return false, nil
+}
+
+// Dim returns the length of the vector that the request asks for, in its top
+// level or in embedContentConfig, in either spelling of proto JSON. It is 0 where
+// the request does not say.
+func (r *Request) Dim() (dim int, err error) {
+	var w ndjson.Walker
+	w.Begin(r.request)
+	if dim, err = askedDim(&w); err == nil {
+		err = w.Err()
+	}
+	return dim, err
+}
+
+func askedDim(w *ndjson.Walker) (dim int, err error) {
+	inner := 0
+	for w.Next() {
+		switch name := string(w.Name()); name {
+		case "outputDimensionality", "output_dimensionality":
+			if dim, err = strconv.Atoi(string(w.Raw())); err != nil {
+				return 0, fmt.Errorf("%s is not a number", name)
+			}
+		case "embedContentConfig", "embed_content_config":
+			if w.Enter() {
+				if inner, err = askedDim(w); err != nil {
+					return 0, err
+				}
+			}
+		}
+	}
+	if inner > 0 {
+		dim = inner
+	}
+	return dim, nil
+}
+
+// Canary returns the line of the request under the key of canary i.
+func (r *Request) Canary(i int) []byte {
+	return appendRequest(nil, ndjson.AppendString(nil, CanaryPrefix+strconv.Itoa(i)+":"+r.Key), r.request)
+}
+
+// AppendRequestStart appends the start of a request line, up to the request
+// itself; the request and a closing brace are the caller's to append. id is the
+// inside of a checked JSON string. batch is empty where there is no header, and
+// holds nothing that JSON would escape.
+func AppendRequestStart(dst, id []byte, batch string) []byte {
+	dst = append(dst, `{"key":"`...)
+	dst = append(dst, id...)
+	if batch != "" {
+		dst = append(dst, `","batch":"`...)
+		dst = append(dst, batch...)
+	}
+	return append(dst, `","request":`...)
+}
+
+// appendRequest appends Google's own line. Both are checked JSON.
+func appendRequest(dst, key, request []byte) []byte {
+	dst = append(append(dst, `{"key":`...), key...)
+	dst = append(append(dst, `,"request":`...), request...)
+	return append(dst, '}')
+}
