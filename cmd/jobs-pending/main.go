@@ -5,6 +5,9 @@
 //
 //	jobs-pending kb.duckdb | gbatch-wait --once | gbatch-fetch | vectors-apply kb.duckdb
 //
+// It only reads the database, except after a kill -9: then it also repairs what
+// DuckDB could not write to its end.
+//
 // Exit codes: 0 done, 1 failed, 2 usage, 5 the database is held by another
 // process for longer than --lock-timeout.
 package main

@@ -213,7 +213,7 @@ func (t *torture) run(list []scenario, mutation string, at int) (err error) {
 		fmt.Println()
 	}
 	if total.undone > 0 {
-		fmt.Printf("\ncheckpoints that a kill cut short, and that were taken back: %d\n", total.undone)
+		fmt.Printf("\ntorn checkpoints that were repaired: %d\n", total.undone)
 	}
 	if len(failures) > 0 {
 		return fmt.Errorf("%d of %d scenarios failed: %s", len(failures), len(list), strings.Join(failures, " "))

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"math"
 	"math/rand/v2"
@@ -55,7 +56,7 @@ type world struct {
 	struck  int      // calls that a fault struck
 	lines   int
 	kills   int
-	undone  int // checkpoints that were cut short and taken back
+	undone  int // checkpoints that were cut short and repaired
 	ready   int // texts READY at the last check
 	books   *emulator.Books
 	wrong   int
@@ -435,6 +436,11 @@ func (w *world) check(books *emulator.Books) error {
 func (w *world) atomic() error {
 	var bad []error
 	written := w.written()
+	// It repairs a file that the kill has torn, and writes nothing else.
+	jobs := store.Jobs{Database: duck.Database{DB: filepath.Join(w.dir, "kb.duckdb"), LockTimeout: patience}}
+	if err := jobs.Run(context.Background(), nil, io.Discard); err != nil && !strings.Contains(err.Error(), "does not exist") {
+		return fmt.Errorf("after the kill: %w", err)
+	}
 	for what, query := range map[string]string{
 		"chunks in the outbox are of a batch that is not open": `SELECT chunk_id AS id, batch AS text FROM gbatch.items
 			WHERE batch NOT IN (SELECT batch FROM gbatch.jobs WHERE closed_at IS NULL)`,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"math/rand/v2"
 	"os"
@@ -56,13 +57,19 @@ func (d *Database) TransactOn(c *Conn, mode Access, schema string, work func(*Co
 func (d *Database) attach(c *Conn, mode Access, schema string) error {
 	if info, err := os.Stat(d.DB); err == nil && info.IsDir() {
 		return fmt.Errorf("%s is a directory, not a DuckDB file", d.DB)
-	} else if errors.Is(err, os.ErrNotExist) && mode != Create {
-		return fmt.Errorf("%s %w", d.DB, ErrMissing)
 	}
 	// DuckDB could take a relative path for the name of an extension.
 	path, err := filepath.Abs(d.DB)
 	if err != nil {
 		return err
+	}
+	// DuckDB follows links too: it has its WAL beside the real file.
+	real := resolve(path)
+	if file := orphan(path, real); file != "" {
+		return fmt.Errorf("%s does not exist, but %s does: it is of a database that was deleted or moved, and a new database would take in its data; move the old database back to its place, or delete %[2]s if its data is not needed", d.DB, file)
+	}
+	if _, err := os.Stat(real); errors.Is(err, fs.ErrNotExist) && mode != Create {
+		return fmt.Errorf("%s %w", d.DB, ErrMissing)
 	}
 	// Without the type, DuckDB takes a CSV file for a table in memory.
 	option := fmt.Sprintf("(TYPE duckdb, ROW_GROUP_SIZE %d)", rowGroup)
@@ -73,20 +80,19 @@ func (d *Database) attach(c *Conn, mode Access, schema string) error {
 	if base, _, _ := strings.Cut(filepath.Base(path), "."); strings.EqualFold(base, schema) {
 		as = "AS attached "
 	}
-	// DuckDB follows links too: it has its WAL beside the real file.
-	real := path
-	if to, err := filepath.EvalSymlinks(path); err == nil {
-		real = to
-	}
 	if mode == Create {
-		if err := d.create(c, path, option); err != nil {
+		if err := d.create(c, real, option); err != nil {
 			return d.explain(err)
 		}
 	}
+	var file *lock
 	var undo *journal
 	start := time.Now()
 	for pause := 5 * time.Millisecond; ; pause = min(2*pause, time.Second) {
-		if undo, err = openJournal(real, mode); err == nil {
+		if file, err = lockFile(real, mode); err == nil {
+			undo, err = openJournal(real, file, mode)
+		}
+		if err == nil {
 			err = c.Exec("ATTACH " + Literal(path) + " " + as + option)
 			if errors.Is(err, errExists) {
 				err = c.Exec("ATTACH " + Literal(path) + " AS attached " + option)
@@ -96,6 +102,7 @@ func (d *Database) attach(c *Conn, mode Access, schema string) error {
 			}
 			undo.close()
 		}
+		file.release()
 		if !errors.Is(err, errLocked) {
 			return d.explain(err)
 		}
@@ -109,7 +116,7 @@ func (d *Database) attach(c *Conn, mode Access, schema string) error {
 		case <-time.After(pause/2 + rand.N(pause)):
 		}
 	}
-	c.detach = func() { closeFile(c, undo) }
+	c.detach = func() { closeFile(c, file, undo) }
 	name, err := attached(c)
 	if err != nil {
 		return err
@@ -120,20 +127,77 @@ func (d *Database) attach(c *Conn, mode Access, schema string) error {
 	return undo.protect(c)
 }
 
+// resolve follows the links of a path, also if the file that they lead to does
+// not exist yet.
+func resolve(path string) string {
+	for range 40 { // as many as Linux follows
+		if real, err := filepath.EvalSymlinks(path); err == nil {
+			return real
+		}
+		to, err := os.Readlink(path)
+		if err != nil {
+			break
+		}
+		if !filepath.IsAbs(to) {
+			to = filepath.Join(filepath.Dir(path), to)
+		}
+		path = to
+	}
+	if dir, err := filepath.EvalSymlinks(filepath.Dir(path)); err == nil {
+		path = filepath.Join(dir, filepath.Base(path))
+	}
+	return path
+}
+
+// orphan finds a file that DuckDB or the journal keeps beside a database, if
+// the database does not exist.
+func orphan(path, real string) string {
+	missing := func() bool {
+		_, err := os.Stat(real)
+		return errors.Is(err, fs.ErrNotExist)
+	}
+	if !missing() {
+		return ""
+	}
+	for _, base := range []string{real, path} {
+		for _, suffix := range []string{".wal", ".wal.checkpoint", ".wal.recovery", ".journal"} {
+			// Another process may have created the database in the meantime. It has
+			// its name before it has a WAL.
+			if _, err := os.Lstat(base + suffix); err == nil && missing() {
+				return base + suffix
+			}
+		}
+	}
+	return ""
+}
+
 // create makes a missing file. It gets its name when it is complete, so that no
 // process ever sees a part of a database.
-func (d *Database) create(c *Conn, path, option string) error {
-	if _, err := os.Lstat(path); err == nil || d.spill == nil {
-		return nil // DuckDB opens or makes it
+func (d *Database) create(c *Conn, real, option string) error {
+	if _, err := os.Lstat(real); err == nil {
+		return nil
 	}
-	unnamed := filepath.Join(d.spill.dir, "new")
-	if err := c.Exec("ATTACH " + Literal(unnamed) + " AS new_file " + option + "; DETACH new_file"); err != nil {
-		return err
+	attach := func(path string) error {
+		return c.Exec("ATTACH " + Literal(path) + " AS new_file " + option + "; DETACH new_file")
 	}
-	if err := os.Link(unnamed, path); err != nil && !errors.Is(err, os.ErrExist) {
+	if d.spill != nil {
+		unnamed := filepath.Join(d.spill.dir, "new")
+		if err := attach(unnamed); err != nil {
+			return err
+		}
+		err := os.Link(unnamed, real)
+		if err == nil || errors.Is(err, fs.ErrExist) {
+			return nil
+		}
 		slog.Debug("no link can be made", "error", err) // not every file system has links
 	}
-	return nil
+	// DuckDB would put the WAL of a new file beside a link to it, and look for it
+	// beside the file later: so the file is created under its own name.
+	err := attach(real)
+	if _, missing := os.Stat(real); missing == nil {
+		return nil // another process may have been faster
+	}
+	return err
 }
 
 // attached is what DuckDB calls the attached file.
@@ -143,23 +207,25 @@ func attached(c *Conn) (name string, err error) {
 }
 
 // closeFile rolls an open transaction back and closes the file.
-func closeFile(c *Conn, undo *journal) {
+func closeFile(c *Conn, file *lock, undo *journal) {
 	c.Exec("ROLLBACK") // an error if there is no transaction
 	name, err := attached(c)
 	if err == nil {
 		err = c.Exec("USE memory; DETACH " + Ident(name))
 	}
 	if err != nil {
+		// The lock stays: to release it would also drop DuckDB's own lock.
 		slog.Error("DuckDB did not close the file", "error", err)
-		unclosed = append(unclosed, undo)
+		unclosed = append(unclosed, file)
 		return
 	}
 	undo.close()
+	file.release()
 }
 
-// unclosed keeps the journals of files that DuckDB did not close, with their
-// descriptors open: closing one would give up DuckDB's lock on its file.
-var unclosed []*journal
+// unclosed keeps the descriptors of files that DuckDB did not close: the
+// garbage collector would close them.
+var unclosed []*lock
 
 // explain makes an error of opening the file one that names the file.
 func (d *Database) explain(err error) error {
@@ -168,6 +234,10 @@ func (d *Database) explain(err error) error {
 		return fmt.Errorf("%s is not a DuckDB database", d.DB)
 	case errors.Is(err, errNewer):
 		return fmt.Errorf("%s was written by a newer DuckDB than the %s in this program; use a newer gbatch", d.DB, Version)
+	case errors.Is(err, errNoLocks):
+		return fmt.Errorf("%s cannot be opened: %w, and without locks two processes could destroy the database; move the database to a local disk", d.DB, errNoLocks)
+	case errors.Is(err, ErrUnfinished):
+		return fmt.Errorf("%s cannot be read: %w, and a command that only reads does not repair the file; run any other command, for example jobs-pending %[1]s, and then this one again", d.DB, err)
 	default:
 		return fmt.Errorf("%s: %w", d.DB, err)
 	}

@@ -16,11 +16,11 @@ import (
 
 // A kb is a database under test.
 type kb struct {
-	*testing.T
+	testing.TB
 	Database
 }
 
-func open(t *testing.T, statements ...string) *kb {
+func open(t testing.TB, statements ...string) *kb {
 	k := &kb{t, Database{DB: filepath.Join(t.TempDir(), "kb.duckdb"), LockTimeout: 10 * time.Second}}
 	for _, s := range statements {
 		k.must(Create, s)
@@ -69,7 +69,7 @@ func (k *kb) expect(query string, want ...string) {
 	}
 }
 
-func contents(t *testing.T, path string) []byte {
+func contents(t testing.TB, path string) []byte {
 	b, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/duckdb/duckdb-go/v2/mapping"
+
+	"gbatch/pkg/lockfile"
 )
 
 // Most of DuckDB's errors are only texts. This file is the only one that reads
@@ -21,7 +23,13 @@ var (
 	// ErrSyntax is the error of a statement that is not SQL.
 	ErrSyntax = errors.New("syntax error")
 
+	// ErrUnfinished is the error of a file that cannot be read until a process
+	// that opens it for writing has repaired it.
+	ErrUnfinished = errors.New("a process was killed while DuckDB wrote a checkpoint")
+
 	errLocked      = errors.New("the file is locked") // by another process
+	errNoLocks     = lockfile.ErrUnsupported
+	errCorrupt     = errors.New("the file is damaged")
 	errNotDatabase = errors.New("not a DuckDB database")
 	errNewer       = errors.New("a newer DuckDB wrote the file")
 	errExists      = errors.New("the name is taken")
@@ -35,7 +43,10 @@ var kinds = []struct {
 }{
 	{"Constraint Error: ", ErrConstraint},
 	{"Parser Error: ", ErrSyntax},
-	{"Could not set lock on file", errLocked},
+	// The file is locked already when DuckDB opens it (lock.go): if DuckDB cannot
+	// lock it then, there are no locks.
+	{"Could not set lock on file", errNoLocks},
+	{"Corrupt database file", errCorrupt},
 	{"not a valid DuckDB database file", errNotDatabase},
 	{"already exists", errExists},
 }

@@ -2,165 +2,213 @@ package duck
 
 import (
 	"bytes"
+	"cmp"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
 	"syscall"
+
+	"github.com/duckdb/duckdb-go/v2/mapping"
 
 	"gbatch/pkg/exit"
 	"gbatch/pkg/lockfile"
 )
 
-// A journal keeps the blocks that a checkpoint may write over.
+// A journal repairs a database after a checkpoint that was not finished.
 //
 // DuckDB never writes over data, and a checkpoint counts only when the file's
-// head points to it. But a block of metadata has many pieces. The file as it
-// stands may use some of them while a checkpoint fills others, and then DuckDB
-// writes the whole block again, with a new checksum. If kill -9 or a power
-// failure cuts such a write of 256 KB short, DuckDB refuses the file from then
-// on: "Corrupt database file: computed checksum … does not match stored
-// checksum".
+// head points to it. But a block of metadata has 64 pieces. The file as it
+// stands may use some of them while a checkpoint fills free ones. DuckDB then
+// writes the whole block again, with a new checksum in its first 8 bytes. If
+// kill -9 or a power failure cuts such a write short, DuckDB refuses the file
+// from then on: "Corrupt database file: computed checksum … does not match
+// stored checksum". Yet only free pieces and the checksum differ: the pieces in
+// use have the same bytes in the old block and in the new one, so any mix of
+// the two has them as well.
 //
-// So these blocks, a handful, and the head are copied to a file beside the
-// database before anything is written. If a process is killed, the next process
-// to open the database finds the copy. If the head has not changed, none of
-// the new pieces is in use, and each block whose checksum is wrong is put back.
-// If it has changed, the checkpoint was finished and the copy is not needed.
+// So before anything is written, a file beside the database records which
+// pieces are in use, and a hash of them. If a process is killed, the next
+// process to open the database for writing finds the record. If the head has
+// not changed and the hash is right, the process writes the right checksum into
+// each block that has a wrong one. Nothing else is ever written, and nothing at
+// all if anything does not fit.
 //
-// A nil journal does nothing.
+// Source: DuckDB, src/storage/metadata/metadata_manager.cpp and
+// src/storage/single_file_block_manager.cpp.
 type journal struct {
 	path string
-	db   *os.File
+	db   *lock
+	kept bool // the file at path is not this database's: it stays, and no journal is written
 }
 
-// head is the size of a file's head in bytes: the main header and two database
-// headers, which DuckDB writes in turn. Blocks follow, counted from 0.
-// Source: duckdb.org/docs/current/internals/storage.
-const head = 3 * 4096
+// The DuckDB libraries and the storage versions that this file is known to be
+// right for. With any other one no journal is written, and none is used.
+var (
+	journalLibraries = []string{"v1.5.6"}
+	journalStorage   = struct{ first, last uint64 }{64, 68}
+)
 
-// journalMagic begins a journal. After it come the head, each block after its
-// offset and length, and a CRC of everything before.
-const journalMagic = "gbatch journal 1"
+const (
+	headSize   = 3 * 4096 // the main header and two database headers; blocks follow
+	pieceCount = 64       // in a block of metadata
+)
 
-// errKept is the error of a journal that is not needed any more but cannot be
-// deleted, for example in a read-only folder.
-var errKept = errors.New("the journal cannot be deleted")
+// journalMagic begins a journal.
+var journalMagic = [16]byte([]byte("gbatch journal 2"))
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
-// openJournal repairs a file that a killed process left. Call it before the
-// database is opened, and close the journal after the database is closed:
-// DuckDB's locks belong to the process, and are lost when the process closes
-// any of its descriptors of the file. A reader needs no journal and gets nil.
-func openJournal(path string, mode Access) (*journal, error) {
-	j := &journal{path: path + ".journal"}
-	if _, err := os.Lstat(j.path); mode == Read && errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
-	var err error
-	j.db, err = os.OpenFile(path, os.O_RDWR, 0)
-	switch {
-	case errors.Is(err, os.ErrNotExist) && mode == Create:
-		os.Remove(j.path) // it belongs to a database that was deleted
-		return nil, nil
-	case err != nil && mode == Read:
-		return nil, nil // DuckDB will say what is wrong, if anything is
-	case err != nil:
-		return nil, err
-	}
-	err = j.recover()
-	if err == nil && mode != Read {
-		return j, nil
-	}
-	j.db.Close()
-	if mode == Read && (errors.Is(err, errLocked) || errors.Is(err, errKept)) {
-		err = nil // neither another process nor an old journal keeps a reader out
-	}
-	return nil, err
+// A journalHead begins a journal. The blocks and a CRC of everything before
+// follow.
+type journalHead struct {
+	Magic  [16]byte
+	State  state
+	Pieces [sha256.Size]byte // of the pieces in use, in the order of the blocks
+	Blocks uint64            // how many there are
 }
 
-// recover deletes the journal. If its checkpoint was not finished, it puts the
-// blocks back first.
-func (j *journal) recover() error {
-	if _, err := os.Lstat(j.path); errors.Is(err, os.ErrNotExist) {
-		return nil
+// A state identifies what a database file holds between two checkpoints.
+type state struct {
+	Head      [sha256.Size]byte // of the file's head
+	ID        [16]byte          // of the database; 0 before storage version 67
+	Iteration uint64            // counts the checkpoints
+	BlockSize uint64
+}
+
+// A metaBlock is a block of metadata.
+type metaBlock struct {
+	ID   uint64
+	Free uint64 // the pieces that are not in use, as bits
+}
+
+func (b metaBlock) offset(s state) int64 { return headSize + int64(b.ID*s.BlockSize) }
+
+var (
+	castagnoli = crc32.MakeTable(crc32.Castagnoli)
+	journalLen = binary.Size(journalHead{})
+	blockLen   = binary.Size(metaBlock{})
+)
+
+var (
+	errForeign = errors.New("not a journal of this version of gbatch")
+	errCut     = errors.New("the journal is not complete")
+	errUnknown = errors.New("not known to the journal")
+)
+
+// parseJournal reads a journal. The error is errForeign if the file is
+// something else, and errCut if a process was killed while it wrote the
+// journal: it has not written to the database then.
+func parseJournal(b []byte) (h journalHead, blocks []metaBlock, err error) {
+	if n := min(len(b), len(journalMagic)); !bytes.Equal(b[:n], journalMagic[:n]) {
+		return h, nil, errForeign
 	}
-	// This is DuckDB's own lock: no other process has the file open now.
-	lock := syscall.Flock_t{Type: syscall.F_WRLCK, Whence: io.SeekStart}
-	if err := syscall.FcntlFlock(j.db.Fd(), syscall.F_SETLK, &lock); errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.EACCES) {
-		return errLocked
-	} else if err != nil {
-		return err
+	end := len(b) - crc32.Size
+	if end < journalLen || crc32.Checksum(b[:end], castagnoli) != binary.LittleEndian.Uint32(b[end:]) {
+		return h, nil, errCut
 	}
-	f, err := os.OpenFile(j.path, os.O_RDONLY|syscall.O_NOFOLLOW, 0)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil // another process was faster
-	}
+	n, err := binary.Decode(b, binary.LittleEndian, &h)
 	if err != nil {
-		return err
+		return h, nil, err
 	}
-	defer f.Close()
-	b, err := io.ReadAll(f)
-	if err != nil {
-		return err
+	b = b[n:end]
+	if len(b)%blockLen != 0 || uint64(len(b)/blockLen) != h.Blocks || h.State.check() != nil {
+		return h, nil, errCut
 	}
-	if err := j.restore(b); err != nil {
-		return err
+	blocks = make([]metaBlock, h.Blocks)
+	if _, err := binary.Decode(b, binary.LittleEndian, blocks); err != nil {
+		return h, nil, err
 	}
-	if err := os.Remove(j.path); err != nil {
-		return fmt.Errorf("%w: %w", errKept, err)
+	for _, block := range blocks {
+		if block.ID > 1<<62/h.State.BlockSize {
+			return h, nil, errCut
+		}
+	}
+	return h, blocks, nil
+}
+
+func (h journalHead) encode(blocks []metaBlock) []byte {
+	b, _ := binary.Append(nil, binary.LittleEndian, h)
+	b, _ = binary.Append(b, binary.LittleEndian, blocks)
+	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+}
+
+// check refuses block sizes that DuckDB has not.
+func (s state) check() error {
+	if s.BlockSize < 16<<10 || s.BlockSize > 256<<10 || s.BlockSize&(s.BlockSize-1) != 0 {
+		return fmt.Errorf("block size %d: %w", s.BlockSize, errUnknown)
 	}
 	return nil
 }
 
-// restore writes the torn blocks of a journal back, if it is whole and the
-// database's head is the one in it.
-func (j *journal) restore(b []byte) error {
-	end := len(b) - crc32.Size
-	if end < len(journalMagic)+head || string(b[:len(journalMagic)]) != journalMagic || crc32.Checksum(b[:end], castagnoli) != binary.LittleEndian.Uint32(b[end:]) {
-		return nil // the process was killed before it began to write
+// stateOf reads the head of a database.
+func stateOf(db io.ReaderAt) (s state, err error) {
+	if v := mapping.LibraryVersion(); !slices.Contains(journalLibraries, v) {
+		return s, fmt.Errorf("DuckDB %s: %w", v, errUnknown)
 	}
-	now := make([]byte, head)
-	if _, err := j.db.ReadAt(now, 0); err != nil {
-		return err
+	head := make([]byte, headSize)
+	if _, err := db.ReadAt(head, 0); err == io.EOF {
+		return s, fmt.Errorf("the file's head is cut short: %w", errUnknown)
+	} else if err != nil {
+		return s, err
 	}
-	b = b[len(journalMagic):end]
-	if !bytes.Equal(now, b[:head]) {
-		return nil
-	}
-	torn := false
-	for b = b[head:]; len(b) > 0; {
-		at, n := int64(binary.LittleEndian.Uint64(b)), int(binary.LittleEndian.Uint64(b[8:]))
-		old := b[16 : 16+n]
-		b = b[16+n:]
-		now = append(now[:0], old...)
-		if _, err := j.db.ReadAt(now, at); err != nil {
-			return err
-		}
-		// If the file was replaced, it may have the same head, but its blocks are
-		// whole.
-		if checksum(now) == binary.LittleEndian.Uint64(now) {
-			continue
-		}
-		torn = true
-		if _, err := j.db.WriteAt(old, at); err != nil {
-			return err
+	word := func(at int) uint64 { return binary.LittleEndian.Uint64(head[at:]) }
+	for at := 0; at < headSize; at += 4096 {
+		if checksum(head[at:at+4096]) != word(at) {
+			return s, fmt.Errorf("the file's head is damaged: %w", errUnknown)
 		}
 	}
-	if !torn {
-		return nil
+	// The main header: checksum, "DUCK", storage version, 4 flags, the library
+	// that made the file (64), encryption (8), identifier (16).
+	if v := word(12); string(head[8:12]) != "DUCK" || v < journalStorage.first || v > journalStorage.last || word(20) != 0 {
+		return s, fmt.Errorf("storage version %d, flags %x: %w", v, word(20), errUnknown)
 	}
-	slog.Info("undid a checkpoint that was not finished", "db", j.db.Name())
-	return j.db.Sync()
+	copy(s.ID[:], head[124:140])
+	// A database header: checksum, iteration, meta block, free list, block count,
+	// block size. The one of the later checkpoint counts.
+	at := 4096
+	if word(at+8) <= word(2*at+8) {
+		at *= 2
+	}
+	s.Head, s.Iteration, s.BlockSize = sha256.Sum256(head), word(at+8), word(at+40)
+	if s.BlockSize == 0 {
+		s.BlockSize = 256 << 10
+	}
+	return s, s.check()
 }
 
-// checksum is the sum that DuckDB writes into the first 8 bytes of a block.
-// Source: DuckDB, src/common/checksum.cpp.
+// examine reads the blocks. It returns the hash of the pieces in use, and the
+// blocks whose checksum is wrong, with the right one.
+func examine(db io.ReaderAt, s state, blocks []metaBlock) (pieces [sha256.Size]byte, torn map[int64]uint64, err error) {
+	h := sha256.New()
+	block := make([]byte, s.BlockSize)
+	size := (s.BlockSize - 8) / pieceCount &^ 7
+	torn = map[int64]uint64{}
+	for _, b := range blocks {
+		if _, err := db.ReadAt(block, b.offset(s)); err != nil {
+			return pieces, nil, err
+		}
+		for i := range uint64(pieceCount) {
+			if b.Free>>i&1 == 0 {
+				h.Write(block[8+i*size : 8+(i+1)*size])
+			}
+		}
+		if sum := checksum(block); sum != binary.LittleEndian.Uint64(block) {
+			torn[b.offset(s)] = sum
+		}
+	}
+	return [sha256.Size]byte(h.Sum(nil)), torn, nil
+}
+
+// checksum is the sum that DuckDB writes into the first 8 bytes of a block or
+// header. Source: DuckDB, src/common/checksum.cpp.
 func checksum(block []byte) uint64 {
 	sum := uint64(5381)
 	for b := block[8:]; len(b) >= 8; b = b[8:] {
@@ -169,47 +217,171 @@ func checksum(block []byte) uint64 {
 	return sum
 }
 
-// protect writes the journal of the database that c has just opened.
-func (j *journal) protect(c *Conn) error {
-	if j == nil {
-		return nil
+// A verdict is what a journal means for the database beside it.
+type verdict int
+
+const (
+	none     verdict = iota // there is no journal
+	unneeded                // it has done its work
+	mendable                // a checkpoint was cut short: the checksums of torn blocks are to be written
+	damaged                 // blocks are torn, and the pieces in use are not the journal's
+	another                 // the journal is of another database, or of another copy of this one
+	foreign                 // the file is something else, or something here is not known
+)
+
+// judge compares a journal with the database, and changes neither. The database
+// must be locked: nobody writes to it then.
+func judge(b []byte, db io.ReaderAt) (v verdict, torn map[int64]uint64, err error) {
+	h, blocks, err := parseJournal(b)
+	if errors.Is(err, errCut) {
+		return unneeded, nil, nil
 	}
-	r, err := c.Query("SELECT block_id, (SELECT block_size FROM pragma_database_size() WHERE database_name = current_database()) FROM pragma_metadata_info() WHERE free_blocks > 0")
+	var now state
+	if err == nil {
+		now, err = stateOf(db)
+	}
+	if errors.Is(err, errForeign) || errors.Is(err, errUnknown) {
+		slog.Debug("the journal is not used", "error", err)
+		return foreign, nil, nil
+	} else if err != nil {
+		return none, nil, err
+	}
+	if now != h.State {
+		if now.ID == h.State.ID && now.Iteration > h.State.Iteration {
+			return unneeded, nil, nil // the checkpoint was finished
+		}
+		return another, nil, nil
+	}
+	pieces, torn, err := examine(db, now, blocks)
+	switch {
+	case err == io.EOF: // the file was cut off
+		return damaged, nil, nil
+	case err != nil:
+		return none, nil, err
+	case pieces == h.Pieces && len(torn) == 0:
+		return unneeded, nil, nil
+	case pieces == h.Pieces:
+		return mendable, torn, nil
+	case len(torn) == 0:
+		return another, nil, nil
+	}
+	return damaged, nil, nil
+}
+
+// maxJournal is the size in bytes up to which a file is read as a journal. It
+// suffices for the metadata of petabytes.
+const maxJournal = 1 << 20
+
+func readJournal(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if errors.Is(err, syscall.ELOOP) {
+		return []byte("a link"), nil
+	} else if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil {
+		return nil, err
+	} else if !info.Mode().IsRegular() {
+		return []byte("not a regular file"), nil
+	}
+	return io.ReadAll(io.LimitReader(f, maxJournal))
+}
+
+// openJournal looks at the journal that a killed process left, and repairs the
+// database if it is opened for writing. A reader gets a nil journal, which does
+// nothing.
+func openJournal(path string, db *lock, mode Access) (*journal, error) {
+	j := &journal{path: path + ".journal", db: db}
+	v, err := j.recover(mode != Read)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer r.Close()
-	b := append([]byte(journalMagic), make([]byte, head)...)
-	if _, err := j.db.ReadAt(b[len(journalMagic):], 0); err != nil {
-		return err
-	}
-	none := true
-	for r.Next() {
-		none = false
-		at, size := head+r.Int(0)*r.Int(1), int(r.Int(1))
-		b = binary.LittleEndian.AppendUint64(b, uint64(at))
-		b = binary.LittleEndian.AppendUint64(b, uint64(size))
-		b = append(b, make([]byte, size)...)
-		if _, err := j.db.ReadAt(b[len(b)-size:], at); err != nil {
-			return fmt.Errorf("block at %d: %w", at, err)
+	if v == another {
+		if _, err := os.Lstat(path + ".wal"); err == nil {
+			return nil, fmt.Errorf("%s and %s.wal are of another database, or of another copy of this one, and DuckDB would add the changes in the .wal to this file; move both files away, to the database that they belong to if it still exists", j.path, path)
 		}
 	}
-	if none {
+	if mode == Read {
+		return nil, nil
+	}
+	if v == another || v == foreign {
+		slog.Warn("a kill -9 can leave the database unreadable, since no journal can be kept: a file has its name that is not a journal of this database; move it away", "file", j.path)
+	}
+	return j, nil
+}
+
+// recover deletes a journal that has done its work, after repairing the
+// database if need be. A reader changes nothing.
+func (j *journal) recover(write bool) (verdict, error) {
+	b, err := readJournal(j.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return none, nil
+	} else if err != nil {
+		return none, err
+	}
+	v, torn, err := judge(b, j.db)
+	if err != nil {
+		return v, fmt.Errorf("%s: %w", j.path, err)
+	}
+	switch {
+	case v == damaged:
+		return v, fmt.Errorf("the file is damaged in a way that %s cannot repair: the journal is of another database, or more than the last checkpoint was lost; nothing was changed; restore a backup, and move the journal away", j.path)
+	case v == mendable && !write:
+		return v, ErrUnfinished
+	case v == mendable:
+		for at, sum := range torn {
+			if _, err := j.db.WriteAt(binary.LittleEndian.AppendUint64(nil, sum), at); err != nil {
+				return v, err
+			}
+		}
+		if err := j.db.Sync(); err != nil {
+			return v, err
+		}
+		slog.Info("repaired the database: a checkpoint was not finished", "db", j.db.Name(), "blocks", len(torn))
+	case v == another || v == foreign:
+		j.kept = true
+	}
+	if write && (v == mendable || v == unneeded) {
+		if err := os.Remove(j.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return v, fmt.Errorf("a journal that is not needed any more cannot be deleted: %w", err)
+		}
+	}
+	return v, nil
+}
+
+// protect writes the journal of the database that c has just opened.
+func (j *journal) protect(c *Conn) error {
+	if j == nil || j.kept {
 		return nil
 	}
-	b = binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+	h := journalHead{Magic: journalMagic}
+	var err error
+	if h.State, err = stateOf(j.db); errors.Is(err, errUnknown) {
+		slog.Debug("no journal is written", "error", err)
+		return nil
+	} else if err != nil {
+		return err
+	}
+	blocks, err := metadata(c)
+	if err != nil || !slices.ContainsFunc(blocks, func(b metaBlock) bool { return b.Free != 0 }) {
+		return err // a checkpoint writes no block twice
+	}
+	h.Blocks = uint64(len(blocks))
+	if h.Pieces, _, err = examine(j.db, h.State, blocks); err != nil {
+		return err
+	}
 	info, err := j.db.Stat()
 	if err != nil {
 		return err
 	}
 	f, err := os.OpenFile(j.path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, info.Mode().Perm())
-	if errors.Is(err, os.ErrExist) {
-		return exit.Errorf(exit.TryLater, "%s was left at this moment by a process that was killed; run the command again", j.path)
-	}
-	if err != nil {
+	if errors.Is(err, fs.ErrExist) {
+		return exit.Errorf(exit.TryLater, "%s was created at this moment; run the command again", j.path)
+	} else if err != nil {
 		return err
 	}
-	_, err = f.Write(b)
+	_, err = f.Write(h.encode(blocks))
 	if err == nil {
 		err = f.Sync()
 	}
@@ -222,14 +394,37 @@ func (j *journal) protect(c *Conn) error {
 	return err
 }
 
-// close ends the journal of a database that was closed.
+// metadata lists the blocks of metadata of the attached file.
+func metadata(c *Conn) (blocks []metaBlock, err error) {
+	var odd error
+	err = c.Each(func(r *Rows) {
+		b := metaBlock{ID: uint64(r.Int(0))}
+		if r.Int(1) != pieceCount {
+			odd = fmt.Errorf("DuckDB divides a block of metadata into %d pieces instead of %d", r.Int(1), pieceCount)
+		}
+		for _, s := range strings.Fields(r.Text(2)) {
+			i, err := strconv.ParseUint(s, 10, 64)
+			if err != nil || i >= pieceCount {
+				odd = fmt.Errorf("DuckDB lists %q as a piece of block %d", s, b.ID)
+			}
+			b.Free |= 1 << i
+		}
+		blocks = append(blocks, b)
+	}, "SELECT block_id, total_blocks, array_to_string(free_list, ' ') FROM pragma_metadata_info() ORDER BY block_id")
+	return blocks, cmp.Or(err, odd)
+}
+
+// close ends the journal of a database that DuckDB has closed.
 func (j *journal) close() {
-	if j == nil {
+	if j == nil || j.kept {
 		return
 	}
 	// If another process has the database by now, that process deletes the journal.
-	if err := j.recover(); err != nil && !errors.Is(err, errLocked) {
+	err := j.db.acquire()
+	if err == nil {
+		_, err = j.recover(true)
+	}
+	if err != nil && !errors.Is(err, errLocked) {
 		slog.Error("the journal was not deleted", "error", err)
 	}
-	j.db.Close()
 }

@@ -4,19 +4,33 @@ package lockfile
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"syscall"
 )
 
+// ErrUnsupported is the error of a file system that has no locks.
+var ErrUnsupported = errors.New("the file system has no file locks")
+
+// Unsupported reports whether the error of a system call that locks a file
+// means that the file system has no locks.
+func Unsupported(err error) bool {
+	return slices.ContainsFunc([]error{syscall.EOPNOTSUPP, syscall.ENOTSUP, syscall.ENOLCK, syscall.ENOSYS},
+		func(no error) bool { return errors.Is(err, no) })
+}
+
 // Try takes the lock of an open file, and reports whether it is held now. It is
-// not where another process holds it, and where the file's name does not lead
-// to the file any more: between the opening and the lock its owner may have
-// removed it, and such a lock keeps nobody out. The kernel drops the lock when
+// not held if another process holds it, or if the file's name does not lead to
+// the file any more: its owner may have deleted the file after it was opened,
+// and a lock on a deleted file keeps nobody out. The kernel drops the lock when
 // the process ends, however it ends, or when f is closed.
 func Try(f *os.File) (held bool, err error) {
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err == syscall.EWOULDBLOCK {
 		return false, nil
+	} else if Unsupported(err) {
+		return false, &fs.PathError{Op: "lock", Path: f.Name(), Err: fmt.Errorf("%w: %w", ErrUnsupported, err)}
 	} else if err != nil {
 		return false, &fs.PathError{Op: "lock", Path: f.Name(), Err: err}
 	}
@@ -32,7 +46,7 @@ func Try(f *os.File) (held bool, err error) {
 }
 
 // SyncDir writes a directory to disk, and with it the names of the files that
-// were made or removed there.
+// were created or deleted there.
 func SyncDir(path string) error {
 	d, err := os.Open(path)
 	if err != nil {

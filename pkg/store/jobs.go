@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"io"
 
 	"gbatch/pkg/duck"
@@ -19,7 +20,7 @@ type Jobs struct {
 func (j *Jobs) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 	defer j.End()
 	var jobs []record.Job
-	err := transact(ctx, &j.Database, duck.Read, func(c *duck.Conn) error {
+	list := func(c *duck.Conn) error {
 		if ok, err := hasTables(c); err != nil || !ok {
 			return err
 		}
@@ -27,7 +28,13 @@ func (j *Jobs) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 			jobs = append(jobs, record.Job{Job: r.Text(0), Batch: r.Text(1), State: r.Text(2), Model: r.Text(3),
 				Dim: int(r.Int(4)), Requests: int(r.Int(5)), Input: r.Text(6), Canary: int(r.Int(7))})
 		}, "SELECT job, batch, state, model, dim, requests, input, canary FROM gbatch.jobs WHERE job IS NOT NULL AND closed_at IS NULL ORDER BY batch")
-	})
+	}
+	err := transact(ctx, &j.Database, duck.Read, list)
+	if errors.Is(err, duck.ErrUnfinished) {
+		// A line that begins here is to resume after any kill. To open the file for
+		// writing repairs it.
+		err = transact(ctx, &j.Database, duck.Write, list)
+	}
 	if err != nil {
 		return err
 	}
