@@ -81,8 +81,8 @@ func eightChars(x uint64) uint64 {
 
 // DecodeBase64 appends to dst the values that AppendBase64 wrote. It refuses
 // what is not whole values, and whatever StdEncoding.Strict does not write: other
-// characters, line breaks included, padding left out or not of zero bits. Then
-// dst is returned as it came.
+// characters, line breaks included, missing padding, and padding bits that are not
+// zero. Then it returns dst unchanged.
 func DecodeBase64(dst []float32, src []byte) ([]float32, error) {
 	out := slices.Grow(dst, len(src)/16*3+3)
 	b := src
@@ -98,10 +98,12 @@ func DecodeBase64(dst []float32, src []byte) ([]float32, error) {
 			}
 			return dst, errNotBase64
 		}
-		out = append(out,
-			math.Float32frombits(w|x<<24),
-			math.Float32frombits(x>>8|y<<16),
-			math.Float32frombits(y>>16|z<<8))
+		n := len(out)
+		out = out[:n+3] // there is room
+		values := out[n : n+3 : n+3]
+		values[0] = math.Float32frombits(w | x<<24)
+		values[1] = math.Float32frombits(x>>8 | y<<16)
+		values[2] = math.Float32frombits(y>>16 | z<<8)
 		b = b[16:]
 	}
 	if len(b) == 0 {
