@@ -17,6 +17,7 @@
 //	vectors-apply    writes those back
 //	jobs-pending     prints the jobs whose results are not applied yet
 //	chunks-status    tells what is ready, queued, pending and failed
+//	chunks-release   gives claimed batches back that were not sent
 //	gemini-emulator  is a local Gemini server, for demos and tests
 //
 // The records on the pipes are specified in package record.

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"gbatch/pkg/emulator"
 	"gbatch/pkg/ndjson"
@@ -116,7 +117,7 @@ func newDesk(t *testing.T) *desk {
 		"tmp/keep":   "",
 		"home/keep":  "",
 		"posts.json": `[{"slug":"gophers","title":"Food","body":"Gophers store food in tunnels."},{"slug":"moles","body":"Moles eat earthworms."}]`,
-		"notes/a.md": "# Notes\n\nOn animals.\n\n## Gophers\n\nThey dig.\n\n## Moles\n\nThey dig, too.\n",
+		"notes/a.md": "# Notes\n\nOn animals.\n\n## Gophers\n\nThey dig.\n\n## Moles\n\nThey dig, too.\n\n## Gophers\n\nThey store food.\n",
 		"notes/b.md": "## Owls\n\nThey fly.\n\n## Nothing yet\n",
 		"docs/keep":  "",
 	}
@@ -210,6 +211,93 @@ func (d *desk) loseJob(t *testing.T) string {
 	return job
 }
 
+// TestEmbedHourly runs the script of the recipe. It ends with 0 while jobs are at
+// work, the quota is full or the database is locked, but not if that lasts.
+func TestEmbedHourly(t *testing.T) {
+	if _, err := exec.LookPath("jq"); err != nil {
+		t.Skip("jq is not installed")
+	}
+	var script string
+	blocks, _ := split(pages(t)["docs/recipes.md"])
+	for _, b := range blocks {
+		if strings.Contains(b.text, "cat > embed-hourly") {
+			script, _, _ = strings.Cut(strings.Replace(b.text, "RETRY_FOR=1m", "RETRY_FOR=1s GBATCH_LOCK_TIMEOUT=1ms", 1), "./embed-hourly\n")
+		}
+	}
+	begin := func(t *testing.T, faults ...string) *desk {
+		d := newDesk(t)
+		if err := d.server.SetFaults(faults); err != nil {
+			t.Fatal(err)
+		}
+		d.run(t, exec.Command("bash", "-e", "-c", script))
+		return d
+	}
+	hourly := func(t *testing.T, d *desk, want int, say string) {
+		t.Helper()
+		cmd := exec.Command("./embed-hourly")
+		cmd.Dir, cmd.Env = d.dir, d.env
+		out, _ := cmd.CombinedOutput()
+		if code := cmd.ProcessState.ExitCode(); code != want || say == "" && len(out) > 0 || !strings.Contains(string(out), say) {
+			t.Errorf("code %d instead of %d: %s", code, want, out)
+		}
+	}
+	// later lets two days pass, which is all that the database and the script know of.
+	later := func(t *testing.T, d *desk) {
+		for _, column := range []string{"jobs claimed_at", "jobs submitted_at", "jobs ended_at", "scans scanned_at"} {
+			table, name, _ := strings.Cut(column, " ")
+			d.run(t, exec.Command("sql", "kb.duckdb", "UPDATE gbatch."+table+" SET "+name+" = "+name+" - INTERVAL 49 HOUR"))
+		}
+	}
+	// lock holds the database open for reading, so that no command can write to it.
+	lock := func(t *testing.T, d *desk) (unlock func()) {
+		db, err := sql.Open("duckdb", filepath.Join(d.dir, "kb.duckdb")+"?access_mode=read_only")
+		if err == nil {
+			err = db.Ping()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return func() { db.Close() }
+	}
+	t.Run("a job that does not end", func(t *testing.T) {
+		d := begin(t, "get state=RUNNING")
+		hourly(t, d, 0, "")
+		hourly(t, d, 0, "")
+		later(t, d)
+		hourly(t, d, 1, "embed-hourly: nothing moved for 48 hours: batches/")
+	})
+	t.Run("a quota that stays full", func(t *testing.T) {
+		d := begin(t, "create status=429")
+		hourly(t, d, 0, "")
+		later(t, d)
+		hourly(t, d, 1, "embed-hourly: nothing moved for 48 hours: 12 chunks are QUEUED, since ")
+	})
+	t.Run("a database that is locked from the start", func(t *testing.T) {
+		d := begin(t)
+		defer lock(t, d)()
+		hourly(t, d, 0, "")
+		old := time.Now().Add(-49 * time.Hour)
+		if err := os.Chtimes(filepath.Join(d.dir, "embed.known"), old, old); err != nil {
+			t.Fatal(err)
+		}
+		hourly(t, d, 1, "embed-hourly: nothing moved for 48 hours: the database could not be read or written to")
+	})
+	t.Run("idle, then locked", func(t *testing.T) {
+		d := begin(t)
+		hourly(t, d, 0, "")
+		hourly(t, d, 0, "")
+		later(t, d)
+		d.run(t, exec.Command("sql", "kb.duckdb", "INSERT INTO chunks (id, text) VALUES ('new', 'another text')"))
+		unlock := lock(t, d)
+		hourly(t, d, 1, "embed-hourly: nothing moved for 48 hours: 1 chunks are PENDING, since ")
+		unlock()
+		hourly(t, d, 0, "")
+		hourly(t, d, 0, "")
+		later(t, d)
+		hourly(t, d, 0, "")
+	})
+}
+
 // checks are what must hold after a page.
 var checks = map[string]func(*testing.T, *desk){
 	"README.md": func(t *testing.T, d *desk) {
@@ -224,11 +312,11 @@ var checks = map[string]func(*testing.T, *desk){
 	},
 	"docs/troubleshooting.md": func(t *testing.T, d *desk) {
 		d.sees(t, "READY 12", "SELECT embedding_status || ' ' || count(*) FROM chunk_status GROUP BY embedding_status")
-		d.sees(t, "EXPIRED 3 true deleted", "SELECT state || ' ' || requests || ' ' || (closed_at IS NOT NULL) || ' ' || error FROM gbatch.jobs ORDER BY batch LIMIT 1")
+		d.sees(t, "RELEASED 3 true", "SELECT state || ' ' || requests || ' ' || (closed_at IS NOT NULL) FROM gbatch.jobs ORDER BY batch LIMIT 1")
 	},
 	"docs/recipes.md": func(t *testing.T, d *desk) {
 		d.sees(t, "late PENDING", "SELECT id || ' ' || embedding_status FROM chunk_status WHERE embedding_status <> 'READY'")
-		d.sees(t, "5 4 2", "SELECT (SELECT count(*) FROM doc_embeddings) || ' ' || (SELECT count(*) FROM note_embeddings) || ' ' || (SELECT count(*) FROM vectors)")
+		d.sees(t, "5 5 2", "SELECT (SELECT count(*) FROM doc_embeddings) || ' ' || (SELECT count(*) FROM note_embeddings) || ' ' || (SELECT count(*) FROM vectors)")
 	},
 }
 
@@ -418,7 +506,7 @@ func TestDatabasePage(t *testing.T) {
 		}
 		real[table] = append(real[table], column+" "+kind)
 	}
-	if err := rows.Err(); err != nil || len(real) != 5 {
+	if err := rows.Err(); err != nil || len(real) != 6 {
 		t.Fatalf("there are %d tables: %v", len(real), err)
 	}
 	page := pages(t)["docs/database.md"]

@@ -42,6 +42,7 @@ func TestMain(m *testing.M) {
 		"vectors-apply":   new(store.Apply),
 		"jobs-pending":    new(store.Jobs),
 		"chunks-status":   new(store.Status),
+		"chunks-release":  new(store.Release),
 		"gemini-emulator": new(emulator.Emulator),
 	} {
 		commands[name] = func() {

@@ -16,6 +16,9 @@
 //	chunks-pending kb.duckdb --from "SELECT doc AS id, body AS text FROM read_parquet('docs/*.parquet')" | …
 //	chunks-pending kb.duckdb --dry-run
 //
+// On a terminal it claims nothing and prints what it would claim, a line for
+// each batch, as with --dry-run. In a pipe or to a file it claims.
+//
 // The defaults of the three limits fit the lowest paid tier of the API. --limit
 // counts what this run claims, not what it prints again.
 //

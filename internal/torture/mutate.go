@@ -24,7 +24,7 @@ var mutations = map[string][]change{
 		"	if err := transact(ctx, &w.Database, duck.Write, func(c *duck.Conn) error { return w.write(c, j) }); err != nil {\n",
 		"	if j == nil && w.last {\n		failed := 0\n		j = &record.Job{Batch: w.batch, State: record.Succeeded, Succeeded: &w.lines, Failed: &failed}\n	}\n" +
 			"	if err := transact(ctx, &w.Database, duck.Write, func(c *duck.Conn) error { return w.write(c, j) }); err != nil {\n"}},
-	"no-lock": {{"pkg/gbatch/intent.go",
+	"no-lock": {{"pkg/ledger/files.go",
 		"held, err := lockfile.Try(f)", "held, err := lockfile.Try(f)\n	held = true"}},
 	"no-canary-check": {{"pkg/gbatch/convert.go",
 		"if !same(p.canary, p.first) {", "if false {"}},

@@ -158,7 +158,7 @@ func (w *world) see(l *line, what string, seen func() bool) error {
 				return nil
 			}
 			w.end(l)
-			return fmt.Errorf("the line ended before %s was seen", what)
+			return fmt.Errorf("%w: the line ended before %s was seen", errLate, what)
 		case <-t:
 			l.kill(whole)
 			return fmt.Errorf("%s was never seen", what)

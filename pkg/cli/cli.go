@@ -55,7 +55,7 @@ func Main(manual string, cmd Command) {
 func run(name string, args []string, manual string, cmd Command) int {
 	stderr := &cleaner{w: os.Stderr, secrets: []string{os.Getenv("GEMINI_API_KEY"), os.Getenv("GOOGLE_API_KEY")}}
 	fail := func(err error) int {
-		fmt.Fprintf(stderr, "%s: error: %s\n", name, Printable(err.Error()))
+		fmt.Fprintf(stderr, "%s: error: %s\n", name, Printable(screen(err.Error())))
 		return exit.Code(err)
 	}
 
@@ -224,6 +224,17 @@ func version() string {
 		}
 	}
 	return v + " " + info.GoVersion
+}
+
+// screen cuts the middle out of a message that is longer than a screen, such as
+// one of DuckDB's that spells out a type of a thousand words. Its end says what
+// to do.
+func screen(s string) string {
+	const head, tail = 1000, 500
+	if len(s) <= head+tail {
+		return s
+	}
+	return strings.ToValidUTF8(s[:head], "") + " … " + strings.ToValidUTF8(s[len(s)-tail:], "")
 }
 
 // Printable is s with what a terminal would act on, or would show in another

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"unicode/utf8"
 
 	"gbatch/pkg/exit"
 )
@@ -186,6 +187,19 @@ func TestSize(t *testing.T) {
 		if err := got.UnmarshalText([]byte(text)); got != want || (err == nil) != (want > 0) {
 			t.Errorf("%q is %d, %v", text, got, err)
 		}
+	}
+}
+
+// A message longer than a screen keeps its beginning and its end.
+func TestScreen(t *testing.T) {
+	for _, s := range []string{"", "short", strings.Repeat("é", 750)} {
+		if got := screen(s); got != s {
+			t.Errorf("%q becomes %q", s, got)
+		}
+	}
+	got := screen("begin " + strings.Repeat("é", 5000) + " end")
+	if len(got) > 1510 || !strings.HasPrefix(got, "begin é") || !strings.HasSuffix(got, "é end") || !strings.Contains(got, " … ") || strings.ContainsRune(got, utf8.RuneError) {
+		t.Errorf("%q", got)
 	}
 }
 

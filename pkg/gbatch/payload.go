@@ -17,6 +17,7 @@ import (
 	"strings"
 
 	"gbatch/pkg/exit"
+	"gbatch/pkg/ledger"
 	"gbatch/pkg/ndjson"
 	"gbatch/pkg/record"
 )
@@ -37,14 +38,12 @@ type payload struct {
 
 func (p *payload) close() { p.file.Close() }
 
-// name is the display name of a submission: of all jobs of a project only a
-// job for the same lines of the same batch has it.
-func (p *payload) name() string {
-	name := "gbatch-" + p.hash
-	if p.Batch != "" {
-		name = "gbatch-" + p.Batch + "-" + p.hash
-	}
-	return name
+// name is the name of the submission in the ledger and at Google.
+func (p *payload) name() string { return ledger.Name(p.Batch, p.hash) }
+
+// mark is what to set in the ledger for a phase of p's submission.
+func (p *payload) mark(phase, input, job string) ledger.Mark {
+	return ledger.Mark{Name: p.name(), Batch: p.Batch, SHA256: p.hash, Requests: p.Count, Phase: phase, Input: input, Job: job}
 }
 
 // label is name, with how many canaries are in the file.

@@ -12,6 +12,7 @@ import (
 
 	"gbatch/pkg/emulator"
 	"gbatch/pkg/exit"
+	"gbatch/pkg/ledger"
 )
 
 // The test binary is gbatch-submit too, for the tests that kill it.
@@ -39,9 +40,9 @@ func submitProcess(t *testing.T, in string) (*exec.Cmd, *bytes.Buffer) {
 func TestKilled(t *testing.T) {
 	for at, phase := range map[string]string{
 		"list": "", "list when=after": "",
-		"upload.start": phaseUpload, "upload.start when=after": phaseUpload,
-		"upload.data": phaseUpload, "upload.data when=after": phaseUpload,
-		"create": phaseCreate, "create when=after": phaseCreate,
+		"upload.start": ledger.Upload, "upload.start when=after": ledger.Upload,
+		"upload.data": ledger.Upload, "upload.data when=after": ledger.Upload,
+		"create": ledger.Create, "create when=after": ledger.Create,
 	} {
 		t.Run(at, func(t *testing.T) {
 			g := newGoogle(t, emulator.Options{})

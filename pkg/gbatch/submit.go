@@ -13,6 +13,7 @@ import (
 
 	"gbatch/pkg/cli"
 	"gbatch/pkg/exit"
+	"gbatch/pkg/ledger"
 	"gbatch/pkg/model"
 	"gbatch/pkg/ndjson"
 	"gbatch/pkg/record"
@@ -54,7 +55,7 @@ func (s *Submit) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 		return err
 	}
 	at.generate = s.Method == "generate"
-	intents, err := openIntents()
+	intents, err := ledger.Open()
 	if err != nil {
 		return err
 	}
@@ -86,7 +87,7 @@ func (s *Submit) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 type submission struct {
 	*Submit
 	at     backend
-	ledger ledger
+	ledger ledger.Ledger
 	out    *ndjson.Writer
 	warned bool // of MaxJobs
 }
@@ -94,11 +95,11 @@ type submission struct {
 // submit gets p its job and prints it, while it holds p's entry in the ledger.
 // The entry is given up after the job is printed, and remains as its receipt.
 func (s *submission) submit(ctx context.Context, p *payload) error {
-	e, err := s.ledger.claim(ctx, p.name(), s.RetryFor)
+	e, err := s.ledger.Claim(ctx, p.name(), s.RetryFor)
 	if err != nil {
 		return err
 	}
-	defer e.close()
+	defer e.Close()
 	job, err := s.job(ctx, p, e)
 	if err != nil {
 		return err
@@ -110,11 +111,11 @@ func (s *submission) submit(ctx context.Context, p *payload) error {
 }
 
 // job finds p's job or creates it.
-func (s *submission) job(ctx context.Context, p *payload, e entry) (*record.Job, error) {
-	left := e.mark() // by an earlier run
+func (s *submission) job(ctx context.Context, p *payload, e ledger.Entry) (*record.Job, error) {
+	left := e.Mark() // by an earlier run
 	unknownSince := time.Time{}
 	switch left.Phase {
-	case phaseCreated:
+	case ledger.Created:
 		op, err := s.status(ctx, left.Job)
 		switch {
 		// The chunks of a batch whose job failed are sent in another batch when
@@ -128,7 +129,7 @@ func (s *submission) job(ctx context.Context, p *payload, e entry) (*record.Job,
 		case err != nil:
 			return nil, err
 		}
-	case phaseCreate:
+	case ledger.Create:
 		unknownSince = left.Time
 	}
 
@@ -142,7 +143,7 @@ func (s *submission) job(ctx context.Context, p *payload, e entry) (*record.Job,
 	if err := s.room(active); err != nil {
 		return nil, err
 	}
-	if err := e.set(ctx, p.mark(phaseUpload, "", "")); err != nil {
+	if err := e.Set(ctx, p.mark(ledger.Upload, "", "")); err != nil {
 		return nil, err
 	}
 	input, err := s.at.upload(ctx, p, left.Phase != "")
@@ -154,9 +155,9 @@ func (s *submission) job(ctx context.Context, p *payload, e entry) (*record.Job,
 
 // create makes p's job from an input. It sends the create again only after a
 // failure that surely created nothing, and another look-up.
-func (s *submission) create(ctx context.Context, p *payload, e entry, input string) (*record.Job, error) {
+func (s *submission) create(ctx context.Context, p *payload, e ledger.Entry, input string) (*record.Job, error) {
 	for b := newBackoff(s.RetryFor); ; {
-		if err := e.set(ctx, p.mark(phaseCreate, input, "")); err != nil {
+		if err := e.Set(ctx, p.mark(ledger.Create, input, "")); err != nil {
 			return nil, err
 		}
 		op, err := s.at.create(ctx, p, input)
@@ -168,7 +169,7 @@ func (s *submission) create(ctx context.Context, p *payload, e entry, input stri
 			return job, nil
 		case refused(err):
 			s.at.drop(ctx, input)
-			e.forget()
+			e.Forget()
 			err = fmt.Errorf("google refused %s: %w", p, err)
 			if a := new(apiError); errors.As(err, &a) && a.http == 400 && !a.auth() {
 				err = &oneBatch{err} // it is about the lines
@@ -177,14 +178,14 @@ func (s *submission) create(ctx context.Context, p *payload, e entry, input stri
 		case !notDone(err):
 			return s.afterUnknown(ctx, p, e, err)
 		}
-		if err := e.set(ctx, p.mark(phaseUpload, input, "")); err != nil {
+		if err := e.Set(ctx, p.mark(ledger.Upload, input, "")); err != nil {
 			return nil, err
 		}
 		if err := b.pause(ctx, err); err != nil {
 			// If Google cannot be reached, the next run uses the file.
 			if exit.Code(err) == exit.TryLater && !errors.As(err, new(notSent)) {
 				s.at.drop(ctx, input)
-				e.forget()
+				e.Forget()
 			}
 			return nil, fmt.Errorf("create the job of %s: %w", p, err)
 		}
@@ -199,10 +200,10 @@ func (s *submission) create(ctx context.Context, p *payload, e entry, input stri
 }
 
 // afterUnknown settles a create whose outcome is not known because of cause.
-func (s *submission) afterUnknown(ctx context.Context, p *payload, e entry, cause error) (*record.Job, error) {
+func (s *submission) afterUnknown(ctx context.Context, p *payload, e ledger.Entry, cause error) (*record.Job, error) {
 	if ctx.Err() == nil {
 		slog.Info("google did not say whether it created a job, looking for it", "batch", p.Batch, "error", cause)
-		found, _, err := s.settle(ctx, p, e.mark().Time)
+		found, _, err := s.settle(ctx, p, e.Mark().Time)
 		if found != nil {
 			return s.adopt(ctx, p, e, found, true)
 		}
@@ -291,7 +292,7 @@ func (s *submission) room(active int) error {
 
 // adopt takes a job that a look-up found as p's. With leftovers, earlier
 // attempts may have uploaded files that the job does not use: they are deleted.
-func (s *submission) adopt(ctx context.Context, p *payload, e entry, found *operation, leftovers bool) (*record.Job, error) {
+func (s *submission) adopt(ctx context.Context, p *payload, e ledger.Entry, found *operation, leftovers bool) (*record.Job, error) {
 	op, err := s.status(ctx, found.name)
 	if err != nil {
 		return nil, err
@@ -309,8 +310,8 @@ func (s *submission) adopt(ctx context.Context, p *payload, e entry, found *oper
 
 // receipt writes down p's job. The job exists whatever the ledger says, so a
 // failure is only a warning.
-func (s *submission) receipt(ctx context.Context, p *payload, e entry, job *record.Job) {
-	if err := e.set(ctx, p.mark(phaseCreated, job.Input, job.Job)); err != nil {
+func (s *submission) receipt(ctx context.Context, p *payload, e ledger.Entry, job *record.Job) {
+	if err := e.Set(ctx, p.mark(ledger.Created, job.Input, job.Job)); err != nil {
 		slog.Warn("the receipt of a job was not written", "job", job.Job, "error", err)
 	}
 }

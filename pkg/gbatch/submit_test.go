@@ -22,6 +22,7 @@ import (
 	"gbatch/pkg/cli"
 	"gbatch/pkg/emulator"
 	"gbatch/pkg/exit"
+	"gbatch/pkg/ledger"
 )
 
 // Whatever happens to the create call, running the line again ends with one
@@ -344,30 +345,30 @@ func TestStaleIntents(t *testing.T) {
 	}{
 		{"an empty file", func(g *google, name string) string { return "" }, 1, 1, false},
 		{"upload, nothing uploaded", func(g *google, name string) string {
-			return mustLine(mark{Name: name, Phase: phaseUpload, Time: hour})
+			return mustLine(ledger.Mark{Name: name, Phase: ledger.Upload, Time: hour})
 		}, 1, 1, false},
 		{"upload, uploaded", func(g *google, name string) string {
 			g.upload(name, payloadOf(in))
-			return mustLine(mark{Name: name, Phase: phaseUpload, Time: hour})
+			return mustLine(ledger.Mark{Name: name, Phase: ledger.Upload, Time: hour})
 		}, 1, 1, false},
 		{"upload, something else uploaded under the name", func(g *google, name string) string {
 			g.upload(name, "half a file")
 			g.upload(name, payloadOf(in))
 			g.upload("gbatch-b2-0123456789abcdef", "another batch's")
-			return mustLine(mark{Name: name, Phase: phaseUpload, Time: hour})
+			return mustLine(ledger.Mark{Name: name, Phase: ledger.Upload, Time: hour})
 		}, 1, 2, false},
 		{"create, not created", func(g *google, name string) string {
 			input := g.upload(name, payloadOf(in))
-			return mustLine(mark{Name: name, Phase: phaseCreate, Input: input, Time: hour})
+			return mustLine(ledger.Mark{Name: name, Phase: ledger.Create, Input: input, Time: hour})
 		}, 1, 1, false},
 		{"create, created", func(g *google, name string) string {
 			input := g.upload(name, payloadOf(in))
 			g.create(name, input)
 			g.upload(name, payloadOf(in)) // an upload whose reply had been lost
-			return mustLine(mark{Name: name, Phase: phaseCreate, Input: input, Time: hour})
+			return mustLine(ledger.Mark{Name: name, Phase: ledger.Create, Input: input, Time: hour})
 		}, 1, 1, true},
 		{"create, by a clock that is ahead", func(g *google, name string) string {
-			return mustLine(mark{Name: name, Phase: phaseCreate, Time: time.Now().Add(time.Hour)})
+			return mustLine(ledger.Mark{Name: name, Phase: ledger.Create, Time: time.Now().Add(time.Hour)})
 		}, 1, 1, false},
 		{"unreadable", func(g *google, name string) string {
 			input := g.upload(name, payloadOf(in))
@@ -377,10 +378,10 @@ func TestStaleIntents(t *testing.T) {
 		{"created", func(g *google, name string) string {
 			input := g.upload(name, payloadOf(in))
 			g.create(name, input)
-			return mustLine(mark{Name: name, Phase: phaseCreated, Job: g.newest(), Time: hour}) + "rest of a longer line"
+			return mustLine(ledger.Mark{Name: name, Phase: ledger.Created, Job: g.newest(), Time: hour}) + "rest of a longer line"
 		}, 1, 1, true},
 		{"created, and gone since", func(g *google, name string) string {
-			return mustLine(mark{Name: name, Phase: phaseCreated, Job: "batches/gone", Time: hour})
+			return mustLine(ledger.Mark{Name: name, Phase: ledger.Created, Job: "batches/gone", Time: hour})
 		}, 1, 1, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -407,9 +408,9 @@ func TestStaleIntents(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			var m mark
+			var m ledger.Mark
 			line, _, _ := bytes.Cut(data, []byte("\n"))
-			if err := json.Unmarshal(line, &m); err != nil || m.Phase != phaseCreated || m.Job != job.Job {
+			if err := json.Unmarshal(line, &m); err != nil || m.Phase != ledger.Created || m.Job != job.Job {
 				t.Errorf("the receipt is %s (%v)", data, err)
 			}
 		})
@@ -431,7 +432,7 @@ func TestStaleCreateSettles(t *testing.T) {
 		g.ServeHTTP(w, r)
 	}))
 	os.MkdirAll(g.state, 0o700)
-	os.WriteFile(filepath.Join(g.state, name+".json"), []byte(mustLine(mark{Name: name, Phase: phaseCreate, Time: time.Now()})), 0o600)
+	os.WriteFile(filepath.Join(g.state, name+".json"), []byte(mustLine(ledger.Mark{Name: name, Phase: ledger.Create, Time: time.Now()})), 0o600)
 	submit := newSubmit()
 	submit.Settle = 5 * time.Second
 	g.ok(submit, in)
@@ -628,11 +629,11 @@ func TestTwoAtOnce(t *testing.T) {
 func TestTakenForLong(t *testing.T) {
 	g := newGoogle(t, emulator.Options{})
 	in := batch("b1", 5, 4)
-	intents, err := openIntents()
+	intents, err := ledger.Open()
 	if err != nil {
 		t.Fatal(err)
 	}
-	other, err := intents.claim(t.Context(), nameOf(t, in), 0)
+	other, err := intents.Claim(t.Context(), nameOf(t, in), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -640,7 +641,7 @@ func TestTakenForLong(t *testing.T) {
 	submit.RetryFor = 10 * time.Millisecond
 	g.fails(submit, in, exit.TryLater, "another process")
 	g.jobs(0)
-	other.close()
+	other.Close()
 	g.ok(submit, in)
 	g.jobs(1)
 }
@@ -826,38 +827,6 @@ func TestStateDir(t *testing.T) {
 		}
 		data, _ := os.ReadFile(filepath.Join(g.state, e.Name()))
 		g.noKey("intent", string(data))
-	}
-}
-
-// Receipts go when they are old; what may be a create never does.
-func TestPruning(t *testing.T) {
-	g := newGoogle(t, emulator.Options{})
-	os.MkdirAll(g.state, 0o700)
-	old := time.Now().Add(-receiptLife - time.Hour)
-	for name, phase := range map[string]string{"old-created": phaseCreated, "old-upload": phaseUpload, "old-create": phaseCreate, "new-created": phaseCreated, "locked": phaseCreated} {
-		path := filepath.Join(g.state, name+".json")
-		if err := os.WriteFile(path, []byte(mustLine(mark{Phase: phase})), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if name == "locked" {
-			in, err := tryIntent(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer in.close()
-		}
-		if name != "new-created" {
-			os.Chtimes(path, old, old)
-		}
-	}
-	g.ok(newSubmit(), "")
-	var left []string
-	entries, _ := os.ReadDir(g.state)
-	for _, e := range entries {
-		left = append(left, e.Name())
-	}
-	if want := []string{"locked.json", "new-created.json", "old-create.json"}; !slices.Equal(left, want) {
-		t.Errorf("left %v, want %v", left, want)
 	}
 }
 

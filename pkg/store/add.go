@@ -88,7 +88,7 @@ func once(c *duck.Conn, key string) error {
 	found, err := c.One(func(r *duck.Rows) { id, first, again = r.Text(0), r.Int(1), r.Int(2) },
 		"SELECT min(id), min(line), max(line) FROM memory.main.stage GROUP BY "+key+" HAVING count(*) > 1 ORDER BY 3 LIMIT 1")
 	if err == nil && found {
-		err = &ndjson.LineError{Line: int(again), Err: fmt.Errorf("id %q was on line %d already", id, first)}
+		err = &ndjson.LineError{Line: int(again), Err: fmt.Errorf("id %q was on line %d already: an id must name one chunk, so number what occurs again", id, first)}
 	}
 	return err
 }

@@ -37,6 +37,7 @@ type applier struct {
 	*unit      // the one being applied
 	done  bool // its batch was closed before
 
+	asked                          int // keys that were answered, or were to be
 	failed, dropped, lost, unwhole int // for verdict
 }
 
@@ -86,6 +87,7 @@ func (w *applier) apply(ctx context.Context) (*record.Job, error) {
 	if err := transact(ctx, &w.Database, duck.Write, func(c *duck.Conn) error { return w.write(c, j) }); err != nil {
 		return nil, err
 	}
+	w.asked += len(w.answers)
 	w.dropped += w.twice
 	if w.last && j == nil && !w.done {
 		w.unwhole++
@@ -101,7 +103,7 @@ func (w *applier) verdict() error {
 			parts = append(parts, fmt.Sprintf(what, n))
 		}
 	}
-	add(w.failed, "%d keys failed")
+	add(w.failed, fmt.Sprintf("%%d of %d keys failed", w.asked))
 	add(w.dropped, "%d answers were dropped")
 	add(w.lost, "%d jobs ended without results")
 	code := exit.Partial
@@ -119,7 +121,8 @@ func (w *applier) verdict() error {
 type claimedBatch struct {
 	job, from, embeddings string
 	dim                   int
-	closed                bool
+	closed                bool   // nothing of it is applied any more
+	state                 string // of the batch
 	first, last           int64  // seq of the items
 	items                 string // a SELECT of them
 }
@@ -133,9 +136,9 @@ func (w *applier) write(c *duck.Conn, j *record.Job) error {
 	}
 	var b claimedBatch
 	found, err := c.One(func(r *duck.Rows) {
-		b = claimedBatch{job: r.Text(0), from: r.Text(1), embeddings: r.Text(2), dim: int(r.Int(3)), closed: r.Bool(4), first: r.Int(5), last: r.Int(6)}
+		b = claimedBatch{job: r.Text(0), from: r.Text(1), embeddings: r.Text(2), dim: int(r.Int(3)), closed: r.Bool(4), first: r.Int(5), last: r.Int(6), state: r.Text(7)}
 		b.items = items(w.batch, b.first, b.last)
-	}, "SELECT job, source, embeddings, dim, closed_at IS NOT NULL, first_seq, last_seq FROM gbatch.jobs WHERE batch = ?", w.batch)
+	}, "SELECT job, source, embeddings, dim, closed_at IS NOT NULL AND (state <> '"+released+"' OR first_seq IS NULL), first_seq, last_seq, state FROM gbatch.jobs WHERE batch = ?", w.batch)
 	switch {
 	case err != nil:
 		return err
@@ -147,6 +150,10 @@ func (w *applier) write(c *duck.Conn, j *record.Job) error {
 		return fmt.Errorf("batch %s has job %s; %s is not its job and changes nothing", w.batch, b.job, j.Job)
 	}
 	if w.done = b.closed; w.done {
+		if b.state == released {
+			slog.Warn("the batch was given back too long ago: its texts are not known any more, its answers are dropped", "batch", w.batch, "answers", len(w.answers))
+			w.dropped += max(len(w.answers), 1)
+		}
 		return nil
 	}
 	if len(w.answers) > 0 {
@@ -156,6 +163,9 @@ func (w *applier) write(c *duck.Conn, j *record.Job) error {
 	}
 	if j == nil {
 		return nil
+	}
+	if b.state == released && !j.Ended() {
+		slog.Warn("the batch was given back and has a job after all: it is open again", "batch", w.batch, "job", j.Job)
 	}
 	return w.note(c, b, j)
 }
@@ -426,6 +436,7 @@ func (w *applier) unanswered(c *duck.Conn, b claimedBatch) error {
 		return err
 	}
 	w.failed += int(n)
+	w.asked += int(n)
 	slog.Warn("keys were never answered: their chunks are pending again", "batch", w.batch, "keys", n)
 	s, err := openSource(c, b.from)
 	if err != nil {

@@ -47,6 +47,9 @@ func (p *Claim) claim(c *duck.Conn, r *round) (batches []string, err error) {
 		}
 	}
 	r.begun = true
+	if r.low == 0 {
+		r.since = now()
+	}
 	from := r.low
 	cuts, where, err := p.plan(c, s, r)
 	if err != nil {
@@ -64,10 +67,24 @@ func (p *Claim) claim(c *duck.Conn, r *round) (batches []string, err error) {
 			return nil, err
 		}
 	}
-	if all && (p.Limit == 0 || r.left > 0) {
-		err = p.forget(c)
+	if r.last && (p.Limit == 0 || r.left > 0) {
+		if err := p.scanned(c, r.since); err != nil {
+			return nil, err
+		}
+		if all {
+			err = p.forget(c)
+		}
 	}
 	return batches, err
+}
+
+// scanned notes that no chunk is pending that was pending at a time: since then,
+// every chunk was scanned and none was left over.
+func (p *Claim) scanned(c *duck.Conn, since string) error {
+	if err := c.Exec("DELETE FROM gbatch.scans WHERE source = ? AND embeddings = ?", p.From, p.Embeddings); err != nil {
+		return err
+	}
+	return c.Exec("INSERT INTO gbatch.scans VALUES (?, ?, ?::TIMESTAMP)", p.From, p.Embeddings, since)
 }
 
 // plan picks the chunks of a round and cuts those that need a request. It

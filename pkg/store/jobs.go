@@ -24,10 +24,8 @@ func (j *Jobs) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 		if ok, err := hasTables(c); err != nil || !ok {
 			return err
 		}
-		return c.Each(func(r *duck.Rows) {
-			jobs = append(jobs, record.Job{Job: r.Text(0), Batch: r.Text(1), State: r.Text(2), Model: r.Text(3),
-				Dim: int(r.Int(4)), Requests: int(r.Int(5)), Input: r.Text(6), Canary: int(r.Int(7))})
-		}, "SELECT job, batch, state, model, dim, requests, input, canary FROM gbatch.jobs WHERE job IS NOT NULL AND closed_at IS NULL ORDER BY batch")
+		return c.Each(func(r *duck.Rows) { jobs = append(jobs, jobOf(r)) },
+			"SELECT "+jobColumns+" FROM gbatch.jobs WHERE job IS NOT NULL AND closed_at IS NULL ORDER BY batch")
 	}
 	err := transact(ctx, &j.Database, duck.Read, list)
 	if errors.Is(err, duck.ErrUnfinished) {
@@ -45,4 +43,12 @@ func (j *Jobs) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 		}
 	}
 	return w.Flush()
+}
+
+// jobColumns are the columns of gbatch.jobs that [jobOf] reads.
+const jobColumns = "job, batch, state, model, dim, requests, input, canary"
+
+func jobOf(r *duck.Rows) record.Job {
+	return record.Job{Job: r.Text(0), Batch: r.Text(1), State: r.Text(2), Model: r.Text(3),
+		Dim: int(r.Int(4)), Requests: int(r.Int(5)), Input: r.Text(6), Canary: int(r.Int(7))}
 }

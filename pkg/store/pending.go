@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"slices"
 
 	"gbatch/pkg/duck"
@@ -39,14 +40,19 @@ func (p *Pending) check() error {
 	return nil
 }
 
-// Run prints batches to out. in is not read.
+// Run prints batches to out. If out is a terminal, it claims nothing, as with
+// DryRun: a look is free. in is not read.
 func (p *Pending) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 	if err := p.check(); err != nil {
 		return err
 	}
 	defer p.End()
-	if p.DryRun {
-		return p.dryRun(ctx, out)
+	if look := terminal(out); look || p.DryRun {
+		err := p.dryRun(ctx, out)
+		if look && err == nil {
+			slog.Info("nothing was claimed, since the output is a terminal: give it to to-jsonl, or to a file")
+		}
+		return err
 	}
 	var claimed []string
 	prepared := false
@@ -78,6 +84,9 @@ func (p *Pending) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 // space that does not fit it.
 func (p *Pending) prepare(c *duck.Conn) error {
 	if err := c.Exec(tables); err != nil {
+		return err
+	}
+	if err := expire(c); err != nil {
 		return err
 	}
 	s, err := openSource(c, p.From)

@@ -23,6 +23,8 @@ type round struct {
 	// an UPDATE of a list moved them.
 	low  int64
 	mark string
+
+	since string // when the scan of all chunks began
 }
 
 // pendingChunks is a SELECT of the pending chunks of a source.

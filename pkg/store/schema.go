@@ -30,7 +30,9 @@ CREATE TABLE IF NOT EXISTS gbatch.items (
 	batch VARCHAR, seq BIGINT, chunk_id VARCHAR, title VARCHAR, text VARCHAR, text_hash UHUGEINT, twin BOOLEAN);
 CREATE TABLE IF NOT EXISTS gbatch.failures (
 	chunk_id VARCHAR, text_hash UHUGEINT, embeddings VARCHAR, code BIGINT, status VARCHAR, message VARCHAR,
-	attempts BIGINT, final BOOLEAN, batch VARCHAR, failed_at TIMESTAMP);`
+	attempts BIGINT, final BOOLEAN, batch VARCHAR, failed_at TIMESTAMP);
+CREATE TABLE IF NOT EXISTS gbatch.scans (
+	source VARCHAR, embeddings VARCHAR, scanned_at TIMESTAMP);`
 
 // The temporary tables of a transaction are called gbatch_…, since DuckDB looks
 // for a name among them before it looks among the user's tables.

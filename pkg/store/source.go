@@ -155,7 +155,7 @@ func (s *source) status(embeddings, where string) string {
 			ELSE 'PENDING' END AS status
 	FROM (SELECT id, CAST(id AS VARCHAR) AS key, %[1]s AS rid, %[2]s AS text_hash, %[3]s AS reset, strlen(%[4]s) AS bytes, strlen(coalesce(%[9]s, '')) AS title_bytes FROM %[5]s %[8]s) c
 	LEFT JOIN %[6]s e ON e.chunk_id = c.id AND e.text_hash = c.text_hash
-	LEFT JOIN (SELECT DISTINCT text_hash FROM gbatch.items JOIN gbatch.jobs USING (batch) WHERE embeddings = %[7]s) q ON q.text_hash = c.text_hash
+	LEFT JOIN (SELECT DISTINCT text_hash FROM gbatch.items JOIN gbatch.jobs USING (batch) WHERE embeddings = %[7]s AND closed_at IS NULL) q ON q.text_hash = c.text_hash
 	LEFT JOIN (SELECT * FROM gbatch.failures WHERE embeddings = %[7]s) f ON f.chunk_id = c.key AND f.text_hash = c.text_hash`,
 		s.rid(), s.hash(), s.reset(), s.body(), s.sql, duck.Ident(embeddings), duck.Literal(embeddings), where, s.title())
 }

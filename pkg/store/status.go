@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"gbatch/pkg/cli"
 	"gbatch/pkg/duck"
@@ -32,13 +33,14 @@ type statusCount struct {
 	Chunks int64    `json:"chunks"`
 	Tokens int64    `json:"tokens"`
 	USD    *float64 `json:"usd,omitempty"`
+	Since  string   `json:"since,omitempty"` // no chunk is QUEUED or PENDING for longer
 }
 
 // A batchStatus is what became of one batch.
 type batchStatus struct {
 	Batch     string   `json:"batch"`
 	Job       string   `json:"job,omitempty"`
-	State     string   `json:"state"` // the job's, or CLAIMED before it has one
+	State     string   `json:"state"` // the job's; CLAIMED, SUBMITTED or UNKNOWN before the database has one; or RELEASED
 	Open      bool     `json:"open"`
 	Requests  int64    `json:"requests"`
 	Succeeded int64    `json:"succeeded"`
@@ -46,6 +48,7 @@ type batchStatus struct {
 	Tokens    int64    `json:"tokens"`
 	USD       *float64 `json:"usd,omitempty"`
 	ClaimedAt string   `json:"claimed,omitempty"`
+	SentAt    string   `json:"submitted,omitempty"`
 	EndedAt   string   `json:"ended,omitempty"`
 	Error     string   `json:"error,omitempty"`
 }
@@ -70,7 +73,8 @@ func (s *Status) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if f, ok := out.(*os.File); ok && cli.IsTerminal(f) {
+	noted(batches)
+	if terminal(out) {
 		return printTable(out, counts, batches)
 	}
 	w := ndjson.NewWriter(out)
@@ -132,8 +136,19 @@ func (s *Status) counts(c *duck.Conn, claimed bool) ([]statusCount, error) {
 	for i := range counts {
 		counts[i].USD = facts.Cost(counts[i].Tokens)
 	}
+	if err != nil || !claimed {
+		return counts, err
+	}
+	queued, pending := &counts[1], &counts[2]
+	_, err = c.One(func(r *duck.Rows) { queued.Since = r.Text(0) }, "SELECT "+rfc3339("min(claimed_at)")+" FROM gbatch.jobs WHERE embeddings = ? AND closed_at IS NULL", s.Embeddings)
+	if err == nil && pending.Chunks > 0 {
+		_, err = c.One(func(r *duck.Rows) { pending.Since = r.Text(0) }, "SELECT "+rfc3339("scanned_at")+" FROM gbatch.scans WHERE embeddings = ? AND source = ?", s.Embeddings, src.from)
+	}
 	return counts, err
 }
+
+// rfc3339 is the SQL that spells a time as the records do.
+func rfc3339(timestamp string) string { return "strftime(" + timestamp + ", '%Y-%m-%dT%H:%M:%SZ')" }
 
 // tableNames lists the tables of vectors that chunks were claimed for.
 func tableNames(c *duck.Conn) (names []string, err error) {
@@ -146,26 +161,20 @@ func tableNames(c *duck.Conn) (names []string, err error) {
 func (s *Status) batches(c *duck.Conn) (batches []batchStatus, err error) {
 	err = c.Each(func(r *duck.Rows) {
 		b := batchStatus{Batch: r.Text(0), Job: r.Text(1), State: r.Text(2), Open: r.Bool(3), Requests: r.Int(4), Succeeded: r.Int(5),
-			Failed: r.Int(6), Tokens: r.Int(7), ClaimedAt: r.Text(9), EndedAt: r.Text(10), Error: r.Text(11)}
+			Failed: r.Int(6), Tokens: r.Int(7), ClaimedAt: r.Text(9), SentAt: r.Text(10), EndedAt: r.Text(11), Error: r.Text(12)}
 		b.USD = model.Lookup(r.Text(8)).Cost(b.Tokens)
 		batches = append(batches, b)
 	}, `SELECT batch, job, coalesce(state, 'CLAIMED'), closed_at IS NULL, requests, succeeded, failed, tokens, model,
-		strftime(claimed_at, '%Y-%m-%dT%H:%M:%SZ'), strftime(ended_at, '%Y-%m-%dT%H:%M:%SZ'), error FROM gbatch.jobs WHERE embeddings = ? ORDER BY batch`, s.Embeddings)
+		`+rfc3339("claimed_at")+", "+rfc3339("submitted_at")+", "+rfc3339("ended_at")+`, error FROM gbatch.jobs WHERE embeddings = ? ORDER BY batch`, s.Embeddings)
 	return batches, err
 }
 
 func printTable(out io.Writer, counts []statusCount, batches []batchStatus) error {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
-	usd := func(p *float64) string {
-		if p == nil {
-			return "?"
-		}
-		return fmt.Sprintf("$%.4f", *p)
-	}
-	fmt.Fprintln(w, "STATUS\tCHUNKS\tTOKENS\tCOST\t")
+	fmt.Fprintln(w, "STATUS\tCHUNKS\tTOKENS\tCOST\tAGE\t")
 	for _, n := range counts {
-		fmt.Fprintf(w, "%s\t%d\t%d\t%s\t\n", n.Status, n.Chunks, n.Tokens, usd(n.USD))
+		fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%s\t\n", n.Status, n.Chunks, n.Tokens, dollars(n.USD), age(n.Since))
 	}
 	w.Flush()
 	if len(batches) > 0 {
@@ -173,10 +182,37 @@ func printTable(out io.Writer, counts []statusCount, batches []batchStatus) erro
 		w = tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 		fmt.Fprintln(w, "BATCH\tSTATE\tREQUESTS\tSUCCEEDED\tFAILED\tTOKENS\tCOST\tJOB\tERROR")
 		for _, t := range batches {
-			fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%d\t%s\t%s\t%s\n", t.Batch, cli.Printable(t.State), t.Requests, t.Succeeded, t.Failed, t.Tokens, usd(t.USD), cli.Printable(t.Job), cli.Printable(t.Error))
+			fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%d\t%s\t%s\t%s\n", t.Batch, cli.Printable(t.State), t.Requests, t.Succeeded, t.Failed, t.Tokens, dollars(t.USD), cli.Printable(t.Job), cli.Printable(t.Error))
 		}
 		w.Flush()
 	}
 	_, err := io.WriteString(out, b.String())
 	return err
+}
+
+// age is how long ago a time was, in days, hours or minutes.
+func age(since string) string {
+	t, err := time.Parse(time.RFC3339, since)
+	switch d := time.Since(t); {
+	case err != nil:
+		return ""
+	case d >= 48*time.Hour:
+		return fmt.Sprintf("%d days", int(d.Hours()/24))
+	case d >= 2*time.Hour:
+		return fmt.Sprintf("%d hours", int(d.Hours()))
+	default:
+		return fmt.Sprintf("%d minutes", int(d.Minutes()))
+	}
+}
+
+func dollars(usd *float64) string {
+	if usd == nil {
+		return "?"
+	}
+	return fmt.Sprintf("$%.4f", *usd)
+}
+
+func terminal(out io.Writer) bool {
+	f, ok := out.(*os.File)
+	return ok && cli.IsTerminal(f)
 }

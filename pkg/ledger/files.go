@@ -1,0 +1,282 @@
+package ledger
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"gbatch/pkg/exit"
+	"gbatch/pkg/lockfile"
+)
+
+// Life is how long an entry in phase upload or created is kept. The list of jobs
+// may lag behind a create; a line that is run again at once finds its job here.
+const Life = 72 * time.Hour
+
+// Files is the ledger that is a folder of files, one a submission: its intents.
+type Files struct{ dir string }
+
+// Open finds the folder, creates it if need be, and removes old entries.
+func Open() (*Files, error) {
+	dir, err := folder()
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("no place for the submission's state: %w: set XDG_STATE_HOME to a folder that you can write to", err)
+	}
+	if err := trust(dir); err != nil {
+		return nil, err
+	}
+	l := &Files{dir}
+	l.prune()
+	return l, nil
+}
+
+// Look is [Open] for a process that submits nothing: it creates and removes
+// nothing. A missing folder is a ledger without entries.
+func Look() (*Files, error) {
+	dir, err := folder()
+	if err != nil {
+		return nil, err
+	}
+	if err := trust(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	return &Files{dir}, nil
+}
+
+func folder() (string, error) {
+	home := os.Getenv("XDG_STATE_HOME")
+	if !filepath.IsAbs(home) { // as the XDG specification has it
+		user, err := os.UserHomeDir()
+		if err != nil {
+			return "", fmt.Errorf("no place for the submission's state: set HOME or XDG_STATE_HOME")
+		}
+		home = filepath.Join(user, ".local", "state")
+	}
+	return filepath.Join(home, "gbatch"), nil
+}
+
+// trust refuses a folder that another user could write to: that user would
+// decide what is created.
+func trust(dir string) error {
+	info, err := os.Lstat(dir)
+	if err != nil {
+		return err
+	}
+	switch st, ok := info.Sys().(*syscall.Stat_t); {
+	case !info.IsDir():
+		return fmt.Errorf("%s is not a folder: remove it, or set XDG_STATE_HOME", dir)
+	case !ok || int(st.Uid) != os.Geteuid():
+		return fmt.Errorf("%s belongs to another user: set XDG_STATE_HOME", dir)
+	case info.Mode().Perm()&0o022 != 0:
+		return fmt.Errorf("%s may be written to by others: chmod 700 it", dir)
+	}
+	return nil
+}
+
+func (l *Files) path(name string) string { return filepath.Join(l.dir, name+".json") }
+
+// Names lists the names of all entries.
+func (l *Files) Names() (names []string) {
+	entries, _ := os.ReadDir(l.dir)
+	for _, e := range entries {
+		if name, ok := strings.CutSuffix(e.Name(), ".json"); ok {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// Read reads the mark of an entry that another process may hold. The mark is
+// zero if there is no such entry.
+func (l *Files) Read(name string) (Mark, error) {
+	f, err := os.OpenFile(l.path(name), os.O_RDONLY|syscall.O_NOFOLLOW, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Mark{}, nil
+	}
+	if err != nil {
+		return Mark{}, err
+	}
+	defer f.Close()
+	return decode(f)
+}
+
+// Try is [Files.Claim] without patience: it returns nil while another process
+// holds the entry.
+func (l *Files) Try(name string) (Entry, error) {
+	in, err := tryIntent(l.path(name))
+	if in == nil {
+		return nil, err
+	}
+	return in, nil
+}
+
+// Claim is as [Ledger] says.
+func (l *Files) Claim(ctx context.Context, name string, patience time.Duration) (Entry, error) {
+	path, end := l.path(name), time.Now().Add(patience)
+	const firstLook = 50 * time.Millisecond
+	for wait := firstLook; ; {
+		in, err := tryIntent(path)
+		if err != nil {
+			return nil, err
+		}
+		if in != nil {
+			return in, nil
+		}
+		if time.Now().Add(wait).After(end) {
+			return nil, exit.Errorf(exit.TryLater, "another process is submitting the batch of %s; try again later", path)
+		}
+		if wait == firstLook {
+			slog.Info("waiting for another process that submits this batch", "intent", path)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(wait):
+		}
+		wait = min(2*wait, 2*time.Second)
+	}
+}
+
+// prune removes receipts that the list of jobs has long caught up with, and
+// traces of uploads that Google deleted after 48 hours.
+func (l *Files) prune() {
+	for _, name := range l.Names() {
+		if info, err := os.Lstat(l.path(name)); err != nil || time.Since(info.ModTime()) < Life {
+			continue
+		}
+		in, err := tryIntent(l.path(name))
+		if err != nil || in == nil {
+			continue
+		}
+		if in.is.Phase != Create {
+			in.Forget()
+		}
+		in.Close()
+	}
+}
+
+// An intent is an entry that is a file. Its lock tells whether the process that
+// submits the batch is alive: the kernel drops the lock when the process ends,
+// however it ends.
+type intent struct {
+	file *os.File
+	is   Mark
+}
+
+// tryIntent opens and locks an intent, creates it if there is none, and reads
+// what an earlier process left in it. It returns nil while another process
+// holds the lock, or has just removed the file.
+func tryIntent(path string) (*intent, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	made := err == nil
+	if errors.Is(err, fs.ErrExist) {
+		f, err = os.OpenFile(path, os.O_RDWR|syscall.O_NOFOLLOW, 0)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, nil
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if made {
+		if err := lockfile.SyncDir(filepath.Dir(path)); err != nil {
+			f.Close()
+			return nil, err
+		}
+	}
+	held, err := lockfile.Try(f)
+	if err == nil && !held {
+		f.Close()
+		return nil, nil
+	}
+	if info, e := f.Stat(); err == nil && (e != nil || !info.Mode().IsRegular()) {
+		err = fmt.Errorf("%s is not a regular file: remove it", path)
+	}
+	in := &intent{file: f}
+	if err == nil {
+		in.is, err = decode(f)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return in, nil
+}
+
+// decode reads the first line; a write that was cut short may have left more. A
+// file without a byte was never written to. Since a phase is on disk before
+// what it names begins, nothing was done then. A line that cannot be decoded
+// may stand for a create.
+func decode(f *os.File) (m Mark, err error) {
+	buf := make([]byte, 4096)
+	n, err := f.ReadAt(buf, 0)
+	if err != nil && err != io.EOF {
+		return m, err
+	}
+	if n == 0 {
+		return m, nil
+	}
+	line, _, _ := bytes.Cut(buf[:n], []byte("\n"))
+	if json.Unmarshal(line, &m) == nil {
+		switch m.Phase {
+		case Upload, Create, Created:
+			return m, nil
+		}
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return m, err
+	}
+	return Mark{Phase: Create, Time: info.ModTime()}, nil
+}
+
+func (in *intent) Mark() Mark { return in.is }
+
+// Set writes to the file in place, since the lock is on the file and not on its
+// name.
+func (in *intent) Set(_ context.Context, m Mark) error {
+	m.PID, m.Time = os.Getpid(), time.Now().UTC()
+	m.Host, _ = os.Hostname()
+	line, err := json.Marshal(m)
+	if err == nil {
+		line = append(line, '\n')
+		_, err = in.file.WriteAt(line, 0)
+	}
+	if err == nil {
+		err = in.file.Truncate(int64(len(line)))
+	}
+	if err == nil {
+		err = in.file.Sync()
+	}
+	if err != nil {
+		return fmt.Errorf("write the intent of %s: %w", m.Name, err)
+	}
+	in.is = m
+	return nil
+}
+
+func (in *intent) Forget() { in.is = Mark{} }
+
+// Close drops the lock. An intent without a phase is removed before, while no
+// other process can have taken its name.
+func (in *intent) Close() {
+	if in.is.Phase == "" {
+		if err := os.Remove(in.file.Name()); err != nil {
+			slog.Warn("an intent was not removed", "error", err)
+		}
+	}
+	in.file.Close()
+}

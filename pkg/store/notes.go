@@ -1,0 +1,60 @@
+package store
+
+import (
+	"log/slog"
+	"slices"
+	"time"
+
+	"gbatch/pkg/ledger"
+)
+
+// phases are the phases of a submission, from nothing to a job.
+var phases = []string{"", ledger.Upload, ledger.Create, ledger.Created}
+
+// farther returns that of two marks of one batch whose submission has come
+// farther. A batch has two marks if its lines were rendered in two ways.
+func farther(a, b ledger.Mark) ledger.Mark {
+	if slices.Index(phases, b.Phase) > slices.Index(phases, a.Phase) {
+		return b
+	}
+	return a
+}
+
+// noted completes the state of batches without a job from the notes of
+// gbatch-submit on this machine.
+func noted(batches []batchStatus) {
+	jobless := map[string]*batchStatus{}
+	for i := range batches {
+		if b := &batches[i]; b.Job == "" && (b.Open || b.State == released) {
+			jobless[b.Batch] = b
+		}
+	}
+	if len(jobless) == 0 {
+		return
+	}
+	notes, err := ledger.Look()
+	if err != nil {
+		slog.Warn("the notes of gbatch-submit cannot be read: a claimed batch may have a job", "error", err)
+		return
+	}
+	marks := map[string]ledger.Mark{}
+	for _, name := range notes.Names() {
+		batch := ledger.Batch(name)
+		if jobless[batch] == nil {
+			continue
+		}
+		m, err := notes.Read(name)
+		if err != nil {
+			slog.Warn("a note of gbatch-submit cannot be read: the batch may have a job", "batch", batch, "error", err)
+		}
+		marks[batch] = farther(marks[batch], m)
+	}
+	for batch, m := range marks {
+		switch b := jobless[batch]; {
+		case m.Phase == ledger.Created:
+			b.Job, b.State, b.SentAt = m.Job, "SUBMITTED", m.Time.UTC().Format(time.RFC3339)
+		case m.Phase == ledger.Create && b.Open:
+			b.State = "UNKNOWN"
+		}
+	}
+}

@@ -1,0 +1,247 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"strings"
+
+	"gbatch/pkg/duck"
+	"gbatch/pkg/exit"
+	"gbatch/pkg/ledger"
+	"gbatch/pkg/model"
+	"gbatch/pkg/ndjson"
+	"gbatch/pkg/record"
+)
+
+// released is the state of a batch that was given back. Its items are kept for
+// [ledger.Life]: its lines may be in a pipe and be submitted after all, and its
+// answers are then paid for. They are applied as those of an open batch are.
+const released = "RELEASED"
+
+// Release is chunks-release: it gives claimed batches back, so that their
+// chunks are pending again. It prints the jobs of these batches.
+type Release struct {
+	duck.Database `embed:""`
+	Batch         []string `arg:"" optional:"" help:"The batches. If none is named: all that are claimed and have no job in the database."`
+	Force         bool     `env:"-" help:"Also give back a batch that has a job or may have one. Its requests may be paid for twice."`
+}
+
+// A claim is a batch that chunks-release looks at.
+type claim struct {
+	record.Job
+	wanted, closed bool
+	old            bool // its receipt may have been removed
+	busy           bool // a gbatch-submit holds its entry
+	mark           ledger.Mark
+}
+
+// Run gives batches back. in is not read.
+func (r *Release) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
+	defer r.End()
+	notes, err := ledger.Look()
+	if err != nil {
+		return err
+	}
+	// Entries are held until the batches are closed, so that no gbatch-submit
+	// begins with one of them.
+	var held []ledger.Entry
+	defer func() {
+		for _, e := range held {
+			e.Close()
+		}
+	}()
+	var given []record.Job
+	var kept refused
+	err = transact(ctx, &r.Database, duck.Write, func(c *duck.Conn) error {
+		claims, err := r.claims(c)
+		if err != nil {
+			return err
+		}
+		if held, err = look(notes, claims); err != nil {
+			return err
+		}
+		atWork := slices.ContainsFunc(claims, func(b claim) bool { return b.busy })
+		for _, b := range claims {
+			switch doubt := b.doubt(atWork); {
+			case !b.wanted:
+				continue
+			case b.closed:
+				slog.Warn("a batch is closed already", "batch", b.Batch, "state", b.State)
+				continue
+			case b.busy || doubt != "" && !r.Force:
+				if err := kept.add(c, b, doubt); err != nil {
+					return err
+				}
+				continue
+			case doubt != "":
+				usd, err := b.cost(c)
+				if err != nil {
+					return err
+				}
+				slog.Warn("a batch is given back though it may be paid for already, and then is paid for twice", "batch", b.Batch, "why", doubt, "requests", b.Requests, "cost", dollars(usd))
+			}
+			if b.mark.Phase == ledger.Created && b.Job.Job == "" {
+				b.Job.Job, b.Input, b.State = b.mark.Job, b.mark.Input, record.Queued
+			}
+			err := c.Exec("UPDATE gbatch.jobs SET state = $2, closed_at = $3::TIMESTAMP, job = nullif($4, ''), input = nullif($5, '') WHERE batch = $1",
+				b.Batch, released, now(), b.Job.Job, b.Input)
+			if err != nil {
+				return err
+			}
+			if b.Job.Job != "" {
+				given = append(given, b.Job)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	w := ndjson.NewWriter(out)
+	for _, job := range given {
+		if err := w.Encode(job); err != nil {
+			return err
+		}
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	return kept.error()
+}
+
+// claims lists the batches that are named and those that have no job.
+func (r *Release) claims(c *duck.Conn) (claims []claim, err error) {
+	if ok, err := hasTables(c); err != nil || !ok && len(r.Batch) == 0 {
+		return nil, err
+	} else if !ok {
+		return nil, exit.Errorf(exit.Usage, "no chunk of %s was ever claimed", r.DB)
+	}
+	names := "''"
+	for _, name := range r.Batch {
+		names += ", " + duck.Literal(name)
+	}
+	err = c.Each(func(row *duck.Rows) {
+		b := claim{Job: jobOf(row), closed: row.Bool(8), old: row.Bool(9)}
+		b.wanted = len(r.Batch) == 0 || slices.Contains(r.Batch, b.Batch)
+		claims = append(claims, b)
+	}, fmt.Sprintf(`SELECT %s, closed_at IS NOT NULL, claimed_at < %s::TIMESTAMP - INTERVAL %d HOUR
+		FROM gbatch.jobs WHERE job IS NULL AND closed_at IS NULL OR batch IN (%s) ORDER BY batch`, jobColumns, duck.Literal(now()), int(ledger.Life.Hours()), names))
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range r.Batch {
+		if !slices.ContainsFunc(claims, func(b claim) bool { return b.Batch == name }) {
+			return nil, exit.Errorf(exit.Usage, "batch %q was not claimed from %s: nothing was given back (chunks-status has the names)", name, r.DB)
+		}
+	}
+	return claims, nil
+}
+
+// look reads what the notes say of the claims, and holds their entries.
+func look(notes *ledger.Files, claims []claim) (held []ledger.Entry, err error) {
+	names := map[string][]string{} // by batch
+	for _, name := range notes.Names() {
+		b := ledger.Batch(name)
+		names[b] = append(names[b], name)
+	}
+	for i := range claims {
+		b := &claims[i]
+		for _, name := range names[b.Batch] {
+			e, err := notes.Try(name)
+			if err != nil {
+				return held, err
+			}
+			if e == nil {
+				b.busy = true
+				continue
+			}
+			held = append(held, e)
+			b.mark = farther(b.mark, e.Mark())
+		}
+	}
+	return held, nil
+}
+
+// doubt says why the batch may have a job; it is empty if the batch was surely
+// never sent. atWork tells that a gbatch-submit works on a batch of the database.
+func (b *claim) doubt(atWork bool) string {
+	switch {
+	case b.busy:
+		return "gbatch-submit works on it"
+	case b.Job.Job != "":
+		return "it has the job " + b.Job.Job
+	case b.mark.Phase == ledger.Created:
+		return "it was submitted as " + b.mark.Job
+	case b.mark.Phase == ledger.Create:
+		return "the outcome of its create is unknown"
+	case b.mark.Phase == "" && b.old:
+		return fmt.Sprintf("it was claimed more than %v hours ago, and receipts are not kept for longer", ledger.Life.Hours())
+	case b.mark.Phase == "" && atWork:
+		return "gbatch-submit works on another batch of the database, and may come to it"
+	}
+	return ""
+}
+
+// cost is an upper bound of what the requests of the batch cost.
+func (b *claim) cost(c *duck.Conn) (*float64, error) {
+	facts := model.Lookup(b.Model)
+	tokens, err := c.Count(fmt.Sprintf("SELECT sum(least(strlen(text) // %d + 1, %d))::BIGINT FROM gbatch.items WHERE batch = ? AND NOT twin", model.BytesPerToken, facts.MaxTokens), b.Batch)
+	return facts.Cost(tokens), err
+}
+
+// refused are the batches that are not given back.
+type refused struct {
+	batches  []string
+	requests int // of those that --force would give back; so are the next two
+	usd      float64
+	noPrice  bool
+}
+
+func (k *refused) add(c *duck.Conn, b claim, why string) error {
+	k.batches = append(k.batches, fmt.Sprintf("%s (%s)", b.Batch, why))
+	if b.busy {
+		return nil
+	}
+	k.requests += b.Requests
+	usd, err := b.cost(c)
+	if usd != nil {
+		k.usd += *usd
+	} else {
+		k.noPrice = true
+	}
+	return err
+}
+
+func (k *refused) error() error {
+	const shown = 5
+	n := len(k.batches)
+	if n == 0 {
+		return nil
+	}
+	more := ""
+	if n > shown {
+		more = fmt.Sprintf(" and %d more", n-shown)
+	}
+	usd := &k.usd
+	if k.noPrice {
+		usd = nil
+	}
+	force := ""
+	if k.requests > 0 {
+		force = fmt.Sprintf("; with --force they are given back, and those that are paid for already are paid for twice: %d requests, at most %s", k.requests, dollars(usd))
+	}
+	return exit.Errorf(exit.Partial, "batches were not given back: %s%s; run the line, which finds their jobs or submits them%s", strings.Join(k.batches[:min(n, shown)], ", "), more, force)
+}
+
+// expire deletes the items of batches that were given back longer ago than
+// [ledger.Life].
+func expire(c *duck.Conn) error {
+	old := fmt.Sprintf("state = '%s' AND first_seq IS NOT NULL AND closed_at < %s::TIMESTAMP - INTERVAL %d HOUR", released, duck.Literal(now()), int(ledger.Life.Hours()))
+	if n, err := c.Count("SELECT count(*) FROM gbatch.jobs WHERE " + old); err != nil || n == 0 {
+		return err
+	}
+	return c.Exec("DELETE FROM gbatch.items WHERE batch IN (SELECT batch FROM gbatch.jobs WHERE " + old + "); UPDATE gbatch.jobs SET first_seq = NULL, last_seq = NULL WHERE " + old)
+}

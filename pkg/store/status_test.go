@@ -1,0 +1,111 @@
+package store
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"gbatch/pkg/ledger"
+	"gbatch/pkg/record"
+)
+
+// chunks-status says of a batch without a job what the notes say.
+func TestStatusNotes(t *testing.T) {
+	l := notes(t)
+	k, b, _ := claims(t, 6)
+	k.release(false, b[4], b[5])
+	k.note(l, b[1], lineHash, ledger.Upload, "")
+	k.note(l, b[2], lineHash, ledger.Create, "")
+	k.note(l, b[3], lineHash, ledger.Created, "batches/three")
+	k.note(l, b[4], lineHash, ledger.Created, "batches/four")
+	status := func() (got []string) {
+		for line := range strings.Lines(k.must(&Status{Database: k.Database, Embeddings: "embeddings"}, "")) {
+			var s batchStatus
+			if err := json.Unmarshal([]byte(line), &s); err != nil {
+				t.Fatal(err)
+			}
+			if s.Batch != "" {
+				got = append(got, strings.TrimSpace(s.State+" "+s.Job))
+			}
+		}
+		return got
+	}
+	if got := fmt.Sprint(status()); got != "[CLAIMED CLAIMED UNKNOWN SUBMITTED batches/three SUBMITTED batches/four RELEASED]" {
+		t.Error(got)
+	}
+	// What the database knows goes before the notes.
+	k.must(k.apply(), k.line(record.Job{Job: "batches/three", Batch: b[3], State: record.Running, Model: "gemini-embedding-001", Dim: dim}))
+	if got := status(); got[3] != "RUNNING batches/three" {
+		t.Error(got)
+	}
+	t.Setenv("XDG_STATE_HOME", t.TempDir())
+	if got := fmt.Sprint(status()); got != "[CLAIMED CLAIMED CLAIMED RUNNING batches/three RELEASED RELEASED]" {
+		t.Error(got)
+	}
+}
+
+// PENDING is since the last scan that left nothing pending, QUEUED since the
+// claim of the oldest open batch.
+func TestStatusSince(t *testing.T) {
+	notes(t)
+	for _, from := range []string{"chunks", "FROM chunks"} {
+		k := open(t, simple, "INSERT INTO chunks SELECT 'c' || i, 'text ' || i FROM range(5) t(i)")
+		since := func() (queued, pending string) {
+			for line := range strings.Lines(k.must(&Status{Database: k.Database, From: from, Embeddings: "embeddings"}, "")) {
+				var s statusCount
+				if err := json.Unmarshal([]byte(line), &s); err != nil {
+					t.Fatal(err)
+				}
+				switch s.Status {
+				case "QUEUED":
+					queued = s.Since
+				case "PENDING":
+					pending = s.Since
+				}
+			}
+			return queued, pending
+		}
+		is := func(queued, pending bool) {
+			t.Helper()
+			if q, p := since(); (q != "") != queued || (p != "") != pending {
+				t.Errorf("queued since %q, pending since %q", q, p)
+			}
+		}
+		claim := func(limit int) string {
+			return k.must(k.pending(func(p *Pending) { p.From, p.Limit = from, limit }), "")
+		}
+		is(false, false)
+		claim(2)
+		is(true, false) // chunks are left over, it is not known since when
+		k.must(k.apply(), k.answers(claim(2)))
+		is(false, false)
+		k.must(k.apply(), k.answers(claim(0)))
+		is(false, false) // nothing is pending
+		k.sql("UPDATE gbatch.scans SET scanned_at = '2026-01-02 03:04:05'", "INSERT INTO chunks VALUES ('new', 'new text'), ('newer', 'newer text')")
+		if _, p := since(); p != "2026-01-02T03:04:05Z" {
+			t.Errorf("pending since %q", p)
+		}
+		claim(1) // one is left over, since then
+		if q, p := since(); q < "2026-01-03" || p != "2026-01-02T03:04:05Z" {
+			t.Errorf("queued since %q, pending since %q", q, p)
+		}
+		k.must(k.pending(func(p *Pending) { p.From, p.DryRun = from, true }), "")
+		k.expect("SELECT scanned_at FROM gbatch.scans", "2026-01-02 03:04:05")
+		claim(0)
+		is(true, false)
+		k.expect("SELECT count(*), max(scanned_at) > '2026-01-03' FROM gbatch.scans", "1|true")
+	}
+}
+
+func TestAge(t *testing.T) {
+	for d, want := range map[time.Duration]string{0: "0 minutes", 119 * time.Minute: "119 minutes", 2 * time.Hour: "2 hours", 47 * time.Hour: "47 hours", 49 * time.Hour: "2 days"} {
+		if got := age(time.Now().Add(-d).Format(time.RFC3339)); got != want {
+			t.Errorf("%v is %q", d, got)
+		}
+	}
+	if got := age(""); got != "" {
+		t.Error(got)
+	}
+}
