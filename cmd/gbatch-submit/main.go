@@ -12,29 +12,37 @@
 //
 // A header whose count is not met means that a command before this one ended
 // early: nothing of the batch is sent, exit 7. Requests without a header are
-// cut into batches at --max-requests and --max-bytes.
+// cut into batches at --max-requests and --max-bytes. With --allow-partial a
+// shorter batch is submitted, but not one that comes from chunks-pending.
 //
 // A request that to-jsonl rendered below a header names its batch. Without that
 // header, or below another one, it is refused, exit 7: as a request by hand it
 // would be paid for again. The uploaded line does not have the name.
 //
-// No batch is paid for twice. A job's display name holds the batch's name and a
-// hash of its lines. Before a job is created, all jobs of the project are listed. A
-// job with that display name is adopted, unless it failed, expired or was
-// cancelled. A batch that was submitted before with other lines is refused. A
-// create is sent once. When its answer is lost, the list is searched until the
-// job shows or --settle has passed, and then the exit code is 6: run the line
-// again. What is under way is noted in $XDG_STATE_HOME/gbatch
-// (~/.local/state/gbatch), so that a run after kill -9 knows it, and two at
-// once create one job. For a batch to be found again, the same lines must
-// come again: chunks-pending sees to it.
+// No batch is paid for twice. A job's display name holds the batch's name and
+// a hash of its lines. Before a job is created, all jobs of the project are
+// listed. If one has the same name, it is taken, unless it failed, expired or was
+// cancelled. If one has the same lines under another batch's name, as after a
+// database was restored from a backup, it is taken with a warning until its
+// results are collected. A batch that was submitted before with other lines is
+// refused.
+//
+// A create is sent once. If its reply is lost, or is anything but Google's clear
+// refusal, the list is searched until the job shows or --settle has passed since
+// the attempt ended. Then the exit code is 6: run the line again. Notes in
+// $XDG_STATE_HOME/gbatch (~/.local/state/gbatch) say how far a submission has
+// come, so that a run after kill -9 knows it, and two runs at once create one
+// job. If a note names a job that the key cannot see, nothing is created: exit 1.
+// For a batch to be found again, the same lines must come again: chunks-pending
+// sees to it.
 //
 // With --canary N, N requests of each batch are sent a second time under
 // reserved keys, spread through the file; gbatch-fetch compares the answers
 // and refuses a job whose answers are under the wrong keys. They are paid for
 // like the others.
 //
-// A quota that is full is waited for, for --retry-for.
+// A quota that is full is waited for, for --retry-for. If it stays full and no
+// other job is active, the batch is larger than the quota: exit 1.
 //
 // Environment: GEMINI_API_KEY, or GOOGLE_API_KEY, which takes precedence;
 // GOOGLE_GEMINI_BASE_URL for another server; TMPDIR for a copy of the batch at

@@ -9,14 +9,15 @@
 //
 //	{"job":"batches/abc","batch":"b01","state":"SUCCEEDED","model":"gemini-embedding-001","dim":768,"requests":2,"input":"files/x","created":"…","ended":"…"}
 //
-// A state that is not known is waited on. The time between two looks is
-// --interval, and grows with the job's age.
+// An unknown state is waited on, unless Google says that the job is done. The time
+// between two looks is --interval, and grows with the job's age. A job whose
+// status fails for longer than --retry-for does not keep the others back.
 //
 // Jobs go on at Google whatever becomes of this command. With --once each is
 // looked at once, with --timeout for so long; those that have not ended are
 // not printed, and the exit code is 4. The same line again goes on waiting.
 //
-// Environment: GEMINI_API_KEY, or GOOGLE_API_KEY which goes before it;
+// Environment: GEMINI_API_KEY, or GOOGLE_API_KEY, which takes precedence;
 // GOOGLE_GEMINI_BASE_URL for another server.
 //
 // Exit codes: 0 done, 1 failed, or a job is not visible to this key, 2 usage,

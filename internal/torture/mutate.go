@@ -15,8 +15,8 @@ type change struct{ file, text, by string }
 // mutations take one safeguard away each.
 var mutations = map[string][]change{
 	"no-look-up": {{"pkg/gbatch/submit.go",
-		"	found, active, err := s.settle(ctx, p, unknownSince)\n",
-		"	_ = unknownSince\n	var found *operation\n	var err error\n	active := 0\n"}},
+		"	found, err := s.settle(ctx, p, unknown)\n",
+		"	_ = unknown\n	found, err := new(jobsFound), error(nil)\n"}},
 	"no-hash-check": {{"pkg/store/apply.go",
 		"SELECT h.* FROM gbatch_here h JOIN (SELECT %s AS rid, %s AS text_hash FROM %s %s) c ON c.rid = h.rid WHERE c.text_hash = h.text_hash",
 		"SELECT h.* REPLACE (c.text_hash AS text_hash) FROM gbatch_here h JOIN (SELECT %s AS rid, %s AS text_hash FROM %s %s) c ON c.rid = h.rid"}},
@@ -29,8 +29,8 @@ var mutations = map[string][]change{
 	"no-canary-check": {{"pkg/gbatch/convert.go",
 		"if !same(p.canary, p.first) {", "if false {"}},
 	"input-deleted-first": {{"pkg/gbatch/fetch.go",
-		"	job.Succeeded, job.Failed, job.Tokens = nil, nil, nil\n",
-		"	job.Succeeded, job.Failed, job.Tokens = nil, nil, nil\n	job.at.drop(ctx, job.Input)\n"}},
+		"		job.Succeeded, job.Failed, job.Tokens = nil, nil, nil\n",
+		"		job.Succeeded, job.Failed, job.Tokens = nil, nil, nil\n		job.at.drop(ctx, job.Input)\n"}},
 }
 
 // mutate builds the commands with a mutation into dir, which it puts on PATH.

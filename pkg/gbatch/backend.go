@@ -37,6 +37,9 @@ type backend interface {
 	upload(ctx context.Context, p *payload, again bool) (input string, err error)
 	// tidy deletes what earlier attempts at p stored, except for used.
 	tidy(ctx context.Context, p *payload, used string) error
+	// holds reports whether an input is still stored. It is deleted when its
+	// job's results are collected.
+	holds(ctx context.Context, input string) (bool, error)
 	// create makes a job. It is the one call that costs money and is sent once.
 	// See [refused] and [notDone] for what its errors mean.
 	create(ctx context.Context, p *payload, input string) (*operation, error)
@@ -81,7 +84,9 @@ type operation struct {
 	input, output        string            // names of what holds the requests and the responses
 	inlined              []json.RawMessage // responses that the reply itself holds
 	err                  *record.Status
-	answers              int64 // successful and failed requests together; -1: not told
+	answers, failed      int64 // requests with an answer, and with a failure for one; -1: not told
+	requests             int64 // -1: not told
+	partial              bool  // some requests may have no answer
 }
 
 // createdAt is zero if it is not told.

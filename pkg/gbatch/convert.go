@@ -2,16 +2,18 @@ package gbatch
 
 import (
 	"bytes"
-	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"maps"
 	"math"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"gbatch/pkg/exit"
 	"gbatch/pkg/ndjson"
@@ -19,8 +21,8 @@ import (
 	"gbatch/pkg/vector"
 )
 
-// blockSize is how much of a result is parsed at a time by one worker. Larger
-// ones are no faster and take more memory.
+// blockSize is how much of a result one worker parses at a time. Larger blocks
+// are not faster and take more memory.
 const blockSize = 256 << 10
 
 // A block is some whole lines of a result, and what became of them.
@@ -33,9 +35,9 @@ type block struct {
 }
 
 // convert turns a result file into vector and error records, in the order of
-// its lines: as many workers as processors parse blocks, and a fixed number of
-// blocks goes around, so that memory does not grow with the file. stop ends a
-// Read of r that hangs.
+// its lines. As many workers as processors parse blocks. The number of blocks is
+// fixed, so that memory does not grow with the file. stop ends a Read of r that
+// hangs.
 func convert(r io.Reader, stop func(), c *converter, out io.Writer) (got answers, err error) {
 	workers := runtime.GOMAXPROCS(0)
 	free := make(chan *block, 3*workers)
@@ -75,6 +77,9 @@ func convert(r io.Reader, stop func(), c *converter, out io.Writer) (got answers
 				return got, err
 			}
 			return got, fmt.Errorf("line %d of the result: %w", lines+b.line, b.err)
+		}
+		if got.unreadable == 0 && b.got.unreadable > 0 {
+			b.got.firstBad += lines
 		}
 		lines += b.line
 		got.add(b.got)
@@ -157,6 +162,9 @@ type converter struct {
 	parser record.ResponseParser
 }
 
+// block converts the lines of a block. A line that cannot be read fails its own
+// key, if that can be read. Otherwise the key gets no answer. Only a file that
+// ends within a line is an error: it was cut off.
 func (c *converter) block(b *block) {
 	for in := b.in; len(in) > 0; {
 		b.line++
@@ -167,17 +175,23 @@ func (c *converter) block(b *block) {
 		}
 		r, err := parse(&c.parser, line)
 		if err != nil && !whole {
-			err = fmt.Errorf("it ends in half a line: %w", err)
-		}
-		if err != nil {
-			b.err = &oneBatch{exit.With(exit.Malformed, err)}
-			return
-		}
-		if r.Key == "" {
-			b.err = &oneBatch{exit.Errorf(exit.Malformed, "an answer without a key: nothing tells which text it belongs to")}
+			b.err = &oneBatch{exit.Errorf(exit.Malformed, "it ends in half a line: %w", err)}
 			return
 		}
 		b.got.lines++
+		if line[0] == '{' {
+			b.got.objects++
+		}
+		if err != nil {
+			r, err = salvage(line, err)
+		}
+		if err != nil {
+			if b.got.unreadable == 0 {
+				b.got.firstBad, b.got.reason = b.line, c.hide(oneLine(err.Error()))
+			}
+			b.got.unreadable++
+			continue
+		}
 		b.got.tokens += max(r.Tokens, 0)
 		if _, is := record.CanaryOf(r.Key); is {
 			continue
@@ -185,8 +199,8 @@ func (c *converter) block(b *block) {
 		b.got.own++
 		if fail := c.check(r); fail != nil {
 			b.got.failed++
-			fail.Status = c.hide(cmp.Or(fail.Status, codeName(fail.Code)))
-			fail.Message = c.hide(fail.Message)
+			fail = canonical(*fail)
+			fail.Status, fail.Message = c.hide(fail.Status), c.hide(fail.Message)
 			line, err := ndjson.Marshal(record.KeyError{Key: r.Key, Batch: c.job.Batch, Error: *fail})
 			if err != nil {
 				b.err = err
@@ -200,19 +214,40 @@ func (c *converter) block(b *block) {
 	}
 }
 
-// parse reads a line of a result. One that has a key, and neither a vector nor
-// an error, is an error of its key.
+// parse reads a line of a result. A line that has a key, and neither a vector
+// nor an error, is an error of its key.
 func parse(p *record.ResponseParser, line []byte) (*record.Response, error) {
 	r, err := p.Parse(line)
 	var bad *record.AnswerError
 	if errors.As(err, &bad) && bad.Key != "" {
 		return &record.Response{Key: bad.Key, HasKey: true, Err: internal("the answer %s", bad.Reason)}, nil
 	}
+	if err == nil && r.Key == "" {
+		err = errors.New("an answer without a key: nothing tells which text it belongs to")
+	}
 	return r, err
 }
 
+// keyMember is a member "key" with a string. Within a string its quotes would be
+// escaped.
+var keyMember = regexp.MustCompile(`"key"\s*:\s*("(?:[^"\\]|\\.)*")`)
+
+// salvage makes an error of its key of a line that cannot be parsed because of
+// cause, if the line has exactly one key.
+func salvage(line []byte, cause error) (*record.Response, error) {
+	found := keyMember.FindAllSubmatch(line, 2)
+	if len(found) != 1 {
+		return nil, cause
+	}
+	var key string
+	if err := json.Unmarshal(found[0][1], &key); err != nil || key == "" || strings.ContainsRune(key, utf8.RuneError) {
+		return nil, cause
+	}
+	return &record.Response{Key: key, HasKey: true, Err: internal("the answer cannot be read: %v", cause)}, nil
+}
+
 func internal(format string, args ...any) *record.Status {
-	return &record.Status{Code: 13, Message: fmt.Sprintf(format, args...)}
+	return &record.Status{Code: 13, Message: oneLine(fmt.Sprintf(format, args...))}
 }
 
 // check returns what is wrong with an answer, or nil and a vector to print.
@@ -277,7 +312,7 @@ func verify(all func() io.Reader, n int) error {
 	const advice = "no vector of the job is printed and its input is kept: fetch it again, and if it stays so, do not trust the job"
 	switch {
 	case len(bad) > 0:
-		return exit.Errorf(exit.Partial, "the answers to %d of %d requests sent twice differ or are missing, they may be swapped: keys %s; %s", len(bad), n, strings.Join(bad, " "), advice)
+		return exit.Errorf(exit.Partial, "the answers to %d of %d requests sent twice differ or are missing, they may be swapped: keys %s; %s", len(bad), n, few(bad), advice)
 	case len(pairs) < n:
 		return exit.Errorf(exit.Partial, "%d of %d requests sent twice have one answer only; %s", n-len(pairs), n, advice)
 	case failed > 0:
@@ -292,12 +327,17 @@ func same(a, b []float32) bool {
 	}) || vector.Cosine(a, b) >= alike)
 }
 
-// eachAnswer calls f with every line of a result; the values are f's during
-// the call.
+// eachAnswer calls f with every line of a result that can be read. The values
+// are f's during the call. A file that ends within a line is an error.
 func eachAnswer(r io.Reader, f func(*record.Response)) error {
 	var parser record.ResponseParser
-	for in := ndjson.NewReader(r); ; {
+	var bad error // of the last line
+	end := new(lastByte)
+	for in := ndjson.NewReader(io.TeeReader(r, end)); ; {
 		line, err := in.Next()
+		if err == io.EOF && end.b != '\n' {
+			return bad
+		}
 		if err == io.EOF {
 			return nil
 		}
@@ -305,9 +345,22 @@ func eachAnswer(r io.Reader, f func(*record.Response)) error {
 			return err
 		}
 		a, err := parse(&parser, line)
-		if err != nil {
-			return in.Errorf("%w", err)
+		if bad = nil; err != nil {
+			bad = exit.With(exit.Malformed, in.Errorf("%w", err))
+			if a, err = salvage(line, err); err != nil {
+				continue
+			}
 		}
 		f(a)
 	}
+}
+
+// lastByte keeps the last byte that is written to it.
+type lastByte struct{ b byte }
+
+func (l *lastByte) Write(p []byte) (int, error) {
+	if len(p) > 0 {
+		l.b = p[len(p)-1]
+	}
+	return len(p), nil
 }

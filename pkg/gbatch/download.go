@@ -3,11 +3,17 @@ package gbatch
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
+	"strings"
 	"time"
 )
+
+// progress is how many bytes must come for a download to count as going on.
+const progress = 64 << 10
 
 // A download reads a result file from its beginning to its end. When a
 // connection breaks it continues at the next byte, so that its reader sees the
@@ -20,6 +26,7 @@ type download struct {
 	failures *backoff
 
 	body    io.ReadCloser // nil: not connected
+	begun   int64         // bytes read when failures began to count
 	skip    int64         // bytes that come again
 	off     int64         // bytes read
 	size    int64         // of the file; -1: not told
@@ -40,12 +47,14 @@ func (d *download) Read(p []byte) (int, error) {
 		n, err := d.try(p)
 		switch {
 		case n > 0:
-			d.failures = newBackoff(d.patience)
+			if d.off-d.begun >= progress {
+				d.failures, d.begun = newBackoff(d.patience), d.off
+			}
 			return n, nil // err shows again at the next call
 		case err == nil:
 		case d.ctx.Err() != nil:
 			return 0, context.Cause(d.ctx)
-		case err == io.EOF && d.size < 0:
+		case err == io.EOF && d.off == d.size:
 			return 0, io.EOF
 		case !transient(err):
 			return 0, err
@@ -76,7 +85,10 @@ func (d *download) try(p []byte) (n int, err error) {
 		n = copy(p, p[again:n])
 		d.skip -= int64(again)
 	}
-	if d.off += int64(n); d.size >= 0 && d.off > d.size {
+	if d.off += int64(n); err == io.EOF && d.size < 0 {
+		d.size = d.off // the end tells
+	}
+	if d.size >= 0 && d.off > d.size {
 		return 0, permanent{fmt.Errorf("%s is longer than the %d bytes it was said to have", d.name, d.size)}
 	}
 	return n, err
@@ -101,6 +113,11 @@ func (d *download) open() error {
 		}
 	}
 	resp, err := d.get(header)
+	var e *apiError
+	if errors.As(err, &e) && e.http == http.StatusRequestedRangeNotSatisfiable && d.off > 0 && (e.size < 0 || e.size == d.off) {
+		d.size = d.off // the connection broke at the file's end
+		return io.EOF
+	}
 	if err != nil {
 		return err
 	}
@@ -108,7 +125,7 @@ func (d *download) open() error {
 	from, size := int64(0), resp.ContentLength
 	if resp.StatusCode == http.StatusPartialContent {
 		said := resp.Header.Get("Content-Range")
-		if _, err := fmt.Sscanf(said, "bytes %d-%d/%d", &from, new(int64), &size); err != nil || from != d.off {
+		if from, size, err = contentRange(said); err != nil || from != d.off {
 			return permanent{fmt.Errorf("%s: asked for the bytes from %d on, google sent %q", d.name, d.off, said)}
 		}
 	}
@@ -121,4 +138,16 @@ func (d *download) open() error {
 		d.size = size
 	}
 	return nil
+}
+
+// contentRange reads a Content-Range of a 206 (RFC 9110, 14.4). The size is -1 if
+// it is *.
+func contentRange(s string) (from, size int64, err error) {
+	span, total, _ := strings.Cut(strings.TrimPrefix(s, "bytes "), "/")
+	first, _, _ := strings.Cut(span, "-")
+	if from, err = strconv.ParseInt(first, 10, 64); err != nil || total == "*" {
+		return from, -1, err
+	}
+	size, err = strconv.ParseInt(total, 10, 64)
+	return from, size, err
 }

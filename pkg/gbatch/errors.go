@@ -8,35 +8,42 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"gbatch/pkg/cli"
+	"gbatch/pkg/exit"
+	"gbatch/pkg/record"
 )
 
 // An apiError is a reply other than 2xx.
 type apiError struct {
 	http    int
+	google  bool   // the body has the form of Google's errors
 	status  string // google.rpc.Code's name, if the body has one
 	message string // one line
 	reason  string // of google.rpc.ErrorInfo, API_KEY_INVALID
 	wait    time.Duration
+	size    int64  // of the file that a 416 is about; -1: not told
 	advice  string // what to check if the credential was refused
 }
 
 // newAPIError reads {"error":{code,message,status,details}}; proxies send
 // other bodies.
 func newAPIError(resp *http.Response, body []byte, c credential) *apiError {
-	e := &apiError{http: resp.StatusCode, advice: c.refused}
+	e := &apiError{http: resp.StatusCode, size: -1, advice: c.refused}
 	var doc struct {
 		Error struct {
+			Code    int
 			Message string
 			Status  string
 			Details []struct{ RetryDelay, Reason string }
 		}
 	}
 	if json.Unmarshal(body, &doc) == nil {
+		e.google = doc.Error.Code == e.http || doc.Error.Status != ""
 		e.status, e.message = oneLine(redact(doc.Error.Status, c.secret)), doc.Error.Message
 		for _, d := range doc.Error.Details {
 			if wait, err := time.ParseDuration(d.RetryDelay); err == nil {
@@ -59,6 +66,11 @@ func newAPIError(resp *http.Response, body []byte, c credential) *apiError {
 		e.wait = max(e.wait, time.Until(at))
 	}
 	e.wait = min(e.wait, 24*time.Hour)
+	if total, ok := strings.CutPrefix(resp.Header.Get("Content-Range"), "bytes */"); ok {
+		if size, err := strconv.ParseInt(total, 10, 64); err == nil {
+			e.size = size
+		}
+	}
 	return e
 }
 
@@ -91,17 +103,30 @@ func missing(err error) bool {
 	return errors.As(err, &e) && e.missing()
 }
 
-// refused reports whether err is Google's no, after which nothing was done.
+// refused reports whether a create that failed with err has surely created
+// nothing, and would fail again. Only these codes say so: gateways answer with
+// others, such as 3xx, 409 and 499, also after Google has done the work.
 func refused(err error) bool {
 	var e *apiError
-	return errors.As(err, &e) && e.http < 500 && e.http != 408 && e.http != 429
+	return errors.As(err, &e) && slices.Contains([]int{400, 401, 403, 404, 405, 413}, e.http)
+}
+
+// notDone reports whether a create that failed with err has surely created
+// nothing, and may be sent again later.
+func notDone(err error) bool {
+	var e *apiError
+	return errors.As(err, new(notSent)) || errors.As(err, &e) && e.http == 429 && e.google
 }
 
 // transient reports whether the next attempt may succeed. All other errors are
 // permanent.
 func transient(err error) bool {
+	var e *apiError
+	if errors.As(err, &e) {
+		return e.http >= 500 || slices.Contains([]int{408, 409, 425, 429, 499}, e.http)
+	}
 	var cert *tls.CertificateVerificationError
-	return !refused(err) && !errors.As(err, &cert) && !errors.As(err, new(permanent))
+	return !errors.As(err, &cert) && !errors.As(err, new(tls.RecordHeaderError)) && !errors.Is(err, http.ErrSchemeMismatch) && !errors.As(err, new(permanent))
 }
 
 // A permanent error will be the same at the next attempt.
@@ -114,28 +139,25 @@ type notSent struct{ error }
 
 func (e notSent) Unwrap() error { return e.error }
 
-// notDone reports whether a create that failed with err has surely created
-// nothing, and may be sent again later.
-func notDone(err error) bool {
-	var e *apiError
-	return errors.As(err, new(notSent)) || errors.As(err, &e) && e.http == 429
-}
-
 // A oneBatch error is about one batch or job and keeps no other back.
 type oneBatch struct{ error }
 
 func (e *oneBatch) Unwrap() error { return e.error }
 
-// refusals keeps the first error that is about one batch or job until the end
-// of a run. The others are warnings at once.
+// refusals keeps an error that is about one batch or job until the end of a run:
+// the first that is not to be tried again later, or the first. The others are
+// warnings.
 type refusals struct{ first error }
 
 func (r *refusals) add(err error) {
-	if r.first != nil {
-		slog.Warn("another was refused", "error", err)
+	if r.first == nil {
+		r.first = err
 		return
 	}
-	r.first = err
+	if exit.Code(r.first) == exit.TryLater && exit.Code(err) != exit.TryLater {
+		r.first, err = err, r.first
+	}
+	slog.Warn("another was refused", "error", err)
 }
 
 // A hidden error shows another text than its own.
@@ -199,4 +221,34 @@ func codeName(code int) string {
 		return ""
 	}
 	return codeNames[code]
+}
+
+// httpCodes are the codes of google.rpc.Code that HTTP's stand for.
+var httpCodes = map[int]int{400: 3, 401: 16, 403: 7, 404: 5, 408: 4, 409: 10, 412: 9, 413: 3, 416: 11, 425: 14, 429: 8, 499: 1,
+	500: 13, 501: 12, 502: 14, 503: 14, 504: 4}
+
+// canonical is a status with the code and the name of google.rpc.Code. The name
+// takes precedence over the code, which may be HTTP's.
+func canonical(s record.Status) *record.Status {
+	if code := slices.Index(codeNames, s.Status); code > 0 {
+		s.Code = code
+		return &s
+	}
+	if s.Code >= len(codeNames) {
+		code, known := httpCodes[s.Code]
+		switch {
+		case !known && s.Code/100 == 5:
+			code = 13
+		case !known:
+			code = 2
+		}
+		s.Code = code
+	}
+	if s.Code <= 0 { // an error is not OK
+		s.Code = 2
+	}
+	if s.Status == "" || s.Status == "OK" {
+		s.Status = codeName(s.Code)
+	}
+	return &s
 }

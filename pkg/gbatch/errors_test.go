@@ -32,7 +32,8 @@ var apiErrors = []struct {
 	{400, "", `{"error":{"message":"Error on line 1: a\nError on line 2: b\n\nError on line 3: c\nError on line 4: d\nError on line 5: e\nError on line 6: f\n"}}`,
 		"google answered 400: Error on line 1: a; Error on line 2: b; Error on line 3: c; Error on line 4: d; and 2 lines more", 0, true, false},
 	{400, "", `{"error":"text"}`, `google answered 400: {"error":"text"}`, 0, true, false},
-	{302, "", "", "google answered 302: Found", 0, true, false},
+	{302, "", "", "google answered 302: Found", 0, false, false},
+	{499, "", `{"error":{"code":499,"status":"CANCELLED"}}`, "google answered 499 CANCELLED: ", 0, false, false},
 }
 
 func TestAPIErrors(t *testing.T) {
@@ -40,7 +41,7 @@ func TestAPIErrors(t *testing.T) {
 		header := http.Header{}
 		header.Set("Retry-After", c.retry)
 		e := newAPIError(&http.Response{StatusCode: c.code, Header: header}, []byte(c.body), secret)
-		if e.Error() != c.text || e.wait != c.wait || refused(e) != c.refused || transient(e) == c.refused || e.auth() != c.key {
+		if e.Error() != c.text || e.wait != c.wait || refused(e) != c.refused || transient(e) == (c.refused || c.code == 302) || e.auth() != c.key {
 			t.Errorf("%d %s:\n%s, wait %v, refused %v, auth %v\nwant\n%s", c.code, c.body, e, e.wait, refused(e), e.auth(), c.text)
 		}
 	}

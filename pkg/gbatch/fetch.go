@@ -22,9 +22,10 @@ type Fetch struct {
 	RetryFor  time.Duration `help:"How long to retry transient failures." default:"10m"`
 }
 
-// Run handles jobs in the order they come in. One whose results cannot be
-// had, or cannot be trusted, does not keep the others back: it gets no closing
-// record, its input stays, and the error is returned at the end.
+// Run handles jobs in the order in which they come. A job whose results cannot
+// be fetched, or cannot be trusted, does not keep the others back: it is printed
+// with the error, which does not close it, its input stays, and the error is
+// returned at the end.
 func (f *Fetch) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	services, err := newBackends(f.RetryFor)
 	if err != nil {
@@ -33,19 +34,35 @@ func (f *Fetch) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	reading, stop := context.WithCancel(ctx)
 	defer stop()
 	jobs, readErr := readJobs(reading, in, services)
-	var unfinished, failed int
+	var sum summary
 	var refused refusals
+	patience, late := f.RetryFor, 0
 	for job := range until(ctx, jobs) {
-		keys, err := f.fetch(ctx, job, out)
+		job.Succeeded, job.Failed, job.Tokens = nil, nil, nil
+		came := *job.Job
+		err := f.fetch(ctx, job, patience, out, &sum)
 		switch {
+		case err == nil:
+			patience, late = f.RetryFor, 0
+			continue
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
 		case errors.As(err, new(*oneBatch)):
 			refused.add(err)
-		case err != nil:
+		case exit.Code(err) == exit.TryLater:
+			// One job may fail for days while the others are well. When several
+			// fail in a row it is not about the job.
+			if late++; late == 3 {
+				return err
+			}
+			refused.add(err)
+			patience = f.RetryFor / 20
+		default:
 			return err
-		case !job.Ended():
-			unfinished++
-		case job.State != record.Succeeded || keys > 0:
-			failed++
+		}
+		came.Error = &record.Status{Code: 15, Status: codeName(15), Message: oneLine(err.Error())}
+		if err := printJob(out, &came); err != nil {
+			return err
 		}
 	}
 	if ctx.Err() != nil {
@@ -54,66 +71,131 @@ func (f *Fetch) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	if *readErr != nil {
 		refused.add(*readErr)
 	}
-	switch {
-	case refused.first != nil:
+	if refused.first != nil {
 		return refused.first
-	case unfinished > 0:
-		return exit.Errorf(exit.Unfinished, "%s", goOn(unfinished))
-	case failed > 0:
-		return exit.Errorf(exit.Partial, "%d jobs failed, or some of their keys did: see the records", failed)
 	}
-	return nil
+	return sum.err()
 }
 
-// fetch prints one job, with its results where it has some, and returns how
-// many of its keys failed.
-func (f *Fetch) fetch(ctx context.Context, job task, out io.Writer) (failed int, err error) {
-	job.Succeeded, job.Failed, job.Tokens = nil, nil, nil
+// A summary is what became of the jobs and keys of a run.
+type summary struct {
+	succeeded, failed, unfinished int // jobs
+	keys, badKeys                 int // of the jobs that succeeded
+}
+
+func (s *summary) err() error {
+	switch {
+	case s.unfinished > 0:
+		return exit.Errorf(exit.Unfinished, "%s", goOn(s.unfinished))
+	case s.failed == 0 && s.badKeys == 0:
+		return nil
+	}
+	text := count(s.succeeded, "job") + " succeeded"
+	if s.failed > 0 {
+		text += ", " + count(s.failed, "job") + " failed, expired or ended by a cancel"
+	}
+	if s.badKeys > 0 {
+		text += fmt.Sprintf("; %s of %s failed", commas(s.badKeys), count(s.keys, "key"))
+	}
+	return exit.With(exit.Partial, errors.New(text))
+}
+
+// fetch prints one job, with its results if it has some.
+func (f *Fetch) fetch(ctx context.Context, job task, patience time.Duration, out io.Writer, sum *summary) error {
 	if job.State == record.Succeeded {
-		got, err := f.results(ctx, job, out)
+		got, err := f.results(ctx, job, patience, out)
 		if err != nil {
 			err = fmt.Errorf("%s: %w", job.Job.Job, err)
 			var e *apiError
-			if errors.As(err, new(permanent)) || refused(err) && errors.As(err, &e) && !e.auth() {
+			if !transient(err) && (errors.As(err, new(permanent)) || errors.As(err, &e) && !e.auth()) {
 				err = &oneBatch{err}
 			}
-			return 0, err
+			return err
 		}
 		job.Succeeded, job.Failed, job.Tokens = &got.vectors, &got.failed, &got.tokens
-		failed = got.failed
+		sum.keys += got.own + got.unreadable
+		sum.badKeys += got.failed + got.unreadable
+	}
+	switch {
+	case !job.Ended():
+		sum.unfinished++
+	case job.State == record.Succeeded:
+		sum.succeeded++
+	default:
+		sum.failed++
 	}
 	// Everything that the input was for is over, and printed.
 	if job.Ended() && !f.KeepInput {
 		job.at.drop(ctx, job.Input)
 	}
-	line, err := ndjson.Marshal(job.Job)
+	return printJob(out, job.Job)
+}
+
+func printJob(out io.Writer, job *record.Job) error {
+	line, err := ndjson.Marshal(job)
 	if err == nil {
 		_, err = out.Write(append(line, '\n'))
 	}
-	return failed, err
+	return err
 }
 
 // answers is what a result, or a part of it, holds.
 type answers struct {
-	lines   int // that are not blank
-	own     int // that are not canaries'
-	vectors int
-	failed  int
-	tokens  int64 // canaries' too, since they are paid for
+	lines      int // that are not blank
+	objects    int // that begin as a JSON object
+	unreadable int // whose key is not known
+	firstBad   int // the number of the first such line
+	reason     string
+	own        int // that have a key and are not canaries'
+	vectors    int
+	failed     int
+	tokens     int64 // canaries' too, since they are paid for
 }
 
 func (a *answers) add(b answers) {
+	if a.unreadable == 0 {
+		a.firstBad, a.reason = b.firstBad, b.reason
+	}
 	a.lines += b.lines
+	a.objects += b.objects
+	a.unreadable += b.unreadable
 	a.own += b.own
 	a.vectors += b.vectors
 	a.failed += b.failed
 	a.tokens += b.tokens
 }
 
+// short returns an error if a result has fewer answers than the job must have,
+// by Google's counts, or, if Google tells none, by the number of requests.
+func (a *answers) short(op *operation, job *record.Job) error {
+	malformed := func(format string, args ...any) error {
+		return &oneBatch{exit.Errorf(exit.Malformed, format+": fetch it again", args...)}
+	}
+	sent := max(int(op.requests), job.Requests+job.Canary)
+	switch {
+	case a.lines > 0 && a.objects == 0:
+		return malformed("no line of its result is an answer")
+	case op.answers >= 0 && int64(a.lines) < op.answers:
+		return malformed("google counts %d answers, its result holds %d", op.answers, a.lines)
+	case op.answers < 0 && !op.partial && a.lines < sent:
+		return malformed("%d requests were sent, its result holds %d answers", sent, a.lines)
+	case a.lines == 0 && op.answers != 0:
+		return malformed("its result is empty")
+	case op.answers >= 0 && int64(a.lines) > op.answers:
+		slog.Warn("the result holds more answers than google counts", "job", op.name, "answers", a.lines, "counted", op.answers)
+	case a.own+a.unreadable < job.Requests:
+		slog.Warn("some requests were not answered", "job", op.name, "requests", job.Requests, "answers", a.own+a.unreadable)
+	}
+	if a.unreadable > 0 {
+		slog.Warn("lines of a result cannot be read, their keys get no answer", "job", op.name, "lines", a.unreadable, "first", a.firstBad, "error", a.reason)
+	}
+	return nil
+}
+
 // results prints the answers of a job that succeeded.
-func (f *Fetch) results(ctx context.Context, job task, out io.Writer) (got answers, err error) {
+func (f *Fetch) results(ctx context.Context, job task, patience time.Duration, out io.Writer) (got answers, err error) {
 	var op *operation
-	err = retry(ctx, f.RetryFor, func() error {
+	err = retry(ctx, patience, func() error {
 		op, err = job.at.status(ctx, job.Job.Job)
 		return err
 	})
@@ -153,20 +235,12 @@ func (f *Fetch) results(ctx context.Context, job task, out io.Writer) (got answe
 	}
 	got, err = convert(source, stop, &converter{Fetch: f, job: job.Job, hide: job.at.hide}, out)
 	if missing(err) {
-		err = fmt.Errorf("its results are gone, or are another project's: give its chunks back as docs/troubleshooting.md says: %w", err)
+		err = fmt.Errorf("its results are not there any more, or belong to another project: give its chunks back as docs/troubleshooting.md says: %w", err)
 	}
-	if err != nil {
-		return got, err
+	if err == nil {
+		err = got.short(op, job.Job)
 	}
-	switch {
-	case op.answers >= 0 && int64(got.lines) < op.answers:
-		return got, &oneBatch{exit.Errorf(exit.Malformed, "google counts %d answers, its result holds %d: fetch it again", op.answers, got.lines)}
-	case op.answers >= 0 && int64(got.lines) > op.answers:
-		slog.Warn("the result holds more answers than google counts", "job", op.name, "answers", got.lines, "counted", op.answers)
-	case got.own < job.Requests:
-		slog.Warn("some requests were not answered", "job", op.name, "requests", job.Requests, "answers", got.own)
-	}
-	return got, nil
+	return got, err
 }
 
 // spoolAll copies r into a file that has no name.

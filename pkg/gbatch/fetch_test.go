@@ -103,10 +103,8 @@ func TestFetchNotWhole(t *testing.T) {
 		code  int
 		said  string
 	}{
+		{"no line of it is an answer", []string{"results match=bad garbage"}, exit.Malformed, "no line of its result is an answer"},
 		{"half a line", []string{"results match=bad half"}, exit.Malformed, "half a line"},
-		{"garbage", []string{"results match=bad garbage last=3"}, exit.Malformed, "line "},
-		{"without a key", []string{"results match=bad nokey first=1"}, exit.Malformed, "without a key"},
-		{"NaN", []string{"results match=bad values=nan first=1"}, exit.Malformed, "line "},
 		{"cut on the way", []string{"download match=JOB short=500"}, exit.Malformed, ""},
 		{"fewer than counted", []string{"get match=JOB status=200 body=STATS"}, exit.Malformed, "google counts 11 answers, its result holds 10"},
 		{"gone", []string{"download match=JOB status=404"}, exit.Failed, "404"},
@@ -155,13 +153,84 @@ func TestFetchNotWhole(t *testing.T) {
 			}
 			g.faults(later...)
 			out := g.fails(newFetch(), mustLine(list[0])+mustLine(list[1]), c.code, list[0].Job, c.said)
-			if job := oneJob(t, out); job.Batch != "good" || !job.Whole() {
-				t.Errorf("closed %+v", job)
+			// The bad job is printed with the reason.
+			printed := jobsOf(t, out)
+			reason := printed[0].Error
+			printed[0].Error = nil
+			if reason == nil || !strings.Contains(reason.Message, c.said) || len(printed) != 2 || printed[0] != list[0] || printed[0].Whole() || printed[1].Batch != "good" || !printed[1].Whole() {
+				t.Errorf("printed %+v", printed)
 			}
 			if b := g.books(); len(b.Uploaded) != 1 || b.Uploaded[0].Name != list[0].Input {
 				t.Errorf("left at google: %+v, want %s", b.Uploaded, list[0].Input)
 			}
 		})
+	}
+}
+
+// A line that cannot be read fails alone: its key, if that can be read, else the
+// key gets no answer. The other vectors are printed and the job is closed.
+func TestBadLines(t *testing.T) {
+	const n, dim = 10, 8
+	for _, c := range []struct {
+		fault            string
+		keyed, unkeyed   int
+		canaries, warned bool
+	}{
+		{"results values=nan first=1", 1, 0, false, false},
+		{"results values=inf each=3", 3, 0, true, false},
+		{"results garbage last=3", 0, 3, false, true},
+		{"results garbage first=9", 0, 9, false, true},
+		{"results nokey first=1", 0, 1, false, true},
+		{"results garbage keys=b1/4", 0, 1, true, true},
+	} {
+		t.Run(c.fault, func(t *testing.T) {
+			g := newGoogle(t, emulator.Options{})
+			g.faults(c.fault)
+			submit := newSubmit()
+			if c.canaries {
+				submit.Canary = 1
+			}
+			jobs := g.ended(submit, batch("b1", n, dim))
+			out := g.fails(newFetch(), jobs, exit.Partial, fmt.Sprintf("1 job succeeded; %d of 10 keys failed", c.keyed+c.unkeyed))
+			vectors, failed := answersOf(t, out)
+			job := oneJob(t, out)
+			if len(vectors) != n-c.keyed-c.unkeyed || len(failed) != c.keyed || !job.Whole() || *job.Succeeded != len(vectors) || *job.Failed != c.keyed {
+				t.Errorf("%d vectors, %v, closed by %+v", len(vectors), failed, job)
+			}
+			for key, status := range failed {
+				if status.Code != 13 || !strings.Contains(status.Message, "cannot be read") {
+					t.Errorf("%s: %+v", key, status)
+				}
+			}
+			if warned := strings.Contains(g.log.String(), "lines of a result cannot be read"); warned != c.warned {
+				t.Errorf("warned %v", warned)
+			}
+			g.files(0)
+		})
+	}
+}
+
+// The key of a line that cannot be parsed is taken only where there is one.
+func TestSalvage(t *testing.T) {
+	for line, want := range map[string]string{
+		`{"response":{"embedding":{"values":[NaN]}},"key":"a"}`:       "a",
+		`{"key" : "a\u00e4\"b","response":{"embedding":{"values":[Na`: "aä\"b",
+		`{"key":"a","request":{"text":"say \"key\":\"b\""},"x":NaN}`:  "a",
+		`{"key":"a","request":{"key":"b"},"x":NaN}`:                   "",
+		`{"key":"","x":NaN}`:      "",
+		`{"key":7,"x":NaN}`:       "",
+		`{"keys":"a","x":NaN}`:    "",
+		`{"key":"a`:               "",
+		`{"key":"\ud800","x":NaN`: "",
+		``:                        "",
+	} {
+		got := ""
+		if r, err := salvage([]byte(line), errors.New("cause")); err == nil {
+			got = r.Key
+		}
+		if got != want {
+			t.Errorf("%s: key %q, want %q", line, got, want)
+		}
 	}
 }
 
@@ -341,7 +410,7 @@ func TestInline(t *testing.T) {
 		}))
 		out, err := g.run(newFetch(), `{"job":"batches/x","state":"SUCCEEDED","dim":2,"requests":1}`)
 		vectors, failed := answersOf(t, out)
-		if exit.Code(err) != c.code || len(vectors)+len(failed) != c.want || c.code == exit.Failed && out != "" {
+		if exit.Code(err) != c.code || len(vectors)+len(failed) != c.want || c.code == exit.Failed && closed(t, out) {
 			t.Errorf("%s: exit %d (%v), printed %s", c.items, exit.Code(err), err, out)
 		}
 		if c.code == exit.Failed && strings.Contains(err.Error(), "has no key") != !strings.Contains(c.items, "7") {
@@ -396,7 +465,7 @@ func TestLinesBeforeABadOne(t *testing.T) {
 	g := newGoogle(t, emulator.Options{})
 	g.faults("results half")
 	out := g.fails(newFetch(), g.ended(newSubmit(), batch("b1", 5, 8)), exit.Malformed, "half a line")
-	if vectors, _ := answersOf(t, out); len(vectors) != 4 || strings.Contains(out, `"job"`) {
+	if vectors, _ := answersOf(t, out); len(vectors) != 4 || closed(t, out) {
 		t.Errorf("%d vectors are printed: %s", len(vectors), out)
 	}
 }
@@ -413,7 +482,7 @@ func TestCanariesDisagree(t *testing.T) {
 		{"a repeated one is missing", "results missing keys=b1/6", exit.Partial, "missing"},
 		{"a canary is of another length", "results length=3 keys=gbatch-canary:1:b1/6", exit.Partial, `"b1/6"`},
 		{"a canary failed", "results error=13 keys=gbatch-canary:1:b1/6", exit.OK, ""},
-		{"a repeated one failed", "results error=13 keys=b1/6", exit.Partial, "keys did"},
+		{"a repeated one failed", "results error=13 keys=b1/6", exit.Partial, "1 of 20 keys failed"},
 		{"half", "results half", exit.Malformed, "line"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -428,7 +497,7 @@ func TestCanariesDisagree(t *testing.T) {
 				t.Errorf("exit %d: %v", exit.Code(err), err)
 			}
 			trusted := strings.Contains(c.name, "failed")
-			if trusted != (out != "") || trusted && len(jobsOf(t, out)) != 1 {
+			if trusted != strings.Contains(out, `"key"`) || trusted != closed(t, out) {
 				t.Errorf("printed %s", out)
 			}
 			g.files(map[bool]int{true: 0, false: 1}[trusted])
@@ -499,9 +568,9 @@ func TestConvert(t *testing.T) {
 	// A wrong line is named by its number in the file.
 	lines := strings.Split(in.String(), "\n")
 	lines[2500] = "x"
-	_, err := convert(strings.NewReader(strings.Join(lines, "\n")), func() {}, &converter{Fetch: new(Fetch), job: new(record.Job), hide: verbatim}, io.Discard)
-	if err == nil || !strings.Contains(err.Error(), "line 2501 of the result") {
-		t.Errorf("%v", err)
+	got, err := convert(strings.NewReader(strings.Join(lines, "\n")), func() {}, &converter{Fetch: new(Fetch), job: new(record.Job), hide: verbatim}, io.Discard)
+	if err != nil || got.unreadable != 1 || got.firstBad != 2501 || got.vectors != 2999 {
+		t.Errorf("%+v, %v", got, err)
 	}
 	_, err = convert(&pieces{bytes.Repeat([]byte("x"), 17<<20), 1 << 20, false}, func() {}, &converter{Fetch: new(Fetch), job: new(record.Job), hide: verbatim}, io.Discard)
 	if err == nil || !strings.Contains(err.Error(), "16 MiB") {
@@ -523,6 +592,13 @@ func (p *pieces) Read(b []byte) (int, error) {
 		return n, io.EOF
 	}
 	return n, nil
+}
+
+// closed reports whether the one job that was printed closes its batch.
+func closed(t *testing.T, out string) bool {
+	t.Helper()
+	job := oneJob(t, out)
+	return job.Whole()
 }
 
 func verbatim(s string) string { return s }

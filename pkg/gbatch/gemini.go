@@ -16,6 +16,7 @@ import (
 	"os"
 	"regexp"
 	"strconv"
+	"strings"
 	"time"
 
 	"google.golang.org/genai"
@@ -51,6 +52,7 @@ type gemini struct {
 	base     *url.URL
 	patience time.Duration // how long transient failures are repeated
 	generate bool          // jobs are created by the generic method
+	listed   jobList
 }
 
 // newGemini takes the key from GOOGLE_API_KEY, else GEMINI_API_KEY, which is
@@ -61,8 +63,11 @@ func newGemini(patience time.Duration) (*gemini, error) {
 		variable = "GEMINI_API_KEY"
 	}
 	key := os.Getenv(variable)
-	if key == "" {
+	switch {
+	case key == "":
 		return nil, exit.Errorf(exit.Usage, "no API key: set GEMINI_API_KEY")
+	case strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r >= 0x7f }):
+		return nil, exit.Errorf(exit.Usage, "%s is not an API key: it contains a line break, a blank or another character that no key has", variable)
 	}
 	base := cmp.Or(os.Getenv("GOOGLE_GEMINI_BASE_URL"), "https://generativelanguage.googleapis.com/")
 	u, err := url.Parse(base)
@@ -77,7 +82,7 @@ func newGemini(patience time.Duration) (*gemini, error) {
 	log.SetOutput(io.Discard)
 	t := newTransport(credential{key, "the API key was refused, check " + variable})
 	g := &gemini{transport: t, http: t.client(), base: u, patience: patience}
-	g.http.Transport = sdkTransport{t}
+	g.http.Transport = sdkTransport{t, strings.TrimSuffix(u.Path, "/")}
 	g.sdk, err = genai.NewClient(context.Background(), &genai.ClientConfig{
 		APIKey:      key,
 		Backend:     genai.BackendGeminiAPI, // else GOOGLE_GENAI_USE_VERTEXAI decides
@@ -138,70 +143,41 @@ func (g *gemini) read(ctx context.Context, path, query string) ([]byte, error) {
 	return body, err
 }
 
-// list calls each with the items of a list, which stand in member, and repeats
-// what fails transiently.
-func (g *gemini) list(ctx context.Context, path, member string, restart func(), each func(item json.RawMessage) error) error {
-	return retry(ctx, g.patience, func() error {
-		restart()
-		return everyPage(ctx, func(ctx context.Context, token string) (page, error) {
-			query := url.Values{"pageSize": {strconv.Itoa(pageSize)}}
-			if token != "" {
-				query.Set("pageToken", token)
-			}
+// list calls each with the pages of a list, whose items stand in member, until
+// it wants no more. A page that fails transiently is asked for again.
+func (g *gemini) list(ctx context.Context, path, member string, each func(items []json.RawMessage) (more bool, err error)) error {
+	return everyPage(ctx, path, func(ctx context.Context, token string) (p page, err error) {
+		query := url.Values{"pageSize": {strconv.Itoa(pageSize)}}
+		if token != "" {
+			query.Set("pageToken", token)
+		}
+		err = retry(ctx, g.patience, func() error {
 			body, err := g.read(ctx, path, query.Encode())
-			if err != nil {
-				return page{}, err
+			if err == nil {
+				p, err = decodePage(body, member)
 			}
-			return decodePage(body, member)
-		}, func(p page) error {
-			for _, item := range p.items {
-				if err := each(item); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-	})
-}
-
-func decodePage(body []byte, member string) (p page, err error) {
-	var doc map[string]json.RawMessage
-	if err := json.Unmarshal(body, &doc); err != nil {
-		return p, fmt.Errorf("the reply is not a list: %w", err)
-	}
-	if items := doc[member]; items != nil {
-		err = json.Unmarshal(items, &p.items)
-	}
-	if next := doc["nextPageToken"]; err == nil && next != nil {
-		err = json.Unmarshal(next, &p.next)
-	}
-	if err != nil {
-		return p, fmt.Errorf("the reply is not a list: %w", err)
-	}
-	return p, nil
-}
-
-func (g *gemini) lookUp(ctx context.Context, p *payload) (found []*operation, active int, err error) {
-	restart := func() { found, active = nil, 0 }
-	err = g.list(ctx, "batches", "operations", restart, func(item json.RawMessage) error {
-		op, err := decodeOperation(item, g.secret)
-		if err != nil {
 			return err
-		}
-		if !(&record.Job{State: op.state}).Ended() {
-			active++
-		}
-		if batch, hash, _, ok := parseLabel(op.display); ok && (batch == p.Batch || hash == p.hash) {
-			found = append(found, op)
-		}
-		return nil
-	})
-	return found, active, err
+		})
+		return p, err
+	}, func(p page) (bool, error) { return each(p.items) })
+}
+
+// holds asks for a file. Files expire.
+func (g *gemini) holds(ctx context.Context, input string) (bool, error) {
+	if input == "" {
+		return false, nil
+	}
+	_, err := g.file(ctx, input)
+	if missing(err) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 func (g *gemini) create(ctx context.Context, p *payload, input string) (*operation, error) {
 	var made *genai.BatchJob
 	sent, err := g.once(ctx, func(ctx context.Context) (err error) {
+		defer recoverSDK(&err)
 		if g.generate {
 			made, err = g.sdk.Batches.Create(ctx, p.Model, &genai.BatchJobSource{FileName: input}, &genai.CreateBatchJobConfig{DisplayName: p.label()})
 		} else {
@@ -214,10 +190,18 @@ func (g *gemini) create(ctx context.Context, p *payload, input string) (*operati
 		return nil, notSent{err}
 	case err != nil:
 		return nil, err
-	case made.Name == "":
-		return nil, errors.New("the reply holds no job")
+	case !geminiJobs.MatchString(made.Name):
+		return nil, fmt.Errorf("the reply names no job, but %.100q", made.Name)
 	}
 	return &operation{name: made.Name, display: p.label(), model: p.Model, state: jobState(string(made.State)), input: input, answers: -1}, nil
+}
+
+// recoverSDK makes an error of a panic: the SDK panics on replies of a form that
+// it does not expect.
+func recoverSDK(err *error) {
+	if recover() != nil {
+		*err = errors.New("the reply does not have the documented form")
+	}
 }
 
 func (g *gemini) status(ctx context.Context, job string) (*operation, error) {
@@ -226,10 +210,14 @@ func (g *gemini) status(ctx context.Context, job string) (*operation, error) {
 		return nil, err
 	}
 	op, err := decodeOperation(body, g.secret)
-	if err == nil {
-		op.name = cmp.Or(op.name, job)
+	switch {
+	case err != nil:
+		return nil, err
+	case op.name != "" && op.name != job:
+		return nil, permanent{fmt.Errorf("asked for job %s, google answered with %.100q", job, op.name)}
 	}
-	return op, err
+	op.name = job
+	return op, nil
 }
 
 func (g *gemini) results(ctx context.Context, op *operation) (io.ReadCloser, error) {
@@ -256,8 +244,9 @@ func (g *gemini) drop(ctx context.Context, input string) {
 	if input == "" {
 		return
 	}
-	err := g.do(ctx, func(ctx context.Context) error {
-		_, err := g.sdk.Files.Delete(ctx, input, nil)
+	err := g.do(ctx, func(ctx context.Context) (err error) {
+		defer recoverSDK(&err)
+		_, err = g.sdk.Files.Delete(ctx, input, nil)
 		return err
 	})
 	if err != nil && !missing(err) && ctx.Err() == nil {

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 
@@ -12,85 +13,147 @@ import (
 	"gbatch/pkg/record"
 )
 
-// An int64 is a string in proto JSON, and a number in what others write.
+// A maybe is a member of a reply. One of another type than T is as good as
+// absent: no optional member must keep a job from being collected.
+type maybe[T any] struct{ v T }
+
+func (m *maybe[T]) UnmarshalJSON(tok []byte) error {
+	var v T
+	if json.Unmarshal(tok, &v) == nil {
+		m.v = v
+	}
+	return nil
+}
+
+// A number is a whole number, or -1. An int64 is a string in proto JSON, and a
+// number in what others write.
 type number int64
 
 func (n *number) UnmarshalJSON(tok []byte) error {
-	tok = bytes.Trim(tok, `"`)
-	if len(tok) == 0 || string(tok) == "null" {
-		return nil
+	*n = -1
+	f, err := strconv.ParseFloat(string(bytes.Trim(tok, `"`)), 64)
+	if err == nil && f >= 0 && f < 1<<53 && f == math.Trunc(f) {
+		*n = number(f)
 	}
-	v, err := strconv.ParseInt(string(tok), 10, 64)
-	*n = number(v)
-	return err
+	return nil
 }
 
 type geminiOutput struct {
-	ResponsesFile    string
-	InlinedResponses struct{ InlinedResponses []json.RawMessage }
+	ResponsesFile    maybe[string]
+	InlinedResponses maybe[struct{ InlinedResponses []json.RawMessage }]
 }
 
-// decodeOperation reads a job as GET batches/… and the list show it. The state is
+type geminiMetadata struct {
+	DisplayName, Model, State, CreateTime, EndTime maybe[string]
+
+	InputConfig maybe[struct {
+		FileName  maybe[string]
+		FileSnake maybe[string] `json:"file_name"`
+	}]
+	Output     maybe[geminiOutput]
+	BatchStats maybe[struct{ RequestCount, SuccessfulRequestCount, FailedRequestCount *number }]
+}
+
+type geminiOperation struct {
+	Name     maybe[string]
+	Done     maybe[bool]
+	Metadata maybe[*geminiMetadata]
+	Response maybe[geminiOutput]
+	Error    json.RawMessage
+}
+
+// decodeOperation reads a job as GET batches/… shows it. The state is
 // metadata.state. The output stands in metadata, in the response or in both. The
 // SDK's own decoding drops the error, the counts, the input and the response.
 func decodeOperation(body []byte, key string) (*operation, error) {
-	var doc struct {
-		Name     string
-		Done     bool
-		Metadata struct {
-			DisplayName, Model, State, CreateTime, EndTime string
-
-			InputConfig struct {
-				FileName  string
-				FileSnake string `json:"file_name"`
-			}
-			Output     geminiOutput
-			BatchStats struct{ SuccessfulRequestCount, FailedRequestCount *number }
-		}
-		Response geminiOutput
-		Error    *struct {
-			Code            int
-			Status, Message string
-		}
-	}
+	var doc geminiOperation
 	if err := json.Unmarshal(body, &doc); err != nil {
 		return nil, fmt.Errorf("the reply is not an operation: %w", err)
 	}
-	m := &doc.Metadata
-	op := &operation{
-		name: doc.Name, display: m.DisplayName, model: model.Bare(m.Model),
-		state: jobState(m.State), created: m.CreateTime, ended: m.EndTime,
-		input: cmp.Or(m.InputConfig.FileName, m.InputConfig.FileSnake), answers: -1,
-		output:  cmp.Or(m.Output.ResponsesFile, doc.Response.ResponsesFile),
-		inlined: m.Output.InlinedResponses.InlinedResponses,
+	if doc.Metadata.v == nil && !doc.Done.v {
+		return nil, fmt.Errorf("the reply is not an operation: %.200s", redact(oneLine(string(body)), key))
 	}
-	if op.inlined == nil {
-		op.inlined = doc.Response.InlinedResponses.InlinedResponses
-	}
-	if s := m.BatchStats; s.SuccessfulRequestCount != nil || s.FailedRequestCount != nil { // counts of zero are left out
-		op.answers = 0
-		for _, n := range []*number{s.SuccessfulRequestCount, s.FailedRequestCount} {
-			if n != nil {
-				op.answers += int64(*n)
-			}
-		}
-	}
-	if e := doc.Error; e != nil {
-		op.err = &record.Status{Code: e.Code, Status: redact(cmp.Or(e.Status, codeName(e.Code)), key), Message: oneLine(redact(e.Message, key))}
-		if doc.Done && !(&record.Job{State: op.state}).Ended() {
+	op := doc.operation(key)
+	if doc.Done.v && !(&record.Job{State: op.state}).Ended() {
+		switch {
+		case op.err != nil:
 			op.state = record.Failed
+		case op.output != "" || op.inlined != nil:
+			op.state = record.Succeeded
+		default:
+			return nil, permanent{fmt.Errorf("google says that the job is done, in state %s, and gives neither results nor a reason", op.state)}
 		}
 	}
 	return op, nil
 }
 
+// decodeListed reads a job as the list shows it: without results, but with a
+// name and the metadata, where the display name is.
+func decodeListed(item []byte, key string) (*operation, error) {
+	var doc geminiOperation
+	err := json.Unmarshal(item, &doc)
+	m := doc.Metadata.v
+	if err != nil || doc.Name.v == "" || m == nil || m.DisplayName.v+m.State.v+m.CreateTime.v == "" {
+		return nil, permanent{fmt.Errorf("the list of jobs has an entry that is not a job: %.200s", redact(oneLine(string(item)), key))}
+	}
+	op := doc.operation(key)
+	if _, _, _, ours := parseLabel(op.display); ours && !geminiJobs.MatchString(op.name) {
+		return nil, permanent{fmt.Errorf("the list of jobs has %q under the name %.100q", op.display, op.name)}
+	}
+	op.inlined = nil
+	return op, nil
+}
+
+func (doc *geminiOperation) operation(key string) *operation {
+	m := doc.Metadata.v
+	if m == nil {
+		m = new(geminiMetadata)
+	}
+	out, input := &m.Output.v, &m.InputConfig.v
+	op := &operation{
+		name: doc.Name.v, display: m.DisplayName.v, model: model.Bare(m.Model.v),
+		state: jobState(m.State.v), partial: strings.HasSuffix(m.State.v, "_PARTIALLY_SUCCEEDED"), created: m.CreateTime.v, ended: m.EndTime.v,
+		input: cmp.Or(input.FileName.v, input.FileSnake.v), answers: -1, failed: -1, requests: -1,
+		output:  cmp.Or(out.ResponsesFile.v, doc.Response.v.ResponsesFile.v),
+		inlined: out.InlinedResponses.v.InlinedResponses,
+	}
+	if op.inlined == nil {
+		op.inlined = doc.Response.v.InlinedResponses.v.InlinedResponses
+	}
+	s := &m.BatchStats.v
+	if s.RequestCount != nil {
+		op.requests = int64(*s.RequestCount)
+	}
+	if s.SuccessfulRequestCount != nil || s.FailedRequestCount != nil {
+		// Counts of zero are left out.
+		well, failed := cmp.Or(s.SuccessfulRequestCount, new(number)), cmp.Or(s.FailedRequestCount, new(number))
+		if *well >= 0 && *failed >= 0 {
+			op.answers, op.failed = int64(*well+*failed), int64(*failed)
+		}
+	}
+	if len(doc.Error) > 0 && string(doc.Error) != "null" {
+		var e struct {
+			Code            number
+			Status, Message maybe[string]
+		}
+		if json.Unmarshal(doc.Error, &e) != nil {
+			e.Message.v = string(doc.Error)
+		}
+		op.err = canonical(record.Status{Code: int(e.Code), Status: redact(e.Status.v, key), Message: oneLine(redact(e.Message.v, key))})
+	}
+	return op
+}
+
 // jobState maps Google's names: JOB_STATE_X of the SDK and BATCH_STATE_X of
-// the wire are X, but PENDING is QUEUED. One that is not known stays as it is.
+// the wire are X, but PENDING is QUEUED, and PARTIALLY_SUCCEEDED is SUCCEEDED: it
+// has results. A state that is not known stays as it is.
 func jobState(s string) string {
 	s = strings.TrimPrefix(strings.TrimPrefix(s, "JOB_STATE_"), "BATCH_STATE_")
 	switch s {
 	case "PENDING":
 		return record.Queued
+	case "PARTIALLY_SUCCEEDED":
+		return record.Succeeded
 	case "":
 		return "UNSPECIFIED"
 	}

@@ -17,49 +17,72 @@ import (
 	"google.golang.org/genai"
 )
 
-// upload returns the name of the file, files/…. The reply of an attempt may be
-// what was lost, so the files at Google are looked at before the next attempt.
 func (g *gemini) upload(ctx context.Context, p *payload, again bool) (name string, err error) {
+	f, err := g.store(ctx, p, again)
+	// A create with a file that is not ready would be refused.
+	for b := newBackoff(g.patience); err == nil && f.State == "PROCESSING"; {
+		if err = b.pause(ctx, fmt.Errorf("the uploaded file %s is still being processed", f.Name)); err == nil {
+			f, err = g.file(ctx, f.Name)
+		}
+	}
+	if err == nil && f.State == "FAILED" {
+		err = permanent{fmt.Errorf("google could not process the uploaded file %s", f.Name)}
+	}
+	return f.Name, err
+}
+
+// store uploads p. The reply of an attempt may be what was lost, so the files at
+// Google are looked at before the next attempt.
+func (g *gemini) store(ctx context.Context, p *payload, again bool) (f geminiFile, err error) {
 	for b := newBackoff(g.patience); ; {
 		if again {
-			if name, err := g.sweep(ctx, p, ""); name != "" || err != nil {
-				return name, err
+			if f, err = g.sweep(ctx, p, ""); f.Name != "" || err != nil {
+				return f, err
 			}
 		}
-		err := g.do(ctx, func(ctx context.Context) (err error) {
-			name, err = g.uploadOnce(ctx, p)
+		err = g.do(ctx, func(ctx context.Context) (err error) {
+			f, err = g.uploadOnce(ctx, p)
 			return err
 		})
 		if err == nil || !transient(err) {
-			return name, err
+			return f, err
 		}
 		if again, err = true, b.pause(ctx, err); err != nil {
-			return "", err
+			return f, err
 		}
 	}
 }
 
-func (g *gemini) uploadOnce(ctx context.Context, p *payload) (name string, err error) {
-	defer func() {
-		// The SDK takes for granted that the last reply holds a file.
-		if recover() != nil {
-			err = errors.New("the reply to the upload holds no file")
-		}
-	}()
-	f, err := g.sdk.Files.Upload(ctx, p.reader(), &genai.UploadFileConfig{
+func (g *gemini) uploadOnce(ctx context.Context, p *payload) (f geminiFile, err error) {
+	defer recoverSDK(&err)
+	made, err := g.sdk.Files.Upload(ctx, p.reader(), &genai.UploadFileConfig{
 		MIMEType:    "application/jsonl",
 		DisplayName: p.label(),
 		HTTPOptions: &genai.HTTPOptions{Headers: http.Header{
 			"X-Goog-Upload-Header-Content-Length": {strconv.FormatInt(p.size, 10)},
 		}},
 	})
-	if err != nil {
-		return "", err
+	switch {
+	case err != nil:
+		return f, err
+	case !geminiFiles.MatchString(made.Name):
+		return f, fmt.Errorf("the reply to the upload names no file, but %.100q", made.Name)
+	case made.SizeBytes != nil && *made.SizeBytes != p.size:
+		return f, fmt.Errorf("the uploaded file %s is not of the %d bytes that were sent", made.Name, p.size)
 	}
-	if f.Name == "" || f.SizeBytes != nil && *f.SizeBytes != p.size {
-		return "", fmt.Errorf("the uploaded file %s is not of the %d bytes that were sent", f.Name, p.size)
-	}
-	return f.Name, nil
+	return geminiFile{Name: made.Name, State: string(made.State)}, nil
+}
+
+// file asks for an uploaded file.
+func (g *gemini) file(ctx context.Context, name string) (f geminiFile, err error) {
+	err = retry(ctx, g.patience, func() error {
+		body, err := g.read(ctx, name, "")
+		if err == nil {
+			err = json.Unmarshal(body, &f)
+		}
+		return err
+	})
+	return f, err
 }
 
 func (g *gemini) tidy(ctx context.Context, p *payload, used string) error {
@@ -75,39 +98,41 @@ type geminiFile struct {
 
 // sweep looks through the uploaded files for those of p's name. With no file in
 // use it returns one whose content is p's. It deletes the others.
-func (g *gemini) sweep(ctx context.Context, p *payload, used string) (name string, err error) {
+func (g *gemini) sweep(ctx context.Context, p *payload, used string) (usable geminiFile, err error) {
 	var found []geminiFile
-	err = g.list(ctx, "files", "files", func() { found = nil }, func(item json.RawMessage) error {
-		var f geminiFile
-		if err := json.Unmarshal(item, &f); err != nil {
-			return err
+	err = g.list(ctx, "files", "files", func(items []json.RawMessage) (more bool, err error) {
+		for _, item := range items {
+			var f geminiFile
+			if err := json.Unmarshal(item, &f); err != nil || !geminiFiles.MatchString(f.Name) {
+				return false, permanent{fmt.Errorf("the list of files has an entry that is not a file: %.100s", item)}
+			}
+			if batch, hash, _, ok := parseLabel(f.DisplayName); ok && batch == p.Batch && hash == p.hash {
+				found = append(found, f)
+			}
 		}
-		if batch, hash, _, ok := parseLabel(f.DisplayName); ok && batch == p.Batch && hash == p.hash {
-			found = append(found, f)
-		}
-		return nil
+		return true, nil
 	})
 	if err != nil {
-		return "", err
+		return usable, err
 	}
 	for _, f := range found {
 		switch {
 		case f.Name == used:
-		case used == "" && name == "" && f.holds(p):
-			name = f.Name
-			slog.Info("an input file uploaded before is used", "file", name)
+		case used == "" && usable.Name == "" && f.holds(p):
+			usable = f
+			slog.Info("an input file uploaded before is used", "file", f.Name)
 		default:
 			g.drop(ctx, f.Name)
 		}
 	}
-	return name, nil
+	return usable, nil
 }
 
 // holds reports whether a file at Google has exactly the bytes of p. Real
 // replies have the hash as base64 of its hex digits, the SDK's comment as base64
 // of its bytes.
 func (f *geminiFile) holds(p *payload) bool {
-	if f.State != "ACTIVE" || f.SizeBytes == nil || int64(*f.SizeBytes) != p.size {
+	if f.State != "ACTIVE" && f.State != "PROCESSING" || f.SizeBytes == nil || int64(*f.SizeBytes) != p.size {
 		return false
 	}
 	h := sha256.New()
@@ -119,16 +144,28 @@ func (f *geminiFile) holds(p *payload) bool {
 		f.Sha256Hash == base64.StdEncoding.EncodeToString([]byte(hex.EncodeToString(sum)))
 }
 
-// An sdkTransport keeps the SDK's upload from losing errors. To a reply without
-// this header the SDK sends the same bytes three times more, sleeps in between,
-// and then loses the error.
-type sdkTransport struct{ *transport }
+// An sdkTransport is what the SDK's upload needs.
+type sdkTransport struct {
+	*transport
+	path string // of the base URL, without a slash at its end
+}
 
 func (t sdkTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	if !strings.HasPrefix(req.Header.Get("X-Goog-Upload-Command"), "upload") {
+		return t.transport.RoundTrip(req)
+	}
+	// Of the URL that Google gives for the bytes, the SDK replaces the host by
+	// that of the base URL, but does not add the base URL's path.
+	if !strings.HasPrefix(req.URL.Path, t.path+"/") {
+		req = req.Clone(req.Context())
+		req.URL.Path, req.URL.RawPath = t.path+req.URL.Path, ""
+	}
 	resp, err := t.transport.RoundTrip(req)
-	if err != nil || !strings.HasPrefix(req.Header.Get("X-Goog-Upload-Command"), "upload") || resp.Header.Get("X-Goog-Upload-Status") != "" {
+	if err != nil || resp.Header.Get("X-Goog-Upload-Status") != "" {
 		return resp, err
 	}
+	// To a reply without this header the SDK sends the same bytes three times
+	// more, sleeps in between, and then loses the error.
 	resp.Body.Close()
 	if o, _ := req.Context().Value(outcomeKey{}).(*outcome); o != nil && o.err == nil {
 		o.err = errors.New("the reply to the upload does not say how it stands")

@@ -2,8 +2,11 @@ package gbatch
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"iter"
+	"strconv"
+	"strings"
 
 	"gbatch/pkg/ndjson"
 	"gbatch/pkg/record"
@@ -73,4 +76,29 @@ func until[T any](ctx context.Context, c <-chan T) iter.Seq[T] {
 			}
 		}
 	}
+}
+
+// count is a number of things, such as 1 job and 19,758 keys.
+func count(n int, thing string) string {
+	if n != 1 {
+		thing += "s"
+	}
+	return commas(n) + " " + thing
+}
+
+func commas(n int) string {
+	s := strconv.Itoa(n)
+	for i := len(s) - 3; i > 0; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
+
+// few is the first of some names.
+func few(names []string) string {
+	const most = 5
+	if more := len(names) - most; more > 0 {
+		return strings.Join(names[:most], " ") + fmt.Sprintf(" and %d more", more)
+	}
+	return strings.Join(names, " ")
 }

@@ -75,6 +75,9 @@ func parseLabel(s string) (batch, hash string, canary int, ok bool) {
 	return m[1], m[2], canary, true
 }
 
+// claimed is the form of the names that chunks-pending gives: a b and a ULID.
+var claimed = regexp.MustCompile(`^b[0-9A-HJKMNP-TV-Z]{26}$`)
+
 // A cutter reads headers and requests and cuts them into payloads.
 type cutter struct {
 	*Submit
@@ -144,6 +147,9 @@ func (c *cutter) fill(p *payload, w *spool) error {
 		if c.held == nil { // the end, or the next header
 			if !headed {
 				return nil
+			}
+			if c.AllowPartial && claimed.MatchString(p.Batch) {
+				return c.in.Errorf("%s has %d requests where its header says %d, and comes from a database, which would find a part of it under the same name: nothing of it is sent; to send some chunks only, select them with chunks-pending --from", p, p.Count, announced)
 			}
 			if c.AllowPartial {
 				slog.Warn("a batch is cut short and submitted as it is", "batch", p.Batch, "requests", p.Count, "announced", announced)

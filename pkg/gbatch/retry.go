@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"time"
 
 	"gbatch/pkg/exit"
@@ -36,7 +37,8 @@ func newBackoff(patience time.Duration) *backoff {
 
 // pause waits before the next attempt after one that failed with cause: as
 // long as Google asks for, else a random part of a time that doubles up to a
-// minute. If that would be too late it returns cause at once, with exit code 5.
+// minute. If that would be too late it returns cause at once, with exit code 5;
+// a server whose name is unknown has no code.
 func (b *backoff) pause(ctx context.Context, cause error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -47,6 +49,9 @@ func (b *backoff) pause(ctx context.Context, cause error) error {
 		wait = e.wait + rand.N(e.wait/4+1)
 	}
 	if time.Now().Add(wait).After(b.end) {
+		if dns := new(net.DNSError); errors.As(cause, &dns) && dns.IsNotFound {
+			return cause
+		}
 		return exit.Errorf(exit.TryLater, "%w; try again later", cause)
 	}
 	b.step = min(2*b.step, time.Minute)

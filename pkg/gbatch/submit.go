@@ -29,7 +29,7 @@ type Submit struct {
 	Method       string        `help:"What the job does with its requests: embed or generate." enum:"embed,generate" default:"embed"`
 	Settle       time.Duration `help:"How long to look for a job whose creation got no answer." default:"2m"`
 	MaxJobs      int           `help:"Warn when this many jobs are active; Google takes at most 100." default:"50"`
-	AllowPartial bool          `help:"Submit a batch that has fewer requests than its header says."`
+	AllowPartial bool          `help:"Submit a batch that has fewer requests than its header says, unless chunks-pending made it."`
 	Canary       int           `help:"Repeat this many requests of each batch under reserved keys, for gbatch-fetch to compare; they are paid for too." default:"0"`
 	RetryFor     time.Duration `help:"How long to retry transient failures." default:"10m"`
 	Model        string        `help:"Model of requests that have no header." default:"${model}"`
@@ -93,7 +93,7 @@ type submission struct {
 }
 
 // submit gets p its job and prints it, while it holds p's entry in the ledger.
-// The entry is given up after the job is printed, and remains as its receipt.
+// The ledger.Entry is given up after the job is printed, and remains as its receipt.
 func (s *submission) submit(ctx context.Context, p *payload) error {
 	e, err := s.ledger.Claim(ctx, p.name(), s.RetryFor)
 	if err != nil {
@@ -113,34 +113,47 @@ func (s *submission) submit(ctx context.Context, p *payload) error {
 // job finds p's job or creates it.
 func (s *submission) job(ctx context.Context, p *payload, e ledger.Entry) (*record.Job, error) {
 	left := e.Mark() // by an earlier run
-	unknownSince := time.Time{}
-	switch left.Phase {
-	case ledger.Created:
+	if left.Phase == ledger.Created {
 		op, err := s.status(ctx, left.Job)
 		switch {
 		// The chunks of a batch whose job failed are sent in another batch when
 		// the failure is applied, and may be there already.
 		case err == nil && (lives(op.state) || p.Batch != "") && sameModel(op.model, p.Model):
+			slog.Info("the batch was submitted before", "batch", p.Batch, "job", op.name, "state", op.state)
 			return p.adopted(op), nil
 		case missing(err):
-			// Either deleted, or so new that it is not seen yet.
-			slog.Warn("the job of an earlier run is not visible to this key any more", "job", left.Job, "batch", p.Batch)
-			unknownSince = left.Time
+			return s.unseen(ctx, p, e)
 		case err != nil:
 			return nil, err
 		}
-	case ledger.Create:
-		unknownSince = left.Time
+	}
+	// Other batches may have these lines: a database that was restored from a
+	// backup claims them anew, under another name.
+	var same []string // jobs
+	unknown := left.Phase == ledger.Create
+	for _, m := range s.ledger.Others(p.name(), p.hash) {
+		unknown = unknown || m.Phase == ledger.Create
+		if m.Phase == ledger.Created {
+			same = append(same, m.Job)
+		}
 	}
 
-	found, active, err := s.settle(ctx, p, unknownSince)
+	found, err := s.settle(ctx, p, unknown)
 	if err != nil {
 		return nil, err
 	}
-	if found != nil {
-		return s.adopt(ctx, p, e, found, left.Phase != "")
+	if found.mine != nil {
+		return s.adopt(ctx, p, e, found.mine, left.Phase != "")
 	}
-	if err := s.room(active); err != nil {
+	if op, err := s.sameLines(ctx, p, append(same, found.same...)); err != nil {
+		return nil, err
+	} else if op != nil {
+		slog.Warn("the same requests were submitted before as another batch, their job is taken for this one", "batch", p.Batch, "job", op.name, "as", op.display)
+		job := p.adopted(op)
+		s.receipt(ctx, p, e, job)
+		return job, nil
+	}
+	if err := s.room(found.active); err != nil {
 		return nil, err
 	}
 	if err := e.Set(ctx, p.mark(ledger.Upload, "", "")); err != nil {
@@ -150,17 +163,68 @@ func (s *submission) job(ctx context.Context, p *payload, e ledger.Entry) (*reco
 	if err != nil {
 		return nil, fmt.Errorf("upload %s: %w", p, err)
 	}
-	return s.create(ctx, p, e, input)
+	return s.create(ctx, p, e, input, found.active)
 }
+
+// unseen handles a receipt whose job the service does not show: it belongs to
+// another project or was deleted. It may be paid for, so no other is created.
+func (s *submission) unseen(ctx context.Context, p *payload, e ledger.Entry) (*record.Job, error) {
+	found, err := s.lookUp(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	if found.mine != nil {
+		return s.adopt(ctx, p, e, found.mine, false)
+	}
+	return nil, &oneBatch{fmt.Errorf("%s was submitted as %s, which this key cannot see: use a key of the project that it was submitted with; if the job was deleted, remove %s, and the line again creates another", p, e.Mark().Job, e)}
+}
+
+// sameLines returns the first of some jobs for the same lines that this batch may
+// take: one whose results nobody has collected. If they were collected, the
+// requests come again for a reason, such as a transient error.
+func (s *submission) sameLines(ctx context.Context, p *payload, jobs []string) (*operation, error) {
+	slices.Sort(jobs)
+	for _, name := range slices.Compact(jobs) {
+		op, err := s.status(ctx, name)
+		if missing(err) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if _, hash, _, _ := parseLabel(op.display); hash != p.hash || !lives(op.state) || !sameModel(op.model, p.Model) {
+			continue
+		}
+		open := op.state != record.Succeeded
+		if !open {
+			if open, err = s.at.holds(ctx, op.input); err != nil {
+				return nil, err
+			}
+		}
+		if open {
+			return op, nil
+		}
+		if op.answers > 0 && op.failed == 0 { // none of them needed to come again
+			slog.Warn("the same requests were answered before as another batch, and are paid for again: its results were collected", "batch", p.Batch, "job", op.name, "as", op.display)
+		}
+	}
+	return nil, nil
+}
+
+// createTimeout bounds a create: its sending, the wait for a reply and the
+// reply.
+const createTimeout = 3 * time.Minute
 
 // create makes p's job from an input. It sends the create again only after a
 // failure that surely created nothing, and another look-up.
-func (s *submission) create(ctx context.Context, p *payload, e ledger.Entry, input string) (*record.Job, error) {
+func (s *submission) create(ctx context.Context, p *payload, e ledger.Entry, input string, active int) (*record.Job, error) {
 	for b := newBackoff(s.RetryFor); ; {
 		if err := e.Set(ctx, p.mark(ledger.Create, input, "")); err != nil {
 			return nil, err
 		}
-		op, err := s.at.create(ctx, p, input)
+		sending, stop := context.WithTimeoutCause(ctx, createTimeout, fmt.Errorf("no reply to the create in %v", createTimeout))
+		op, err := s.at.create(sending, p, input)
+		stop()
 		switch {
 		case err == nil:
 			slog.Info("the batch is submitted", "batch", p.Batch, "job", op.name, "requests", p.Count)
@@ -181,21 +245,26 @@ func (s *submission) create(ctx context.Context, p *payload, e ledger.Entry, inp
 		if err := e.Set(ctx, p.mark(ledger.Upload, input, "")); err != nil {
 			return nil, err
 		}
-		if err := b.pause(ctx, err); err != nil {
+		cause := err
+		if err := b.pause(ctx, cause); err != nil {
 			// If Google cannot be reached, the next run uses the file.
 			if exit.Code(err) == exit.TryLater && !errors.As(err, new(notSent)) {
 				s.at.drop(ctx, input)
 				e.Forget()
+				if a := new(apiError); active == 0 && errors.As(cause, &a) && a.wait == 0 {
+					err = &oneBatch{fmt.Errorf("%w; no other job is active, so the batch alone is over the quota: give the claim back and cut smaller batches with chunks-pending --max-tokens", cause)}
+				}
 			}
 			return nil, fmt.Errorf("create the job of %s: %w", p, err)
 		}
-		found, _, err := s.lookUp(ctx, p)
+		found, err := s.lookUp(ctx, p)
 		if err != nil {
 			return nil, err
 		}
-		if found != nil {
-			return s.adopt(ctx, p, e, found, true)
+		if found.mine != nil {
+			return s.adopt(ctx, p, e, found.mine, true)
 		}
+		active = found.active
 	}
 }
 
@@ -203,9 +272,9 @@ func (s *submission) create(ctx context.Context, p *payload, e ledger.Entry, inp
 func (s *submission) afterUnknown(ctx context.Context, p *payload, e ledger.Entry, cause error) (*record.Job, error) {
 	if ctx.Err() == nil {
 		slog.Info("google did not say whether it created a job, looking for it", "batch", p.Batch, "error", cause)
-		found, _, err := s.settle(ctx, p, e.Mark().Time)
-		if found != nil {
-			return s.adopt(ctx, p, e, found, true)
+		found, err := s.settle(ctx, p, true)
+		if err == nil && found.mine != nil {
+			return s.adopt(ctx, p, e, found.mine, true)
 		}
 		if err != nil {
 			cause = err
@@ -215,50 +284,62 @@ func (s *submission) afterUnknown(ctx context.Context, p *payload, e ledger.Entr
 	return nil, exit.Errorf(exit.Unknown, "the outcome of creating the job for %s is unknown (%v); run the line again: it looks for the job before it creates one", p, cause)
 }
 
-// settle finds out whether a create of the time since made a job for p: it looks
-// the job up until it shows, or until --settle has passed. With a zero time it
+// settle finds out whether a create whose outcome is unknown made a job for p:
+// it looks the job up until it shows, or until --settle has passed. It counts
+// from now, when the attempt has ended or the process that made it is dead, and
+// not from a time that was written down: clocks jump. If nothing is unknown it
 // looks once.
-func (s *submission) settle(ctx context.Context, p *payload, since time.Time) (found *operation, active int, err error) {
-	if now := time.Now(); since.After(now) {
-		since = now
+func (s *submission) settle(ctx context.Context, p *payload, unknown bool) (found *jobsFound, err error) {
+	end := time.Now()
+	if unknown {
+		end = end.Add(s.Settle)
 	}
-	end := since.Add(s.Settle)
 	for wait := min(2*time.Second, s.Settle/50) + 1; ; wait += wait / 2 {
 		at := time.Now()
-		found, active, err = s.lookUp(ctx, p)
-		if found != nil || err != nil || !at.Before(end) {
-			return found, active, err
+		found, err = s.lookUp(ctx, p)
+		if err != nil || found.mine != nil || !at.Before(end) {
+			return found, err
 		}
 		slog.Info("looking for the job again", "batch", p.Batch, "until", end.Format(time.TimeOnly))
 		if err := sleep(ctx, min(wait/2+rand.N(wait), time.Until(end))); err != nil {
-			return nil, 0, err
+			return nil, err
 		}
 	}
 }
 
-// lookUp finds p's job in the list of all jobs, and counts the active ones.
-func (s *submission) lookUp(ctx context.Context, p *payload) (found *operation, active int, err error) {
+// jobsFound is what a look-up found for a batch.
+type jobsFound struct {
+	mine   *operation // the batch's job
+	same   []string   // jobs for the same lines under other batches' names
+	active int        // jobs of the project
+}
+
+// lookUp finds p's job in the list of all jobs.
+func (s *submission) lookUp(ctx context.Context, p *payload) (*jobsFound, error) {
 	listed, active, err := s.at.lookUp(ctx, p)
 	if err != nil {
-		return nil, 0, fmt.Errorf("look for the job of %s: %w", p, err)
+		return nil, fmt.Errorf("look for the job of %s: %w", p, err)
 	}
+	found := &jobsFound{active: active}
 	var mine []*operation
 	var other *operation
 	for _, op := range listed {
 		batch, hash, _, _ := parseLabel(op.display)
-		switch {
-		case batch != p.Batch || !lives(op.state):
-		case hash == p.hash && sameModel(op.model, p.Model):
+		switch same := hash == p.hash && sameModel(op.model, p.Model); {
+		case !lives(op.state):
+		case batch == p.Batch && same:
 			mine = append(mine, op)
-		case p.Batch != "":
+		case batch == p.Batch && p.Batch != "":
 			other = op
+		case same:
+			found.same = append(found.same, op.name)
 		}
 	}
 	if len(mine) == 0 && other != nil {
-		return nil, 0, &oneBatch{fmt.Errorf("%s was already submitted with another payload or model, as %s (%s): collect that job, or cancel it if it is not wanted", p, other.name, other.state)}
+		return nil, &oneBatch{fmt.Errorf("%s was already submitted with another payload or model, as %s (%s): collect that job, or cancel it if it is not wanted", p, other.name, other.state)}
 	}
 	if len(mine) == 0 {
-		return nil, active, nil
+		return found, nil
 	}
 	slices.SortStableFunc(mine, func(a, b *operation) int {
 		return cmp.Or(a.createdAt().Compare(b.createdAt()), cmp.Compare(a.name, b.name))
@@ -266,7 +347,8 @@ func (s *submission) lookUp(ctx context.Context, p *payload) (found *operation, 
 	for _, twin := range mine[1:] {
 		slog.Warn("there are two jobs for one batch, the older is taken: cancel the other", "batch", p.Batch, "taken", mine[0].name, "other", twin.name)
 	}
-	return mine[0], active, nil
+	found.mine = mine[0]
+	return found, nil
 }
 
 // status asks for a job and repeats what fails transiently.
@@ -298,6 +380,7 @@ func (s *submission) adopt(ctx context.Context, p *payload, e ledger.Entry, foun
 		return nil, err
 	}
 	op.display = cmp.Or(op.display, found.display)
+	slog.Info("the batch was submitted before", "batch", p.Batch, "job", op.name, "state", op.state)
 	job := p.adopted(op)
 	if leftovers && job.Input != "" {
 		if err := s.at.tidy(ctx, p, job.Input); err != nil {
@@ -318,7 +401,6 @@ func (s *submission) receipt(ctx context.Context, p *payload, e ledger.Entry, jo
 
 // adopted is the record of a job that was submitted before.
 func (p *payload) adopted(op *operation) *record.Job {
-	slog.Info("the batch was submitted before", "batch", p.Batch, "job", op.name, "state", op.state)
 	job := p.record(op)
 	if !lives(op.state) {
 		op.update(job) // it is not asked about again

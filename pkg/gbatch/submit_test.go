@@ -51,7 +51,13 @@ func TestPaidOnce(t *testing.T) {
 		{"429 for longer than we wait", []string{"create nth=1 status=429 retry=1h"}, exit.TryLater, "429", 0},
 		{"400", []string{`create nth=1 status=400 message="Error on line 1: no"`}, exit.Failed, "Error on line 1: no", 0},
 		{"404", []string{"create nth=1 status=404"}, exit.Failed, "404", 0},
-		{"a redirect", []string{"create nth=1 status=307"}, exit.Failed, "307", 0},
+		{"a redirect", []string{"create nth=1 status=307"}, exit.Unknown, "307", 0},
+		{"499 before the work", []string{"create nth=1 status=499"}, exit.Unknown, "499", 0},
+		{"409 after the work", []string{"create nth=1 status=409 when=after"}, exit.OK, "", 1},
+		{"499 after the work", []string{"create nth=1 status=499 when=after"}, exit.OK, "", 1},
+		{"303 after the work", []string{"create nth=1 status=303 when=after"}, exit.OK, "", 1},
+		{"405", []string{"create nth=1 status=405"}, exit.Failed, "405", 0},
+		{"413", []string{"create nth=1 status=413"}, exit.Failed, "413", 0},
 		{"reply lost, then the list fails", []string{"create nth=1 drop when=after", "list nth=2 status=400"}, exit.Unknown, "unknown", 1},
 		{"reply lost, then the list fails for a while", []string{"create nth=1 drop when=after", "list nth=2-3 status=503 retry=1ms"}, exit.OK, "", 1},
 		{"the list fails before", []string{"list nth=1 status=400"}, exit.Failed, "look for the job", 0},
@@ -380,9 +386,6 @@ func TestStaleIntents(t *testing.T) {
 			g.create(name, input)
 			return mustLine(ledger.Mark{Name: name, Phase: ledger.Created, Job: g.newest(), Time: hour}) + "rest of a longer line"
 		}, 1, 1, true},
-		{"created, and gone since", func(g *google, name string) string {
-			return mustLine(ledger.Mark{Name: name, Phase: ledger.Created, Job: "batches/gone", Time: hour})
-		}, 1, 1, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			g := newGoogle(t, emulator.Options{})
@@ -793,7 +796,7 @@ func TestStateDir(t *testing.T) {
 		said string
 	}{
 		{"a link", func(t *testing.T, dir, _ string) error { return os.Symlink(t.TempDir(), dir) }, "not a folder"},
-		{"a file", func(t *testing.T, dir, _ string) error { return os.WriteFile(dir, nil, 0o600) }, ""},
+		{"a file", func(t *testing.T, dir, _ string) error { return os.WriteFile(dir, nil, 0o600) }, "set XDG_STATE_HOME"},
 		{"open to the group", func(t *testing.T, dir, _ string) error {
 			return errors.Join(os.Mkdir(dir, 0o700), os.Chmod(dir, 0o770))
 		}, "chmod 700"},

@@ -3,6 +3,7 @@ package gbatch
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -19,9 +20,13 @@ const (
 	maxErrorBody = 64 << 10
 )
 
-// replyTimeout is how long a server may be silent, before a reply and within
-// one.
+// replyTimeout is how long a server may take nothing of a request, and how long
+// it may be silent before a reply and within one.
 var replyTimeout = 2 * time.Minute
+
+// slowest is how many bytes of a reply must come a second, on average, once
+// replyTimeout has been waited for them.
+const slowest = 1 << 10
 
 // A credential is what a server knows the caller by.
 type credential struct {
@@ -110,13 +115,21 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		via = t.fresh
 	}
 	begun := time.Now()
-	ctx, cancel := context.WithCancel(req.Context())
-	resp, err := via.RoundTrip(req.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+	ctx, cancel := context.WithCancelCause(req.Context())
+	req = req.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn: func(httptrace.GotConnInfo) { o.sent = true },
-	})))
+	}))
+	if req.Body != nil && req.Body != http.NoBody {
+		req.Body = newSending(req.Body, cancel)
+		req.GetBody = nil // the copy would have no time limit
+	}
+	resp, err := via.RoundTrip(req)
 	took, path := time.Since(begun).Round(time.Millisecond), redact(req.URL.Path, t.secret)
 	if err != nil {
-		cancel()
+		if cause := context.Cause(ctx); errors.As(cause, new(silence)) {
+			err = cause
+		}
+		cancel(nil)
 		o.err = t.redacted(err)
 		slog.Debug("call failed", "method", req.Method, "path", path, "error", o.err, "took", took)
 		return nil, o.err
@@ -132,30 +145,72 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// A reply is the body of a reply. It ends when the server falls silent.
-type reply struct {
+// A silence is the error of a request that was ended because the server took
+// too long.
+type silence struct{ error }
+
+// A sending is the body of a request. It ends the request when the server takes
+// nothing of it for replyTimeout.
+type sending struct {
 	io.ReadCloser
-	cancel context.CancelFunc
-	timer  *time.Timer
-	silent atomic.Bool
+	timer *time.Timer
 }
 
-func newReply(body io.ReadCloser, cancel context.CancelFunc) *reply {
+func newSending(body io.ReadCloser, cancel context.CancelCauseFunc) *sending {
+	return &sending{body, time.AfterFunc(replyTimeout, func() {
+		cancel(silence{fmt.Errorf("the server took nothing of the request for %v", replyTimeout)})
+	})}
+}
+
+// Read is called when what it gave before has been sent.
+func (s *sending) Read(p []byte) (int, error) {
+	n, err := s.ReadCloser.Read(p)
+	if err != nil {
+		s.timer.Stop() // the wait for a reply has a limit of its own
+	} else {
+		s.timer.Reset(replyTimeout)
+	}
+	return n, err
+}
+
+func (s *sending) Close() error {
+	s.timer.Stop()
+	return s.ReadCloser.Close()
+}
+
+// A reply is the body of a reply. It ends when the server falls silent, or goes
+// on for replyTimeout and is slower than slowest.
+type reply struct {
+	io.ReadCloser
+	cancel context.CancelCauseFunc
+	timer  *time.Timer
+	silent atomic.Bool
+	bytes  int64
+	waited time.Duration
+}
+
+func newReply(body io.ReadCloser, cancel context.CancelCauseFunc) *reply {
 	r := &reply{ReadCloser: body, cancel: cancel}
 	r.timer = time.AfterFunc(replyTimeout, func() {
 		r.silent.Store(true)
-		cancel()
+		cancel(nil)
 	})
 	r.timer.Stop()
 	return r
 }
 
 func (r *reply) Read(p []byte) (int, error) {
+	begun := time.Now()
 	r.timer.Reset(replyTimeout)
 	n, err := r.ReadCloser.Read(p)
 	r.timer.Stop()
-	if err != nil && err != io.EOF && r.silent.Load() {
+	r.bytes += int64(n)
+	r.waited += time.Since(begun)
+	switch {
+	case err != nil && err != io.EOF && r.silent.Load():
 		err = fmt.Errorf("the server was silent for %v within a reply", replyTimeout)
+	case err == nil && r.waited > replyTimeout && float64(r.bytes) < slowest*r.waited.Seconds():
+		err = fmt.Errorf("only %d bytes of a reply came in %v", r.bytes, r.waited.Round(time.Second))
 	}
 	return n, err
 }
@@ -163,6 +218,6 @@ func (r *reply) Read(p []byte) (int, error) {
 func (r *reply) Close() error {
 	r.timer.Stop()
 	err := r.ReadCloser.Close()
-	r.cancel()
+	r.cancel(nil)
 	return err
 }

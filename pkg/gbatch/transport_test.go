@@ -138,7 +138,7 @@ func TestRedirects(t *testing.T) {
 		}))
 		submit := newSubmit()
 		submit.RetryFor = time.Millisecond
-		if _, err := g.run(submit, batch("b1", 1, 4)); err == nil {
+		if _, err := g.run(submit, batch("b"+path[len(path)-3:], 1, 4)); err == nil {
 			t.Errorf("%s: no error", path)
 		}
 	}

@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
-	"strings"
 	"sync"
 	"time"
 
@@ -96,12 +95,12 @@ func (w *Wait) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 		case r := <-results:
 			running--
 			switch {
+			case ctx.Err() != nil && r.err != nil:
+				running++ // the case below tells of it
 			case missing(r.err):
 				unseen = append(unseen, r.job.Job)
-			case refused(r.err):
+			case r.err != nil: // it does not keep the other jobs back
 				refusal.add(fmt.Errorf("%s: %w", r.job.Job, r.err))
-			case r.err != nil:
-				return r.err
 			case !r.job.Ended():
 				unfinished++
 			default:
@@ -118,13 +117,16 @@ func (w *Wait) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 			return errors.New("stopped: " + goOn(running))
 		}
 	}
+	switch len(unseen) {
+	case 0:
+	case 1:
+		refusal.add(fmt.Errorf("job %s is not visible to this key: it belongs to another project or was deleted", unseen[0]))
+	default:
+		refusal.add(fmt.Errorf("%d jobs are not visible to this key, they belong to another project or were deleted: %s", len(unseen), few(unseen)))
+	}
 	switch {
 	case refusal.first != nil:
 		return refusal.first
-	case len(unseen) == 1:
-		return fmt.Errorf("job %s is not visible to this key: it belongs to another project or was deleted", unseen[0])
-	case unseen != nil:
-		return fmt.Errorf("%d jobs are not visible to this key, they belong to another project or were deleted: %s", len(unseen), strings.Join(unseen, " "))
 	case unfinished > 0:
 		return exit.Errorf(exit.Unfinished, "%s", goOn(unfinished))
 	case failed > 0:

@@ -150,6 +150,19 @@ func (l *Files) Claim(ctx context.Context, name string, patience time.Duration) 
 	}
 }
 
+// Others is as [Ledger] says.
+func (l *Files) Others(name, hash string) (marks []Mark) {
+	for _, other := range l.Names() {
+		if other == name || !strings.HasSuffix(other, hash) {
+			continue
+		}
+		if m, err := l.Read(other); err == nil && m.SHA256 == hash {
+			marks = append(marks, m)
+		}
+	}
+	return marks
+}
+
 // prune removes receipts that the list of jobs has long caught up with, and
 // traces of uploads that Google deleted after 48 hours.
 func (l *Files) prune() {
@@ -198,6 +211,9 @@ func tryIntent(path string) (*intent, error) {
 		}
 	}
 	held, err := lockfile.Try(f)
+	if errors.Is(err, syscall.ENOLCK) || errors.Is(err, errors.ErrUnsupported) {
+		err = fmt.Errorf("%w: the file system has no locks, set XDG_STATE_HOME to a folder on a local disk", err)
+	}
 	if err == nil && !held {
 		f.Close()
 		return nil, nil
@@ -244,6 +260,8 @@ func decode(f *os.File) (m Mark, err error) {
 }
 
 func (in *intent) Mark() Mark { return in.is }
+
+func (in *intent) String() string { return in.file.Name() }
 
 // Set writes to the file in place, since the lock is on the file and not on its
 // name.

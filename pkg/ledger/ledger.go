@@ -17,6 +17,8 @@ type Ledger interface {
 	// submits the same batch. It waits while another process holds the entry,
 	// but not longer than patience: then the exit code is 5.
 	Claim(ctx context.Context, name string, patience time.Duration) (Entry, error)
+	// Others are the marks of other submissions whose lines have the same hash.
+	Others(name, hash string) []Mark
 }
 
 // An Entry is the ledger's knowledge of one submission. One process holds it at
@@ -33,6 +35,8 @@ type Entry interface {
 	Forget()
 	// Close gives the entry up.
 	Close()
+	// String tells where the entry is.
+	String() string
 }
 
 // The phases of a submission. Each is set before what it names is done.

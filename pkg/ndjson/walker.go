@@ -277,6 +277,9 @@ func syntax(i int, format string, args ...any) error {
 
 // unexpected returns the error for line[i] where want was expected.
 func unexpected(line []byte, i int, want string) error {
+	if string(bytes.TrimSpace(line)) == "{" { // JSON that was laid out for people
+		return syntax(i, "an object must be on one line, as jq -c prints it")
+	}
 	if i >= len(line) {
 		return syntax(i, "the line ends where %s was expected", want)
 	}

@@ -34,7 +34,7 @@ var objects = []struct {
 	{in: `null`, err: "column 1: not a JSON object"},
 	{in: `[{}]`, err: "column 1: not a JSON object"},
 	{in: "\xef\xbb\xbf{}", err: "column 1: not a JSON object"},
-	{in: `{`, err: "column 2: the line ends where a member name was expected"},
+	{in: `{`, err: "column 2: an object must be on one line, as jq -c prints it"},
 	{in: `{"a"`, err: "column 5: the line ends where ':' was expected"},
 	{in: `{"a":`, err: "column 6: the line ends where a value was expected"},
 	{in: `{"a":1`, err: "column 7: the line ends where ',' or '}' was expected"},

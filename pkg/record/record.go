@@ -76,7 +76,7 @@ type Job struct {
 	Tokens    *int64  `json:"tokens,omitempty"`    // as counted by Google, canaries included
 	CreatedAt string  `json:"created,omitempty"`   // RFC 3339, by Google's clock; set by wait
 	EndedAt   string  `json:"ended,omitempty"`     // likewise
-	Error     *Status `json:"error,omitempty"`     // why the job ended without results
+	Error     *Status `json:"error,omitempty"`     // why the job ended without results, or why fetch could not get them
 }
 
 // Ended reports whether the job will not change any more. An unknown state counts

@@ -69,7 +69,7 @@ func (p *ResponseParser) Parse(line []byte) (*Response, error) {
 			}
 			p.r.Key, p.r.HasKey = string(key), true
 		case "error":
-			if s := status(w); s != nil {
+			if s := googleStatus(present(w)); s != nil {
 				p.r.Err = s
 			}
 		case "response":
@@ -119,7 +119,7 @@ func (p *ResponseParser) response() {
 			}
 		case "error":
 			if p.r.Err == nil {
-				p.r.Err = status(w)
+				p.r.Err = googleStatus(present(w))
 			}
 		case "embedding":
 			if p.enter() {
@@ -156,26 +156,4 @@ func count(w *ndjson.Walker) int64 {
 		return -1
 	}
 	return int64(n)
-}
-
-// status reads an error member: Google's object or a string. Anything else is
-// the message as it stands. It returns nil for null.
-func status(w *ndjson.Walker) *Status {
-	tok := present(w)
-	if tok == nil {
-		return nil
-	}
-	s := new(Status)
-	switch tok[0] {
-	case '"':
-		s.Message = string(ndjson.Unescape(tok[1 : len(tok)-1]))
-	case '{':
-		if ndjson.Unmarshal(tok, s) != nil {
-			*s = Status{}
-		}
-	}
-	if s.Message == "" {
-		s.Message = string(tok)
-	}
-	return s
 }

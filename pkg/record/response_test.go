@@ -77,10 +77,10 @@ var responses = []struct {
 	{line: `{"key":"a","error":{"code":9,"message":"outer"},"response":{"error":{"code":8,"message":"inner"}}}`, want: Response{Key: "a", HasKey: true, Tokens: -1, Err: &Status{9, "", "outer"}}},
 	{line: `{"key":"a","error":null,"response":{"error":{"code":8,"message":"inner"}}}`, want: Response{Key: "a", HasKey: true, Tokens: -1, Err: &Status{8, "", "inner"}}},
 	{line: `{"key":"a","error":"it \u201cbroke\u201d"}`, want: Response{Key: "a", HasKey: true, Tokens: -1, Err: &Status{Message: "it “broke”"}}},
-	{line: `{"key":"a","error":""}`, want: Response{Key: "a", HasKey: true, Tokens: -1, Err: &Status{Message: `""`}}},
-	{line: `{"key":"a","error":{}}`, want: Response{Key: "a", HasKey: true, Tokens: -1, Err: &Status{Message: `{}`}}},
+	{line: `{"key":"a","error":""}`, err: `key "a": the answer has neither a vector nor an error`},
+	{line: `{"key":"a","error":{}}`, err: `key "a": the answer has neither a vector nor an error`},
 	{line: `{"key":"a","error":{"code":5}}`, want: Response{Key: "a", HasKey: true, Tokens: -1, Err: &Status{Code: 5, Message: `{"code":5}`}}},
-	{line: `{"key":"a","error":{"code":"13","message":"m"}}`, want: Response{Key: "a", HasKey: true, Tokens: -1, Err: &Status{Message: `{"code":"13","message":"m"}`}}},
+	{line: `{"key":"a","error":{"code":"13","message":"m"}}`, want: Response{Key: "a", HasKey: true, Tokens: -1, Err: &Status{Code: 13, Message: "m"}}},
 	{line: `{"key":"a","error":[1, 2]}`, want: Response{Key: "a", HasKey: true, Tokens: -1, Err: &Status{Message: `[1, 2]`}}},
 	{line: `{"key":"a","error":true}`, want: Response{Key: "a", HasKey: true, Tokens: -1, Err: &Status{Message: `true`}}},
 	// An error rules out a vector, good or bad.
@@ -237,7 +237,7 @@ func compareResponse(t *testing.T, line []byte) {
 		t.Fatalf("%q: the key is %q, encoding/json %v", line, got.Key, err)
 	}
 	response := members(t, or(top["response"], "{}"))
-	if string(or(top["error"], "null"))+string(or(response["error"], "null")) != "nullnull" {
+	if googleStatus(or(top["error"], "null")) != nil || googleStatus(or(response["error"], "null")) != nil {
 		if got.Err == nil || got.Values != nil {
 			t.Fatalf("%q: an error, and not; %+v", line, got)
 		}

@@ -130,7 +130,7 @@ func TestErrors(t *testing.T) {
 		code    int
 		want    string
 	}{
-		{"not JSON", ToJSONL{}, "\n{", "", 7, `line 2: column 2: the line ends where a member name was expected`},
+		{"not JSON", ToJSONL{}, "\n{", "", 7, `line 2: column 2: an object must be on one line, as jq -c prints it`},
 		{"not an object", ToJSONL{}, `["id"]`, "", 7, `line 1: column 1: not a JSON object`},
 		{"two objects", ToJSONL{}, chunk + chunk, "", 7, `line 1: column 34: text behind the object`},
 		{"neither chunk nor header", ToJSONL{}, `{"text":"x"}`, "", 7, `line 1: no id: a chunk has id and text, a batch header has count`},

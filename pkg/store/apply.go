@@ -80,6 +80,11 @@ func (a *Apply) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 // not come.
 func (w *applier) apply(ctx context.Context) (*record.Job, error) {
 	j := w.job
+	if j != nil && j.State == record.Succeeded && !j.Whole() && j.Error != nil {
+		if j = nil; w.lines == 0 { // its results could not be fetched
+			return nil, nil
+		}
+	}
 	if j != nil && j.Whole() && w.lines != *j.Succeeded+*j.Failed {
 		slog.Warn("not every answer of the job is in the input", "batch", j.Batch, "came", w.lines, "printed", *j.Succeeded+*j.Failed)
 		j = nil

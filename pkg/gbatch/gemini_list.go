@@ -1,0 +1,79 @@
+package gbatch
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"gbatch/pkg/record"
+)
+
+// listLag is by how much the list of jobs may be out of order or late.
+const listLag = time.Hour
+
+// A jobList is what the list of jobs has shown in this run.
+type jobList struct {
+	ours   map[string]*operation // jobs with a display name of ours, by name
+	active map[string]bool       // names of all jobs that had not ended
+	// known is the creation time before which every job was seen. It is zero
+	// until the list was read whole, and where it is not newest first.
+	known time.Time
+}
+
+// lookUp reads the list whole at first, and then only as far back as what it has
+// seen.
+func (g *gemini) lookUp(ctx context.Context, p *payload) (found []*operation, active int, err error) {
+	if err := g.readList(ctx); err != nil {
+		return nil, 0, err
+	}
+	if len(g.listed.active) >= googleJobs && !g.listed.known.IsZero() { // some may have ended
+		g.listed = jobList{}
+		if err := g.readList(ctx); err != nil {
+			return nil, 0, err
+		}
+	}
+	for _, op := range g.listed.ours {
+		if batch, hash, _, _ := parseLabel(op.display); batch == p.Batch || hash == p.hash {
+			found = append(found, op)
+		}
+	}
+	return found, len(g.listed.active), nil
+}
+
+func (g *gemini) readList(ctx context.Context) error {
+	l := &g.listed
+	if l.known.IsZero() {
+		*l = jobList{ours: map[string]*operation{}, active: map[string]bool{}}
+	}
+	var newest, last time.Time
+	sorted, whole := true, true
+	err := g.list(ctx, "batches", "operations", func(items []json.RawMessage) (more bool, err error) {
+		for _, item := range items {
+			op, err := decodeListed(item, g.secret)
+			if err != nil {
+				return false, err
+			}
+			if (&record.Job{State: op.state}).Ended() {
+				delete(l.active, op.name)
+			} else {
+				l.active[op.name] = true
+			}
+			if _, _, _, ok := parseLabel(op.display); ok {
+				l.ours[op.name] = op
+			}
+			at := op.createdAt()
+			sorted = sorted && !at.IsZero() && (last.IsZero() || !at.After(last))
+			if last = at; newest.IsZero() {
+				newest = at
+			}
+		}
+		whole = !sorted || l.known.IsZero() || !last.Before(l.known)
+		return whole, nil
+	})
+	if err == nil && whole {
+		if l.known = newest.Add(-listLag); !sorted || newest.IsZero() {
+			l.known = time.Time{}
+		}
+	}
+	return err
+}
