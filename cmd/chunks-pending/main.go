@@ -5,12 +5,14 @@
 //	{"id":"chunk_123","text":"A passage of text"}
 //	{"id":"chunk_124","text":"Another one","title":"Its title"}
 //
-// A chunk needs a vector when no vector was made from its present text, in this
-// model, dim and task type. Of chunks with the same text one is claimed; a chunk
+// A chunk needs a vector when no vector was made from what its request would
+// carry now, in this model, dim and task type: its text, and its title where the
+// task type is RETRIEVAL_DOCUMENT. Of chunks with the same text one is claimed; a chunk
 // whose text has a vector already gets a copy, and is not printed.
 //
 // Batches that were claimed by an earlier run and have no job yet are printed
 // first, the same bytes as before. So nothing is lost when a reader stops.
+// A source must give the same rows each time it is read.
 //
 //	chunks-pending kb.duckdb | to-jsonl | gbatch-submit | vectors-apply kb.duckdb
 //	chunks-pending kb.duckdb --from "SELECT doc AS id, body AS text FROM read_parquet('docs/*.parquet')" | …
@@ -22,8 +24,10 @@
 // The defaults of the three limits fit the lowest paid tier of the API. --limit
 // counts what this run claims, not what it prints again.
 //
-// Exit codes: 0 done, 1 failed, 2 usage, 5 the database is held by another
-// process for longer than --lock-timeout, 7 ids that are missing or not unique.
+// Exit codes: 0 done, 1 failed, 2 usage, 3 a batch that was claimed before cannot
+// be sent and is left out, 5 the database is held by another process for longer
+// than --lock-timeout, 7 ids that are missing or not unique, or a source that
+// gives other rows each time.
 package main
 
 import (

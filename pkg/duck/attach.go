@@ -121,7 +121,7 @@ func (d *Database) attach(c *Conn, mode Access, schema string) error {
 	if err != nil {
 		return err
 	}
-	if err := c.Exec("USE " + Ident(name)); err != nil || mode == Read {
+	if err := c.Exec("USE " + Ident(name) + ".main"); err != nil || mode == Read {
 		return err
 	}
 	return undo.protect(c)
@@ -211,7 +211,7 @@ func closeFile(c *Conn, file *lock, undo *journal) {
 	c.Exec("ROLLBACK") // an error if there is no transaction
 	name, err := attached(c)
 	if err == nil {
-		err = c.Exec("USE memory; DETACH " + Ident(name))
+		err = c.Exec("USE memory.main; DETACH " + Ident(name)) // the file may have a schema memory
 	}
 	if err != nil {
 		// The lock stays: to release it would also drop DuckDB's own lock.

@@ -13,6 +13,9 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"os"
+	"regexp"
+	"strings"
 	"time"
 
 	"github.com/duckdb/duckdb-go/v2/mapping"
@@ -50,12 +53,30 @@ const (
 // called memory. The connection's statements are interrupted when ctx is done.
 // It must be closed before [Database.End] is called.
 func (d *Database) Connect(ctx context.Context) (*Conn, error) {
+	if err := d.local(); err != nil {
+		return nil, err
+	}
 	if d.db.Ptr == nil {
 		if err := d.begin(); err != nil {
 			return nil, err
 		}
 	}
 	return connect(ctx, d.db)
+}
+
+var scheme = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]+:`)
+
+// local refuses the names that DuckDB has for databases that are no file.
+func (d *Database) local() error {
+	switch _, err := os.Stat(d.DB); {
+	case err == nil:
+		return nil
+	case d.DB == "" || strings.HasPrefix(d.DB, ":memory:"):
+		return exit.Errorf(exit.Usage, "%q is a database in memory, which ends with its process: give the path of a file", d.DB)
+	case scheme.MatchString(d.DB):
+		return exit.Errorf(exit.Usage, "%.200q is not a file of this machine, and the database must be one: copy it here; a file of that name is ./%[1]s", d.DB)
+	}
+	return nil
 }
 
 // begin starts DuckDB. This takes longer than opening a file in it.

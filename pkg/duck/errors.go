@@ -90,7 +90,12 @@ func appenderError(a mapping.Appender) error {
 	return e
 }
 
+// firstLine is what a message shows of a text of DuckDB's, which may hold all
+// the values of a type.
 func firstLine(s string) string {
 	s, _, _ = strings.Cut(strings.TrimSpace(s), "\n")
+	if runes := []rune(s); len(runes) > 600 {
+		s = string(runes[:600]) + " …"
+	}
 	return s
 }

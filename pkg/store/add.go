@@ -9,6 +9,7 @@ import (
 
 	"gbatch/pkg/duck"
 	"gbatch/pkg/exit"
+	"gbatch/pkg/model"
 	"gbatch/pkg/ndjson"
 	"gbatch/pkg/record"
 )
@@ -100,14 +101,17 @@ func (a *Add) merge(c *duck.Conn) error {
 	if err == nil && !there {
 		table := duck.Ident(a.Table)
 		if schema, name, ok := strings.Cut(a.Table, "."); ok {
-			table = duck.Ident(schema) + "." + duck.Ident(name)
+			if _, err := c.One(func(r *duck.Rows) { table = qualified(schema, name, r.Text(0), r.Bool(1)) },
+				"SELECT current_database(), lower(?) IN (SELECT lower(database_name) FROM duckdb_databases())", schema); err != nil {
+				return err
+			}
 		}
 		err = c.Exec("CREATE TABLE " + table + " (id VARCHAR PRIMARY KEY, text VARCHAR, title VARCHAR, context VARCHAR)")
 	}
 	if err != nil {
 		return err
 	}
-	s, err := openSource(c, a.Table)
+	s, err := openSource(c, a.Table, model.Space{})
 	if err != nil {
 		return err
 	}
@@ -115,6 +119,9 @@ func (a *Add) merge(c *duck.Conn) error {
 		return exit.Errorf(exit.Usage, "%s is a view; chunks are added to a table", a.Table)
 	}
 	if err := a.fit(c, s); err != nil {
+		return err
+	}
+	if err := s.checkStatus(c); err != nil {
 		return err
 	}
 	set, names, values, same := "", "id", "CAST(n.id AS "+s.idType+")", "true"
@@ -135,7 +142,7 @@ func (a *Add) merge(c *duck.Conn) error {
 		set += name + " = n." + name
 		names += ", " + name
 		values += ", n." + name
-		same += fmt.Sprintf(" AND nullif(t.%[1]s, '') IS NOT DISTINCT FROM n.%[1]s", name)
+		same += fmt.Sprintf(" AND nullif(t.%[1]s COLLATE C, '') IS NOT DISTINCT FROM n.%[1]s", name)
 	}
 	if s.courtesy() {
 		if err := a.known(c, s); err != nil {
@@ -146,9 +153,9 @@ func (a *Add) merge(c *duck.Conn) error {
 		names += ", embedding_status"
 		values += ", " + status
 	}
-	err = c.Exec(fmt.Sprintf(`UPDATE %[1]s AS t SET %[2]s FROM memory.main.stage n WHERE t.id = CAST(n.id AS %[3]s) AND NOT (%[4]s);
-		INSERT INTO %[1]s (%[5]s) SELECT %[6]s FROM memory.main.stage n WHERE CAST(n.id AS %[3]s) NOT IN (SELECT id FROM %[1]s WHERE id IS NOT NULL) ORDER BY n.line`,
-		s.sql, set, s.idType, same, names, values))
+	err = c.Exec(fmt.Sprintf(`UPDATE %[1]s AS t SET %[2]s FROM memory.main.stage n WHERE t.%[7]s = CAST(n.id AS %[3]s) AND NOT (%[4]s);
+		INSERT INTO %[1]s (%[5]s) SELECT %[6]s FROM memory.main.stage n WHERE CAST(n.id AS %[3]s) NOT IN (SELECT %[7]s FROM %[1]s WHERE id IS NOT NULL) ORDER BY n.line`,
+		s.sql, set, s.idType, same, names, values, s.id()))
 	if err == nil {
 		slog.Info("the chunks are in the table", "table", a.Table)
 	}
@@ -189,16 +196,24 @@ func (a *Add) known(c *duck.Conn, s *source) error {
 	if err != nil || !ok {
 		return err
 	}
+	var tables []string
 	r, err := c.Query(`SELECT DISTINCT table_name FROM gbatch.jobs JOIN duckdb_columns() ON table_name = embeddings
 		WHERE database_name = current_database() AND schema_name = current_schema() AND column_name = 'chunk_id' AND data_type = ?
 			AND lower(source) IN (lower(?), lower(? || '.' || ?))`, s.idType, s.name, s.schema, s.name)
 	if err != nil {
 		return err
 	}
-	defer r.Close()
 	for r.Next() {
+		tables = append(tables, r.Text(0))
+	}
+	r.Close()
+	for _, table := range tables {
+		in := *s
+		if in.space, err = spaceOf(c, table); err != nil {
+			return err
+		}
 		err := c.Exec(fmt.Sprintf(`INSERT INTO gbatch_known SELECT n.key FROM (SELECT id AS key, CAST(id AS %s) AS id, %s AS text_hash FROM memory.main.stage) n
-			JOIN %s e ON e.chunk_id = n.id AND e.text_hash = n.text_hash`, s.idType, s.hash(), duck.Ident(r.Text(0))))
+			JOIN %s e ON e.chunk_id = n.id AND e.text_hash = n.text_hash`, in.idType, in.hash(), duck.Ident(table)))
 		if err != nil {
 			return err
 		}

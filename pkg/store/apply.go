@@ -10,6 +10,7 @@ import (
 
 	"gbatch/pkg/duck"
 	"gbatch/pkg/exit"
+	"gbatch/pkg/model"
 	"gbatch/pkg/ndjson"
 	"gbatch/pkg/record"
 )
@@ -125,7 +126,7 @@ func (w *applier) verdict() error {
 // A claimedBatch is what the database knows of a batch.
 type claimedBatch struct {
 	job, from, embeddings string
-	dim                   int
+	space                 model.Space
 	closed                bool   // nothing of it is applied any more
 	state                 string // of the batch
 	first, last           int64  // seq of the items
@@ -141,9 +142,10 @@ func (w *applier) write(c *duck.Conn, j *record.Job) error {
 	}
 	var b claimedBatch
 	found, err := c.One(func(r *duck.Rows) {
-		b = claimedBatch{job: r.Text(0), from: r.Text(1), embeddings: r.Text(2), dim: int(r.Int(3)), closed: r.Bool(4), first: r.Int(5), last: r.Int(6), state: r.Text(7)}
-		b.items = items(w.batch, b.first, b.last)
-	}, "SELECT job, source, embeddings, dim, closed_at IS NOT NULL AND (state <> '"+released+"' OR first_seq IS NULL), first_seq, last_seq, state FROM gbatch.jobs WHERE batch = ?", w.batch)
+		b = claimedBatch{job: r.Text(0), from: r.Text(1), embeddings: r.Text(2), closed: r.Bool(3), first: r.Int(4), last: r.Int(5)}
+		b.space = model.Space{Model: model.Bare(r.Text(6)), Dim: int(r.Int(7)), TaskType: r.Text(8)}
+		b.state, b.items = r.Text(9), items(w.batch, b.first, b.last)
+	}, "SELECT job, source, embeddings, closed_at IS NOT NULL AND (state <> '"+released+"' OR first_seq IS NULL), first_seq, last_seq, model, dim, task_type, state FROM gbatch.jobs WHERE batch = ?", w.batch)
 	switch {
 	case err != nil:
 		return err
@@ -177,12 +179,18 @@ func (w *applier) write(c *duck.Conn, j *record.Job) error {
 
 // answer writes the unit's answers to embeddings and failures.
 func (w *applier) answer(c *duck.Conn, b claimedBatch) error {
-	s, err := openSource(c, b.from)
+	s, err := openSource(c, b.from, b.space)
 	if err != nil {
 		return err
 	}
+	if err := s.fitVectors(c, b.embeddings); err != nil {
+		return err
+	}
+	if err := noteSpace(c, b.embeddings, b.space); err != nil {
+		return err
+	}
 	if w.Column != "" {
-		if err := s.hasColumn(w.Column, b.dim); err != nil {
+		if err := s.hasColumn(w.Column, b.space.Dim); err != nil {
 			return err
 		}
 	}
@@ -217,8 +225,8 @@ func (w *applier) resolve(c *duck.Conn, b claimedBatch, s *source) error {
 			JOIN %[2]s k ON k.chunk_id = a.key AND NOT k.twin
 			JOIN %[2]s i ON i.text_hash = k.text_hash;
 		CREATE OR REPLACE TEMP TABLE gbatch_here AS
-			SELECT t.*, c.%[3]s AS rid FROM %[4]s c JOIN gbatch_target t ON t.id = c.id`,
-		s.idType, b.items, s.rid(), s.sql))
+			SELECT t.*, c.%[3]s AS rid FROM %[4]s c JOIN gbatch_target t ON t.id = c.%[5]s`,
+		s.idType, b.items, s.rid(), s.sql, s.id()))
 	if err != nil {
 		return err
 	}
@@ -244,7 +252,7 @@ func (w *applier) resolve(c *duck.Conn, b claimedBatch, s *source) error {
 		return err
 	}
 	return c.Exec(fmt.Sprintf(`INSERT INTO gbatch_valid SELECT m.idx, CAST(c.id AS VARCHAR), c.id, m.text_hash, c.rid
-		FROM (SELECT id, %s AS rid, %s AS text_hash FROM %s) c JOIN `+moved+` m ON m.text_hash = c.text_hash`, s.rid(), s.hash(), s.sql))
+		FROM (SELECT %s AS id, %s AS rid, %s AS text_hash FROM %s) c JOIN `+moved+` m ON m.text_hash = c.text_hash`, s.id(), s.rid(), s.hash(), s.sql))
 }
 
 // stage writes the unit's answers to the temporary table gbatch_answers. A
@@ -259,8 +267,8 @@ func (w *applier) stage(c *duck.Conn, b claimedBatch) error {
 	}
 	for i := range w.answers {
 		a := &w.answers[i]
-		if a.err == nil && len(a.values) != b.dim {
-			a.err = &record.Status{Code: 13, Status: "INTERNAL", Message: fmt.Sprintf("the vector has %d values instead of %d", len(a.values), b.dim)}
+		if a.err == nil && len(a.values) != b.space.Dim {
+			a.err = &record.Status{Code: 13, Status: "INTERNAL", Message: fmt.Sprintf("the vector has %d values instead of %d", len(a.values), b.space.Dim)}
 		}
 		rows.SetInt(0, int64(i))
 		rows.SetText(1, a.key)
@@ -317,7 +325,7 @@ func (w *applier) vectors(c *duck.Conn, b claimedBatch, s *source) error {
 		return err
 	}
 	rows, err := c.Inserter(fmt.Sprintf("INSERT INTO %s SELECT CAST(id AS %s), text_hash, embedding, tokens, %s, %s::TIMESTAMP FROM appended", e, s.idType, duck.Literal(w.batch), duck.Literal(now())),
-		[]string{"id", "text_hash", "embedding", "tokens"}, duck.Varchar, duck.UHugeInt, duck.FloatArray(b.dim), duck.BigInt)
+		[]string{"id", "text_hash", "embedding", "tokens"}, duck.Varchar, duck.UHugeInt, duck.FloatArray(b.space.Dim), duck.BigInt)
 	if err != nil {
 		return err
 	}
@@ -443,11 +451,11 @@ func (w *applier) unanswered(c *duck.Conn, b claimedBatch) error {
 	w.failed += int(n)
 	w.asked += int(n)
 	slog.Warn("keys were never answered: their chunks are pending again", "batch", w.batch, "keys", n)
-	s, err := openSource(c, b.from)
+	s, err := openSource(c, b.from, b.space)
 	if err != nil {
 		return err
 	}
 	return w.fail(c, b, s, fmt.Sprintf(`SELECT c.id, m.key, c.rid, m.text_hash, 0::BIGINT AS code, 'UNANSWERED' AS status, 'the job gave no answer for this key' AS message
-		FROM (%s) m JOIN (SELECT id, %s AS rid, %s AS text_hash FROM %s) c ON c.id = TRY_CAST(m.key AS %s) AND c.text_hash = m.text_hash`,
-		missing, s.rid(), s.hash(), s.sql, s.idType))
+		FROM (%s) m JOIN (SELECT %s AS id, %s AS rid, %s AS text_hash FROM %s) c ON c.id = TRY_CAST(m.key AS %s) AND c.text_hash = m.text_hash`,
+		missing, s.id(), s.rid(), s.hash(), s.sql, s.idType))
 }

@@ -6,6 +6,7 @@ import (
 
 	"gbatch/pkg/cli"
 	"gbatch/pkg/duck"
+	"gbatch/pkg/exit"
 	"gbatch/pkg/model"
 	"gbatch/pkg/ndjson"
 	"gbatch/pkg/record"
@@ -34,7 +35,7 @@ func (p *Claim) space() model.Space {
 // batches. A chunk whose text has a vector gets a copy of it instead, and one
 // that cannot be embedded is noted as failed.
 func (p *Claim) claim(c *duck.Conn, r *round) (batches []string, err error) {
-	s, err := openSource(c, p.From)
+	s, err := openSource(c, p.From, p.space())
 	if err != nil {
 		return nil, err
 	}
@@ -287,17 +288,46 @@ func (p *Claim) put(c *duck.Conn, s *source, cuts []cut, where string) (batches 
 			return nil, err
 		}
 	}
+	// The texts are hashed as they are taken: a vector belongs to the text that
+	// was sent, not to what the source gave when the chunks were picked.
 	err = c.Exec(fmt.Sprintf(`INSERT INTO gbatch.items
 		SELECT p.batch, p.seq + (SELECT seq FROM gbatch_next), p.key, CASE WHEN p.seq = p.first THEN s.title END, CASE WHEN p.seq = p.first THEN s.body END, p.text_hash, p.seq <> p.first
-		FROM (SELECT %s AS rid, %s AS title, %s AS body FROM %s %s) s JOIN gbatch_chosen p ON s.rid = p.rid;
+		FROM (SELECT %s AS rid, %s AS title, %s AS body, %s AS text_hash FROM %s %s) s JOIN gbatch_chosen p ON s.rid = p.rid AND s.text_hash = p.text_hash;
 		RESET disabled_optimizers;
 		UPDATE gbatch.jobs AS j SET first_seq = i.first_seq, last_seq = i.last_seq
 		FROM (SELECT batch, min(seq) AS first_seq, max(seq) AS last_seq FROM gbatch.items WHERE seq >= (SELECT seq FROM gbatch_next) GROUP BY batch) i
-		WHERE j.batch = i.batch`, s.rid(), s.title(), s.body(), s.sql, where))
-	if err == nil && s.courtesy() {
+		WHERE j.batch = i.batch`, s.rid(), s.title(), s.body(), s.hash(), s.sql, where))
+	if err != nil {
+		return nil, err
+	}
+	if err := p.whole(c); err != nil {
+		return nil, err
+	}
+	if s.courtesy() {
 		err = c.Exec(fmt.Sprintf(`UPDATE %s AS t SET %s FROM gbatch_chosen p WHERE t.rowid = p.rid AND t.embedding_status IS DISTINCT FROM 'PENDING'`, s.sql, s.setCourtesy("'PENDING'", "NULL")))
 	}
 	return batches, err
+}
+
+// whole refuses a claim that does not hold each chosen chunk once, with the text
+// that was picked. Such a batch could never be sent: its header would announce
+// other chunks than follow.
+func (p *Claim) whole(c *duck.Conn) error {
+	const items = "(SELECT * FROM gbatch.items WHERE seq >= (SELECT seq FROM gbatch_next))"
+	n, err := c.Count(`SELECT (SELECT count(*) FROM gbatch_chosen) - count(DISTINCT seq) + count(*) - count(DISTINCT seq) + (
+		SELECT count(*) FROM gbatch.jobs JOIN gbatch_cut USING (batch)
+		LEFT JOIN (SELECT batch, count(*) AS n FROM ` + items + ` WHERE NOT twin GROUP BY batch) USING (batch) WHERE n IS DISTINCT FROM requests) FROM ` + items)
+	if err != nil || n == 0 {
+		return err
+	}
+	id := ""
+	_, err = c.One(func(r *duck.Rows) { id = r.Text(0) }, `SELECT p.key FROM gbatch_chosen p LEFT JOIN `+items+` i ON i.seq = p.seq + (SELECT seq FROM gbatch_next)
+		GROUP BY ALL HAVING count(i.seq) <> 1 ORDER BY p.key LIMIT 1`)
+	if err != nil {
+		return err
+	}
+	return exit.Errorf(exit.Malformed, "--from %s gives other rows or texts each time it is read (for example for id %.100q), so nothing is claimed: a vector would be put on another text than its own; "+
+		"write what the query yields to a table (CREATE TABLE chunks AS …) and name the table with --from", brief(p.From), id)
 }
 
 // forget deletes the vectors that lost their chunk (see retire), unless the

@@ -21,20 +21,20 @@ type Chunk struct {
 func Each(ctx context.Context, d *duck.Database, from, embeddings string, f func(Chunk) error) error {
 	defer d.End()
 	return transact(ctx, d, duck.Read, func(c *duck.Conn) error {
-		s, err := openSource(c, from)
+		space, err := spaceOf(c, embeddings)
 		if err != nil {
 			return err
 		}
-		var dim int64
-		if _, err := c.One(func(r *duck.Rows) { dim = r.Int(0) }, "SELECT dim FROM gbatch.jobs WHERE embeddings = ? ORDER BY batch DESC LIMIT 1", embeddings); err != nil {
+		s, err := openSource(c, from, space)
+		if err != nil {
 			return err
 		}
-		r, err := c.Query("SELECT s.key, b.body, s.status, s.message, s.embedding FROM (" + s.status(embeddings, "") + ") s JOIN (SELECT id, " + s.body() + " AS body FROM " + s.sql + ") b ON b.id = s.id")
+		r, err := c.Query("SELECT s.key, b.body, s.status, s.message, s.embedding FROM (" + s.status(embeddings, "") + ") s JOIN (SELECT " + s.id() + " AS id, " + s.body() + " AS body FROM " + s.sql + ") b ON b.id = s.id")
 		if err != nil {
 			return err
 		}
 		defer r.Close()
-		v := make([]float32, dim)
+		v := make([]float32, space.Dim)
 		for r.Next() {
 			chunk := Chunk{ID: r.Text(0), Text: r.Text(1), Status: r.Text(2), Message: r.Text(3)}
 			if chunk.Status == "READY" {

@@ -2,6 +2,7 @@ package store
 
 import (
 	"fmt"
+	"log/slog"
 
 	"gbatch/pkg/duck"
 	"gbatch/pkg/exit"
@@ -10,7 +11,8 @@ import (
 
 // prepareEmbeddings creates the embeddings table for chunks of src, or checks
 // that the one that exists fits them and holds the same space.
-func prepareEmbeddings(c *duck.Conn, table string, src *source, want model.Space) error {
+func prepareEmbeddings(c *duck.Conn, table string, src *source) error {
+	want := src.space
 	types := map[string]string{}
 	there := table
 	err := c.Each(func(r *duck.Rows) { types[r.Text(0)], there = r.Text(1), r.Text(2) },
@@ -21,45 +23,65 @@ func prepareEmbeddings(c *duck.Conn, table string, src *source, want model.Space
 	if there != table {
 		return exit.Errorf(exit.Usage, "the table %s exists as %s; spell it so in --embeddings", table, there)
 	}
-	var have model.Space
-	read := func(r *duck.Rows) { have = model.Space{Model: r.Text(0), TaskType: r.Text(1), Dim: int(r.Int(2))} }
-	found, err := c.One(read, `SELECT model, task_type, dim FROM gbatch.jobs WHERE embeddings = ? AND (closed_at IS NULL OR succeeded > 0) LIMIT 1`, table)
+	if len(types) > 0 && (types["text_hash"] != "UHUGEINT" || types["batch"] == "") {
+		return exit.Errorf(exit.Usage, "table %s is not one of gbatch's; name another with --embeddings NAME", table)
+	}
+	have, err := spaceOf(c, table)
 	if err != nil {
 		return err
 	}
-	if !found && types["batch"] != "" {
-		// A job that failed may have left vectors that came before it ended.
-		found, err = c.One(read, "SELECT model, task_type, dim FROM gbatch.jobs WHERE embeddings = ? AND batch IN (SELECT batch FROM "+duck.Ident(table)+") LIMIT 1", table)
-		if err != nil {
-			return err
-		}
-	}
-	if found && have != want {
+	if have != (model.Space{}) && have != want {
 		return exit.Errorf(exit.Usage, "table %s holds %v, not %v: vectors of two spaces cannot be compared; give the other space its own table with --embeddings NAME", table, have, want)
 	}
 	vector := fmt.Sprintf("FLOAT[%d]", want.Dim)
-	if len(types) > 0 && !found && types["text_hash"] == "UHUGEINT" && (types["embedding"] != vector || types["chunk_id"] != src.idType) {
-		// A space that never got a vector left the table.
-		if n, err := c.Count("SELECT count(*) FROM (SELECT 1 FROM " + duck.Ident(table) + " LIMIT 1)"); err != nil {
+	if len(types) > 0 && have == (model.Space{}) && (types["embedding"] != vector || types["chunk_id"] != src.idType) {
+		// The table is empty, and nothing is on its way to it.
+		if err := c.Exec("DROP TABLE " + duck.Ident(table)); err != nil {
 			return err
-		} else if n == 0 {
-			if err := c.Exec("DROP TABLE " + duck.Ident(table)); err != nil {
-				return err
-			}
-			clear(types)
 		}
+		clear(types)
 	}
 	if len(types) == 0 {
-		return c.Exec(fmt.Sprintf("CREATE TABLE %s (chunk_id %s, text_hash UHUGEINT, embedding %s, tokens BIGINT, batch VARCHAR, embedded_at TIMESTAMP)", duck.Ident(table), src.idType, vector))
+		err := c.Exec(fmt.Sprintf("CREATE TABLE %s (chunk_id %s, text_hash UHUGEINT, embedding %s, tokens BIGINT, batch VARCHAR, embedded_at TIMESTAMP)", duck.Ident(table), src.idType, vector))
+		if err != nil {
+			return err
+		}
+		return noteSpace(c, table, want)
 	}
-	switch {
-	case types["text_hash"] != "UHUGEINT" || types["batch"] == "":
-		return exit.Errorf(exit.Usage, "table %s is not one of gbatch's; name another with --embeddings NAME", table)
-	case types["embedding"] != vector:
+	if types["embedding"] != vector {
 		return exit.Errorf(exit.Usage, "table %s holds %s, not %s; give the other space its own table with --embeddings NAME", table, types["embedding"], vector)
-	case types["chunk_id"] != src.idType:
-		return exit.Errorf(exit.Usage, "table %s has ids of type %s, but the chunks' ids are %s; name another with --embeddings NAME", table, types["chunk_id"], src.idType)
 	}
+	if err := src.fitVectors(c, table); err != nil {
+		return err
+	}
+	return noteSpace(c, table, want)
+}
+
+// fitVectors gives the ids of a table of vectors the type of the source's ids,
+// which may have changed since: a file of numbers gets its first A3. It refuses
+// where an id would become another.
+func (s *source) fitVectors(c *duck.Conn, table string) error {
+	var have string
+	_, err := c.One(func(r *duck.Rows) { have = r.Text(0) }, `SELECT data_type FROM duckdb_columns() WHERE database_name = current_database() AND schema_name = current_schema()
+		AND table_name = ? AND column_name = 'chunk_id'`, table)
+	if err != nil || have == s.idType || have == "" {
+		return err
+	}
+	var id string
+	lossy, err := c.One(func(r *duck.Rows) { id = r.Text(0) }, fmt.Sprintf(`SELECT key FROM (SELECT CAST(chunk_id AS VARCHAR) AS key FROM %s)
+		WHERE key IS DISTINCT FROM CAST(TRY_CAST(key AS %s) AS VARCHAR) LIMIT 1`, duck.Ident(table), s.idType))
+	if err != nil {
+		return err
+	}
+	if lossy {
+		return exit.Errorf(exit.Usage, `table %s has ids of type %s, the chunks' ids are %s, and id %.100q is not a valid %[3]s; no vector is lost: give the chunks' ids the type %[2]s again (ALTER TABLE … ALTER id TYPE %[2]s, or --from "SELECT CAST(id AS %[2]s) AS id, … FROM …"), or name another table with --embeddings NAME for chunks that are not the same`,
+			table, have, s.idType, id)
+	}
+	alter := "ALTER TABLE " + duck.Ident(table) + " ALTER chunk_id TYPE " + s.idType
+	if err := c.Exec(alter); err != nil {
+		return exit.Errorf(exit.Usage, "table %s has ids of type %s, but the chunks' ids are %s, and the type cannot be changed (%w); no vector is lost: drop what depends on the column, and do it yourself: %s", table, have, s.idType, err, alter)
+	}
+	slog.Info("the ids of the vectors have the type of the chunks' ids now", "table", table, "was", have, "is", s.idType)
 	return nil
 }
 

@@ -55,6 +55,7 @@ func (p *Pending) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 		return err
 	}
 	var claimed []string
+	broken := 0
 	prepared := false
 	for r := (round{size: roundSize, left: p.Limit}); !r.last; {
 		err := transact(ctx, &p.Database, duck.Write, func(c *duck.Conn) (err error) {
@@ -73,9 +74,14 @@ func (p *Pending) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 		if err != nil {
 			return err
 		}
-		if err := p.print(ctx, out, claimed); err != nil {
+		n, err := p.print(ctx, out, claimed)
+		if err != nil {
 			return err
 		}
+		broken += n
+	}
+	if broken > 0 {
+		return exit.Errorf(exit.Partial, "%d batches that were claimed before cannot be sent and are left out (the messages above say why): give them back with chunks-release %s", broken, p.DB)
 	}
 	return nil
 }
@@ -89,14 +95,17 @@ func (p *Pending) prepare(c *duck.Conn) error {
 	if err := expire(c); err != nil {
 		return err
 	}
-	s, err := openSource(c, p.From)
+	s, err := openSource(c, p.From, p.space())
 	if err != nil {
 		return err
 	}
 	if err := s.unique(c); err != nil {
 		return err
 	}
-	if err := prepareEmbeddings(c, p.Embeddings, s, p.space()); err != nil {
+	if err := s.checkStatus(c); err != nil {
+		return err
+	}
+	if err := prepareEmbeddings(c, p.Embeddings, s); err != nil {
 		return err
 	}
 	if p.Column != "" {
@@ -104,8 +113,8 @@ func (p *Pending) prepare(c *duck.Conn) error {
 			return err
 		}
 		// The column may be newer than the vectors.
-		err := c.Exec(fmt.Sprintf("UPDATE %[1]s AS t SET %[2]s = e.embedding FROM %[3]s e WHERE t.%[2]s IS NULL AND e.chunk_id = t.id AND e.text_hash = %[4]s",
-			s.sql, duck.Ident(p.Column), duck.Ident(p.Embeddings), s.hash()))
+		err := c.Exec(fmt.Sprintf("UPDATE %[1]s AS t SET %[2]s = e.embedding FROM %[3]s e WHERE t.%[2]s IS NULL AND e.chunk_id = t.%[5]s AND e.text_hash = %[4]s",
+			s.sql, duck.Ident(p.Column), duck.Ident(p.Embeddings), s.hash(), s.id()))
 		if err != nil {
 			return err
 		}
@@ -128,11 +137,12 @@ func unsent(c *duck.Conn) (batches []string, err error) {
 	return batches, err
 }
 
-// print writes batches to out. While it writes one, it reads the next: so the
-// file is never held while out blocks.
-func (p *Pending) print(ctx context.Context, out io.Writer, batches []string) error {
+// print writes batches to out, and returns how many of them cannot be sent.
+// While it writes one, it reads the next: so the file is never held while out
+// blocks.
+func (p *Pending) print(ctx context.Context, out io.Writer, batches []string) (broken int, err error) {
 	if len(batches) == 0 {
-		return nil
+		return 0, nil
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	type payload struct {
@@ -158,7 +168,7 @@ func (p *Pending) print(ctx context.Context, out io.Writer, batches []string) er
 				case <-ctx.Done():
 					return
 				}
-				if err != nil {
+				if err != nil && !errors.Is(err, errBroken) {
 					return
 				}
 			case <-ctx.Done():
@@ -167,16 +177,25 @@ func (p *Pending) print(ctx context.Context, out io.Writer, batches []string) er
 		}
 	}()
 	for b := range read {
-		if b.err != nil {
-			return b.err
-		}
-		if _, err := out.Write(b.lines); err != nil {
-			return err
+		switch {
+		case errors.Is(b.err, errBroken):
+			slog.Warn("a batch cannot be sent: its chunks stay claimed", "error", b.err)
+			broken++
+		case b.err != nil:
+			return broken, b.err
+		default:
+			if _, err := out.Write(b.lines); err != nil {
+				return broken, err
+			}
 		}
 		free <- b.lines
 	}
-	return context.Cause(ctx)
+	return broken, context.Cause(ctx)
 }
+
+// errBroken is the error of a claimed batch that no later command would take.
+// This version claims none, an older one did.
+var errBroken = errors.New("it cannot be sent")
 
 // batch appends the lines of a claimed batch to buf, or none if the batch has a
 // job by now.
@@ -190,6 +209,14 @@ func (p *Pending) batch(ctx context.Context, buf []byte, name string) ([]byte, e
 		}, "SELECT requests, model, dim, task_type, first_seq, last_seq FROM gbatch.jobs WHERE batch = ? AND job IS NULL AND closed_at IS NULL", name)
 		if err != nil || !found {
 			return err
+		}
+		if _, err := (model.Space{Model: h.Model, Dim: h.Dim, TaskType: h.TaskType}).Checked(); err != nil {
+			return fmt.Errorf("batch %s: %w: %w", name, errBroken, err)
+		}
+		if n, err := c.Count("SELECT count(*) FROM " + lines + " WHERE NOT twin"); err != nil {
+			return err
+		} else if int(n) != h.Count {
+			return fmt.Errorf("batch %s: %w: it has %d requests, and its header would announce %d", name, errBroken, n, h.Count)
 		}
 		buf, err = appendChunks(c, record.AppendHeader(buf, h), lines)
 		return err
@@ -242,7 +269,7 @@ func (p *Pending) dryRun(ctx context.Context, out io.Writer) error {
 		if err := p.prepare(c); err != nil {
 			return err
 		}
-		s, err := openSource(c, p.From)
+		s, err := openSource(c, p.From, p.space())
 		if err != nil {
 			return err
 		}

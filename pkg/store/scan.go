@@ -18,14 +18,20 @@ type round struct {
 	begun bool // a round was claimed before
 	last  bool // no chunks are left to pick
 
-	// For a table: the first rowid that was not scanned yet, and the id of the
-	// row before it. DuckDB renumbers rows when many before them were deleted or
-	// an UPDATE of a list moved them.
+	// For a table: the first rowid that was not scanned yet, and the id of its
+	// row. DuckDB renumbers rows when many before them were deleted. Rows that
+	// were scanned may move: an UPDATE of an indexed column or of a list inserts
+	// its rows anew.
 	low  int64
 	mark string
 
 	since string // when the scan of all chunks began
 }
+
+// movedRows is the first rowid of the rows that DuckDB inserted in the present
+// transaction. An UPDATE of an indexed column inserts its rows anew. At COMMIT
+// they get rowids behind those of the table, as all other rows have.
+const movedRows = 36028797018960000 // MAX_ROW_ID in src/include/duckdb/common/constants.hpp
 
 // pendingChunks is a SELECT of the pending chunks of a source.
 func pendingChunks(s *source, embeddings, where string) string {
@@ -37,15 +43,17 @@ func pendingChunks(s *source, embeddings, where string) string {
 // the part of the table that it scanned. It goes part by part, so that all
 // rounds together hash each text once.
 func (r *round) scan(c *duck.Conn, s *source, embeddings string) (where string, err error) {
-	end, err := c.Count("SELECT coalesce(max(rowid), -1) FROM " + s.sql)
+	end, moved := int64(-1), int64(-1)
+	_, err = c.One(func(r *duck.Rows) { end, moved = r.Int(0), r.Int(1) },
+		fmt.Sprintf("SELECT coalesce(max(rowid) FILTER (rowid < %[1]d), -1), coalesce(max(rowid) FILTER (rowid >= %[1]d), -1) FROM %[2]s", movedRows, s.sql))
 	if err != nil {
 		return "", err
 	}
 	from, found := r.low, 0
 	into := "CREATE OR REPLACE TEMP TABLE gbatch_pending AS "
 	for width := int64(r.size); ; {
-		if width <= 0 {
-			width = end + 1
+		if r.size <= 0 { // one part for each of the two
+			width = max(end, moved-movedRows) + 1
 		}
 		part := fmt.Sprintf("WHERE rowid BETWEEN %d AND %d", r.low, r.low+width-1)
 		if err := c.Exec(into + pendingChunks(s, embeddings, part)); err != nil {
@@ -58,7 +66,10 @@ func (r *round) scan(c *duck.Conn, s *source, embeddings string) (where string, 
 		}
 		got := n - int64(found)
 		found = int(n)
-		if r.low += width; r.low > end || found >= r.size {
+		if r.low += width; r.low > end && r.low < movedRows && moved >= 0 {
+			r.low = movedRows
+		}
+		if r.low > max(end, moved) || r.size > 0 && found >= r.size {
 			break
 		}
 		next := int64(max(r.size-found, roundSize/8))
@@ -76,8 +87,10 @@ func (r *round) scan(c *duck.Conn, s *source, embeddings string) (where string, 
 			return "", err
 		}
 	}
-	if r.last = r.low > end; !r.last {
-		if r.mark, err = idAt(c, s, r.low-1); err != nil {
+	if r.last = r.low > max(end, moved); !r.last {
+		_, err := c.One(func(row *duck.Rows) { r.low, r.mark = row.Int(0), row.Text(1) },
+			fmt.Sprintf("SELECT rowid, CAST(id AS VARCHAR) FROM %s WHERE rowid >= %d ORDER BY rowid LIMIT 1", s.sql, r.low))
+		if err != nil {
 			return "", err
 		}
 	}
@@ -90,15 +103,10 @@ func (r *round) resume(c *duck.Conn, s *source) error {
 	if r.low == 0 {
 		return nil
 	}
-	id, err := idAt(c, s, r.low-1)
-	if err == nil && (id == "" || id != r.mark) {
+	id := ""
+	_, err := c.One(func(row *duck.Rows) { id = row.Text(0) }, fmt.Sprintf("SELECT CAST(id AS VARCHAR) FROM %s WHERE rowid = %d", s.sql, r.low))
+	if err == nil && id != r.mark {
 		r.low = 0
 	}
 	return err
-}
-
-// idAt is the id of the row with a rowid, "" if there is none.
-func idAt(c *duck.Conn, s *source, rowid int64) (id string, err error) {
-	_, err = c.One(func(r *duck.Rows) { id = r.Text(0) }, fmt.Sprintf("SELECT CAST(id AS VARCHAR) FROM %s WHERE rowid = %d", s.sql, rowid))
-	return id, err
 }

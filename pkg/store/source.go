@@ -2,19 +2,21 @@ package store
 
 import (
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
-	"unicode"
 
 	"gbatch/pkg/duck"
 	"gbatch/pkg/exit"
+	"gbatch/pkg/model"
 )
 
 // A source is where the chunks are: a table or view of the user's, or a SELECT.
 type source struct {
-	from    string // the value of --from
-	sql     string // the operand of FROM in a statement
-	schema  string // of a table or view
+	from    string      // the value of --from
+	sql     string      // the operand of FROM in a statement
+	space   model.Space // which the vectors of the chunks are for
+	schema  string      // of a table or view
 	name    string
 	table   bool // a base table: it has rowids and can be updated
 	idType  string
@@ -30,42 +32,43 @@ const mark = "kept in step by gbatch"
 
 // openSource examines what --from names. A text that begins like a query is
 // one, and runs as it stands. Any other is the name of a table or view of the
-// database, with or without its schema and a dot before it.
-func openSource(c *duck.Conn, from string) (*source, error) {
-	s := &source{from: from, columns: map[string]string{}}
-	if isQuery(from) {
-		s.sql = "(" + strings.TrimRight(from, "; \t\r\n") + "\n)" // the query may end in a comment
+// database, with or without its schema and a dot before it. Hashes are those of
+// the requests of space; a caller that hashes nothing may leave it out.
+func openSource(c *duck.Conn, from string, space model.Space) (*source, error) {
+	s := &source{from: from, space: space, columns: map[string]string{}}
+	if query, ok := asQuery(from); ok {
+		s.sql = "(" + query + "\n)"
 	} else {
 		found, err := locate(c, s, from)
 		if err != nil {
 			return nil, err
 		}
 		if !found {
-			return nil, fmt.Errorf("there is no table or view %q; name one with --from, or give a SELECT that yields id and text", from)
+			return nil, notFound(from)
 		}
 	}
 	err := c.Each(func(r *duck.Rows) { s.columns[strings.ToLower(r.Text(0))] = r.Text(1) },
 		"SELECT column_name, column_type FROM (DESCRIBE SELECT * FROM "+s.sql+")")
 	if err != nil {
-		return nil, fmt.Errorf("--from %s: %w", from, err)
+		return nil, fmt.Errorf("--from %s: %w", brief(from), err)
 	}
 	if s.table && s.columns["rowid"] != "" {
-		return nil, fmt.Errorf("--from %s: its column rowid hides DuckDB's own, which identifies rows; rename it, or give a SELECT of the columns", from)
+		return nil, fmt.Errorf("--from %s: its column rowid hides DuckDB's own, which identifies rows; rename it, or give a SELECT of the columns", brief(from))
 	}
 	for _, name := range []string{"id", "text"} {
 		if s.columns[name] == "" {
-			return nil, fmt.Errorf("--from %s has no column %s; it needs id and text, and may have title and context: name the columns with --from \"SELECT … AS id, … AS text FROM …\"", from, name)
+			return nil, fmt.Errorf("--from %s has no column %s; it needs id and text, and may have title and context: name the columns with --from \"SELECT … AS id, … AS text FROM …\"", brief(from), name)
 		}
 	}
 	for _, name := range []string{"text", "title", "context"} {
 		if t := s.columns[name]; t != "" && t != "VARCHAR" {
-			return nil, fmt.Errorf("--from %s: column %s is %s, not VARCHAR; cast it in a SELECT", from, name, t)
+			return nil, fmt.Errorf("--from %s: column %s is %.100s, not VARCHAR; cast it in a SELECT", brief(from), name, t)
 		}
 	}
 	switch s.idType = s.columns["id"]; s.idType {
 	case "VARCHAR", "UUID", "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "UHUGEINT":
 	default:
-		return nil, fmt.Errorf("--from %s: ids of type %s are not supported, only text, whole numbers and UUID; cast them in a SELECT", from, s.idType)
+		return nil, fmt.Errorf("--from %s: ids of type %.100s are not supported, only text, whole numbers and UUID; cast them in a SELECT (CAST(id AS VARCHAR) AS id)", brief(from), s.idType)
 	}
 	if s.courtesy() {
 		_, err = c.One(func(r *duck.Rows) { s.comment = r.Text(0) }, `SELECT comment FROM duckdb_columns() WHERE database_name = current_database()
@@ -74,30 +77,79 @@ func openSource(c *duck.Conn, from string) (*source, error) {
 	return s, err
 }
 
-// isQuery reports whether the value of --from begins like a query.
-func isQuery(from string) bool {
-	from = strings.TrimLeft(from, "( \t\r\n")
-	word := strings.IndexFunc(from, func(r rune) bool { return !unicode.IsLetter(r) })
-	if word < 0 || !strings.ContainsRune(" \t\r\n*('\"", rune(from[word])) {
-		return false
+// notFound is the error of a name that is no table's. A file's name is not one.
+func notFound(from string) error {
+	err := fmt.Errorf("there is no table or view %q; name one with --from, or give a SELECT that yields id and text", brief(from))
+	ext := strings.ToLower(filepath.Ext(strings.TrimSuffix(from, ".gz")))
+	if slices.Contains([]string{".parquet", ".csv", ".tsv", ".json", ".jsonl", ".ndjson"}, ext) {
+		err = fmt.Errorf("%w; if it is a file: --from \"FROM %s\"", err, duck.Literal(brief(from)))
 	}
-	return slices.Contains([]string{"SELECT", "FROM", "WITH", "VALUES", "TABLE"}, strings.ToUpper(from[:word]))
+	return err
 }
 
-// locate finds the table or view of a name, in any case, as DuckDB does.
+// locate finds the table or view of a name, in any case, as DuckDB does. The
+// name may have a schema and a dot before it, and the database before that.
 func locate(c *duck.Conn, s *source, name string) (found bool, err error) {
 	return c.One(func(r *duck.Rows) {
 		s.schema, s.name, s.table = r.Text(0), r.Text(1), r.Bool(2)
-		s.sql = duck.Ident(s.schema) + "." + duck.Ident(s.name)
-	}, `SELECT schema_name, name, is_table FROM (
+		s.sql = qualified(s.schema, s.name, r.Text(3), r.Bool(4))
+	}, `SELECT schema_name, name, is_table, current_database(), lower(schema_name) IN (SELECT lower(database_name) FROM duckdb_databases()) FROM (
 			SELECT schema_name, table_name AS name, true AS is_table FROM duckdb_tables() WHERE database_name = current_database()
 			UNION ALL SELECT schema_name, view_name, false FROM duckdb_views() WHERE database_name = current_database() AND NOT internal)
-		WHERE (schema_name = current_schema() AND lower(name) = lower($1)) OR lower(schema_name || '.' || name) = lower($1)
+		WHERE (schema_name = current_schema() AND lower(name) = lower($1)) OR lower($1) IN (lower(schema_name || '.' || name), lower(current_database() || '.' || schema_name || '.' || name))
 		ORDER BY schema_name = current_schema() DESC LIMIT 1`, name)
 }
 
+// qualified is the SQL for the name of a table. DuckDB refuses a schema that is
+// called as a database, unless the name begins with its database.
+func qualified(schema, name, database string, ambiguous bool) string {
+	sql := duck.Ident(schema) + "." + duck.Ident(name)
+	if ambiguous {
+		sql = duck.Ident(database) + "." + sql
+	}
+	return sql
+}
+
+// statusWords are the words of embedding_status. QUEUED is the view's.
+const statusWords = "('PENDING', 'READY', 'FAILED', 'QUEUED')"
+
 // courtesy reports whether the source is a table with a column for the status.
-func (s *source) courtesy() bool { return s.table && s.columns["embedding_status"] == "VARCHAR" }
+func (s *source) courtesy() bool {
+	t := s.columns["embedding_status"]
+	return s.table && (t == "VARCHAR" || strings.HasPrefix(t, "ENUM("))
+}
+
+// checkStatus refuses a table whose embedding_status has words of the user's
+// own: the toolkit would overwrite them.
+func (s *source) checkStatus(c *duck.Conn) error {
+	if !s.courtesy() {
+		return nil
+	}
+	const hint = "the toolkit would write PENDING, READY and FAILED there; rename the column, or give a SELECT of the others with --from"
+	if t := s.columns["embedding_status"]; strings.HasPrefix(t, "ENUM(") {
+		for _, word := range []string{"PENDING", "READY", "FAILED"} {
+			if !strings.Contains(t, "'"+word+"'") {
+				return exit.Errorf(exit.Usage, "the type of column embedding_status of table %s has no value %s: %s", s.name, word, hint)
+			}
+		}
+	}
+	var word string
+	found, err := c.One(func(r *duck.Rows) { word = r.Text(0) },
+		"SELECT status FROM (SELECT CAST(embedding_status AS VARCHAR) COLLATE C AS status FROM "+s.sql+") WHERE status NOT IN "+statusWords+" LIMIT 1")
+	if err == nil && found {
+		err = exit.Errorf(exit.Usage, "column embedding_status of table %s holds %.100q, a word of your own: %s", s.name, word, hint)
+	}
+	return err
+}
+
+// id is the SQL for the id of a chunk. Its comparisons are of bytes, whatever
+// collation the column has.
+func (s *source) id() string {
+	if s.idType == "VARCHAR" {
+		return "id COLLATE C"
+	}
+	return "id"
+}
 
 // column is the SQL for a text column that may be missing. It is NULL for an
 // empty text.
@@ -105,19 +157,34 @@ func (s *source) column(name string) string {
 	if s.columns[name] == "" {
 		return "NULL::VARCHAR"
 	}
-	return "nullif(" + name + ", '')"
+	// Under a collation, a text may be equal to an empty one.
+	return fmt.Sprintf("CASE WHEN strlen(%[1]s) > 0 THEN %[1]s COLLATE C END", name)
 }
 
-// title and body are the SQL for the parts of a chunk that are embedded.
-func (s *source) title() string { return s.column("title") }
+// title and body are the SQL for the parts of a chunk that its request carries.
+func (s *source) title() string {
+	if !s.space.TakesTitle() {
+		return "NULL::VARCHAR"
+	}
+	return s.column("title")
+}
 func (s *source) body() string {
 	return "coalesce(" + s.column("context") + ", " + s.column("text") + ", '')"
 }
 
-// hash is the SQL for the hash of a chunk's title and body. The length of the
-// title keeps the two apart.
-func (s *source) hash() string {
-	return fmt.Sprintf("md5_number(concat(strlen(coalesce(%[1]s, '')), ':', coalesce(%[1]s, ''), %[2]s))", s.title(), s.body())
+// hash is the SQL for the hash of what a chunk's request carries.
+func (s *source) hash() string { return "md5_number(" + s.sent() + ")" }
+
+// portableHash is hash for all versions of DuckDB: before 1.3, md5_number is
+// signed. It takes longer, since it computes the MD5 twice.
+func (s *source) portableHash() string {
+	return fmt.Sprintf("((md5_number_lower(%[1]s)::UHUGEINT << 64) | md5_number_upper(%[1]s))", s.sent())
+}
+
+// sent is the SQL for the title and body of a chunk in one text. The length of
+// the title keeps the two apart.
+func (s *source) sent() string {
+	return fmt.Sprintf("concat(strlen(coalesce(%[1]s, '')), ':', coalesce(%[1]s, ''), %[2]s)", s.title(), s.body())
 }
 
 // managed reports whether the toolkit keeps the courtesy columns in step.
@@ -137,7 +204,7 @@ func (s *source) rid() string {
 	if s.table {
 		return "rowid"
 	}
-	return "id"
+	return s.id()
 }
 
 // status is a SELECT of every chunk's id, key, rid, text_hash, bytes,
@@ -147,21 +214,35 @@ func (s *source) rid() string {
 // open batch holds it, else FAILED if a permanent failure does, else PENDING.
 // where is empty or the WHERE clause that chooses the chunks.
 func (s *source) status(embeddings, where string) string {
+	return s.statusBy(s.hash(), embeddings, where)
+}
+
+// statusBy is status with the SQL for the hash.
+func (s *source) statusBy(hash, embeddings, where string) string {
+	again, wishes := "false", ""
+	if s.managed() {
+		again = "a.chunk_id IS NOT NULL"
+		wishes = "LEFT JOIN " + duck.Ident(embeddings) + " a ON CAST(a.chunk_id AS VARCHAR) = c.key AND a.text_hash = c.text_hash AND c.reset"
+	}
+	// The embedding must come from a join: DuckDB has no CASE over arrays. Ids are
+	// joined as text, since their type may have changed, see fitVectors.
 	return fmt.Sprintf(`
-	SELECT c.*, e.embedding, e.tokens, f.message, c.reset AND e.chunk_id IS NOT NULL AS again,
-		CASE WHEN e.chunk_id IS NOT NULL AND NOT c.reset THEN 'READY'
+	SELECT c.*, e.embedding, e.tokens, f.message, %[11]s AS again,
+		CASE WHEN e.chunk_id IS NOT NULL THEN 'READY'
 			WHEN q.text_hash IS NOT NULL THEN 'QUEUED'
 			WHEN f.final AND NOT c.reset THEN 'FAILED'
 			ELSE 'PENDING' END AS status
-	FROM (SELECT id, CAST(id AS VARCHAR) AS key, %[1]s AS rid, %[2]s AS text_hash, %[3]s AS reset, strlen(%[4]s) AS bytes, strlen(coalesce(%[9]s, '')) AS title_bytes FROM %[5]s %[8]s) c
-	LEFT JOIN %[6]s e ON e.chunk_id = c.id AND e.text_hash = c.text_hash
+	FROM (SELECT %[10]s AS id, id AS own, CAST(%[10]s AS VARCHAR) AS key, %[1]s AS rid, %[2]s AS text_hash, %[3]s AS reset, strlen(%[4]s) AS bytes, strlen(coalesce(%[9]s, '')) AS title_bytes FROM %[5]s %[8]s) c
+	LEFT JOIN %[6]s e ON CAST(e.chunk_id AS VARCHAR) = c.key AND e.text_hash = c.text_hash AND NOT c.reset
+	%[12]s
 	LEFT JOIN (SELECT DISTINCT text_hash FROM gbatch.items JOIN gbatch.jobs USING (batch) WHERE embeddings = %[7]s AND closed_at IS NULL) q ON q.text_hash = c.text_hash
 	LEFT JOIN (SELECT * FROM gbatch.failures WHERE embeddings = %[7]s) f ON f.chunk_id = c.key AND f.text_hash = c.text_hash`,
-		s.rid(), s.hash(), s.reset(), s.body(), s.sql, duck.Ident(embeddings), duck.Literal(embeddings), where, s.title())
+		s.rid(), hash, s.reset(), s.body(), s.sql, duck.Ident(embeddings), duck.Literal(embeddings), where, s.title(), s.id(), again, wishes)
 }
 
-// view creates chunk_status, for people and their queries. It leaves a view or
-// table of that name alone that is not the toolkit's.
+// view creates chunk_status, for people and their queries, in any version of
+// DuckDB that can open the file. It leaves a view or table of that name alone
+// that is not the toolkit's.
 func (s *source) view(c *duck.Conn, embeddings string) error {
 	n, err := c.Count(`SELECT count(*) FROM (
 		SELECT view_name AS name, sql FROM duckdb_views() WHERE database_name = current_database() AND schema_name = current_schema()
@@ -171,9 +252,8 @@ func (s *source) view(c *duck.Conn, embeddings string) error {
 		return err
 	}
 	return c.Exec(`CREATE OR REPLACE VIEW chunk_status AS
-		SELECT id, status AS embedding_status, CASE WHEN status = 'FAILED' THEN message END AS error_message,
-			CASE WHEN status = 'READY' THEN embedding END AS embedding
-		FROM (` + s.status(embeddings, "") + `)`)
+		SELECT own AS id, status AS embedding_status, CASE WHEN status = 'FAILED' THEN message END AS error_message, embedding
+		FROM (` + s.statusBy(s.portableHash(), embeddings, "") + `)`)
 }
 
 // unique refuses a source in which a row has no id, or the id of another row.
@@ -181,12 +261,21 @@ func (s *source) unique(c *duck.Conn) error {
 	var id string
 	var n int64
 	found, err := c.One(func(r *duck.Rows) { id, n = r.Text(0), r.Int(1) },
-		"SELECT CAST(id AS VARCHAR), count(*) FROM "+s.sql+" GROUP BY id HAVING id IS NULL OR count(*) > 1 OR CAST(id AS VARCHAR) = '' LIMIT 1")
+		fmt.Sprintf("SELECT CAST(id AS VARCHAR), count(*) FROM (SELECT %s AS id FROM %s) GROUP BY id HAVING id IS NULL OR count(*) > 1 OR CAST(id AS VARCHAR) = '' LIMIT 1", s.id(), s.sql))
 	switch {
 	case err != nil || !found:
 		return err
 	case id == "":
-		return exit.Errorf(exit.Malformed, "--from %s: %d rows have no id", s.from, n)
+		return exit.Errorf(exit.Malformed, "--from %s: %d rows have no id", brief(s.from), n)
 	}
-	return exit.Errorf(exit.Malformed, "--from %s: id %q occurs %d times; an id must name one chunk", s.from, id, n)
+	return exit.Errorf(exit.Malformed, "--from %s: id %.100q occurs %d times; an id must name one chunk", brief(s.from), id, n)
+}
+
+// brief is the value of --from for a message, which a long query must not fill.
+func brief(from string) string {
+	from = strings.Join(strings.Fields(from), " ")
+	if runes := []rune(from); len(runes) > 200 {
+		return string(runes[:200]) + " …"
+	}
+	return from
 }

@@ -100,11 +100,18 @@ func (s *Status) counts(c *duck.Conn, claimed bool) ([]statusCount, error) {
 			return nil, err
 		}
 	}
-	src, err := openSource(c, cmp.Or(from, "chunks"))
+	var space model.Space
+	if claimed {
+		var err error
+		if space, err = spaceOf(c, s.Embeddings); err != nil {
+			return nil, err
+		}
+	}
+	src, err := openSource(c, cmp.Or(from, "chunks"), space)
 	if err != nil {
 		return nil, err
 	}
-	facts := model.Lookup(model.Default)
+	facts := model.Lookup(cmp.Or(space.Model, model.Default))
 	query := "SELECT 'PENDING' AS status, strlen(" + src.body() + ") AS bytes, NULL::BIGINT AS tokens FROM " + src.sql
 	if claimed {
 		// A table without claims has no vectors yet. If there are claims for other
@@ -119,9 +126,6 @@ func (s *Status) counts(c *duck.Conn, claimed bool) ([]statusCount, error) {
 			return nil, err
 		}
 		if n > 0 {
-			if _, err := c.One(func(r *duck.Rows) { facts = model.Lookup(r.Text(0)) }, "SELECT model FROM gbatch.jobs WHERE embeddings = ? LIMIT 1", s.Embeddings); err != nil {
-				return nil, err
-			}
 			query = "SELECT status, bytes, tokens FROM (" + src.status(s.Embeddings, "") + ")"
 		}
 	}

@@ -1037,7 +1037,7 @@ func TestIsQuery(t *testing.T) {
 		"with a as (select 1) from a": true, "VALUES (1, 'x')": true, "TABLE t": true,
 		"chunks": false, "selected": false, "from": false, "with-dash": false, "from.chunks": false, "my docs": false, "": false, "table_2": false,
 	} {
-		if isQuery(from) != want {
+		if _, is := asQuery(from); is != want {
 			t.Errorf("%q is a query: %v", from, !want)
 		}
 	}
