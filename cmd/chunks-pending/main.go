@@ -21,13 +21,18 @@
 // On a terminal it claims nothing and prints what it would claim, a line for
 // each batch, as with --dry-run. In a pipe or to a file it claims.
 //
+// Before it claims, it tries on a row what vectors-apply will write to your tables,
+// and takes it back. If DuckDB refuses that, nothing is claimed. If the table has
+// the columns embedding_status and error_message, they are set right; a chunk that
+// you set back to PENDING is embedded again. docs/database.md has the rules.
+//
 // The defaults of the three limits fit the lowest paid tier of the API. --limit
 // counts what this run claims, not what it prints again.
 //
-// Exit codes: 0 done, 1 failed, 2 usage, 3 a batch that was claimed before cannot
-// be sent and is left out, 5 the database is held by another process for longer
-// than --lock-timeout, 7 ids that are missing or not unique, or a source that
-// gives other rows each time.
+// Exit codes: 0 done, 1 failed, 2 usage, 3 done, but the courtesy columns could not
+// be written, or a batch that was claimed before cannot be sent and is left out,
+// 5 the database is held by another process for longer than --lock-timeout, 7 ids
+// that are missing or not unique, or a source that gives other rows each time.
 package main
 
 import (

@@ -406,7 +406,9 @@ func (w *world) check(books *emulator.Books) error {
 	for what, query := range map[string]string{
 		"batches are open":           "SELECT batch AS id, coalesce(job, 'no job') AS text FROM gbatch.jobs WHERE closed_at IS NULL",
 		"chunks are in the outbox":   "SELECT chunk_id AS id, batch AS text FROM gbatch.items",
-		"chunks have two embeddings": "SELECT CAST(chunk_id AS VARCHAR) AS id, '' AS text FROM embeddings GROUP BY chunk_id HAVING count(*) > 1",
+		"chunks have two embeddings": "SELECT CAST(chunk_id AS VARCHAR) AS id, '' AS text FROM embeddings WHERE chunk_id IS NOT NULL GROUP BY chunk_id HAVING count(*) > 1",
+		"texts without a chunk are stored twice": `SELECT CAST(text_hash AS VARCHAR) AS id, '' AS text FROM embeddings
+			GROUP BY text_hash HAVING count(*) FILTER (chunk_id IS NULL) > 1`,
 	} {
 		var left []string
 		if err := w.each(query, func(c store.Chunk) { left = append(left, c.ID+" "+c.Text) }); err != nil {

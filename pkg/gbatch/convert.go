@@ -2,7 +2,6 @@ package gbatch
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,8 +11,6 @@ import (
 	"regexp"
 	"runtime"
 	"slices"
-	"strings"
-	"unicode/utf8"
 
 	"gbatch/pkg/exit"
 	"gbatch/pkg/ndjson"
@@ -239,11 +236,14 @@ func salvage(line []byte, cause error) (*record.Response, error) {
 	if len(found) != 1 {
 		return nil, cause
 	}
-	var key string
-	if err := json.Unmarshal(found[0][1], &key); err != nil || key == "" || strings.ContainsRune(key, utf8.RuneError) {
+	var w ndjson.Walker
+	w.Begin(slices.Concat([]byte(`{"key":`), found[0][1], []byte("}")))
+	w.Next()
+	key, _ := w.Text()
+	if w.Next(); w.Err() != nil || len(key) == 0 {
 		return nil, cause
 	}
-	return &record.Response{Key: key, HasKey: true, Err: internal("the answer cannot be read: %v", cause)}, nil
+	return &record.Response{Key: string(key), HasKey: true, Err: internal("the answer cannot be read: %v", cause)}, nil
 }
 
 func internal(format string, args ...any) *record.Status {

@@ -93,7 +93,7 @@ type submission struct {
 }
 
 // submit gets p its job and prints it, while it holds p's entry in the ledger.
-// The ledger.Entry is given up after the job is printed, and remains as its receipt.
+// The entry is given up after the job is printed, and remains as its receipt.
 func (s *submission) submit(ctx context.Context, p *payload) error {
 	e, err := s.ledger.Claim(ctx, p.name(), s.RetryFor)
 	if err != nil {

@@ -17,7 +17,8 @@ type Ledger interface {
 	// submits the same batch. It waits while another process holds the entry,
 	// but not longer than patience: then the exit code is 5.
 	Claim(ctx context.Context, name string, patience time.Duration) (Entry, error)
-	// Others are the marks of other submissions whose lines have the same hash.
+	// Others are the marks of other submissions than name whose lines have the
+	// same hash.
 	Others(name, hash string) []Mark
 }
 

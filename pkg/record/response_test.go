@@ -237,7 +237,7 @@ func compareResponse(t *testing.T, line []byte) {
 		t.Fatalf("%q: the key is %q, encoding/json %v", line, got.Key, err)
 	}
 	response := members(t, or(top["response"], "{}"))
-	if googleStatus(or(top["error"], "null")) != nil || googleStatus(or(response["error"], "null")) != nil {
+	if isError(top["error"]) || isError(response["error"]) {
 		if got.Err == nil || got.Values != nil {
 			t.Fatalf("%q: an error, and not; %+v", line, got)
 		}
@@ -255,6 +255,10 @@ func members(t *testing.T, b []byte) map[string]json.RawMessage {
 		t.Fatalf("%q: accepted, by encoding/json %v", b, err)
 	}
 	return m
+}
+
+func isError(b json.RawMessage) bool {
+	return string(or(b, "null")) != "null" && googleStatus(b) != nil
 }
 
 func or(b json.RawMessage, instead string) []byte {

@@ -24,7 +24,11 @@ func TestGoogleStatus(t *testing.T) {
 		`{"code":0,"status":"OK","message":"OK"}`:            nil,
 		`{"code":null,"status":null,"message":null,"x":[1,2]}`: nil,
 	} {
-		got := googleStatus([]byte(in))
+		value := []byte(in)
+		if in == "null" { // as a reader gives it
+			value = nil
+		}
+		got := googleStatus(value)
 		if (got == nil) != (want == nil) || got != nil && *got != *want {
 			t.Errorf("%s: %+v, want %+v", in, got, want)
 		}

@@ -153,6 +153,13 @@ func (a *Add) merge(c *duck.Conn) error {
 		names += ", embedding_status"
 		values += ", " + status
 	}
+	if s.noted {
+		// The PENDING of this UPDATE is not a wish of the user's.
+		err := c.Exec(fmt.Sprintf("DELETE FROM gbatch.noted WHERE source = %s AND chunk_id IN (SELECT n.id FROM %s t JOIN memory.main.stage n ON t.%s = CAST(n.id AS %s) WHERE NOT (%s))", duck.Literal(s.sql), s.sql, s.id(), s.idType, same))
+		if err != nil {
+			return err
+		}
+	}
 	err = c.Exec(fmt.Sprintf(`UPDATE %[1]s AS t SET %[2]s FROM memory.main.stage n WHERE t.%[7]s = CAST(n.id AS %[3]s) AND NOT (%[4]s);
 		INSERT INTO %[1]s (%[5]s) SELECT %[6]s FROM memory.main.stage n WHERE CAST(n.id AS %[3]s) NOT IN (SELECT %[7]s FROM %[1]s WHERE id IS NOT NULL) ORDER BY n.line`,
 		s.sql, set, s.idType, same, names, values, s.id()))

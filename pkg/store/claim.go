@@ -31,11 +31,23 @@ func (p *Claim) space() model.Space {
 	return model.Space{Model: p.Model, Dim: p.Dim, TaskType: p.TaskType}
 }
 
+// manyAgain is how many chunks the user may set back without a warning.
+const manyAgain = 10
+
+// open is openSource for the source of the claim.
+func (p *Claim) open(c *duck.Conn) (*source, error) {
+	s, err := openSource(c, p.From, p.space())
+	if err == nil {
+		s.column = p.Column
+	}
+	return s, err
+}
+
 // claim claims a round of pending chunks, and returns the names of the new
 // batches. A chunk whose text has a vector gets a copy of it instead, and one
 // that cannot be embedded is noted as failed.
 func (p *Claim) claim(c *duck.Conn, r *round) (batches []string, err error) {
-	s, err := openSource(c, p.From, p.space())
+	s, err := p.open(c)
 	if err != nil {
 		return nil, err
 	}
@@ -51,17 +63,34 @@ func (p *Claim) claim(c *duck.Conn, r *round) (batches []string, err error) {
 	if r.low == 0 {
 		r.since = now()
 	}
-	from := r.low
 	cuts, where, err := p.plan(c, s, r)
+	if err != nil && r.refused != nil {
+		err = r.refused
+	}
 	if err != nil {
 		return nil, err
 	}
-	all := r.last && (where == "" || from == 0) // this transaction has scanned all chunks
+	if len(cuts) > 0 {
+		if r.refused != nil {
+			r.held, r.last = true, true
+			return nil, nil
+		}
+		if n, err := c.Count("SELECT count(*) FROM gbatch_picked WHERE again"); err != nil {
+			return nil, err
+		} else if n > manyAgain {
+			slog.Warn("READY chunks were set back to PENDING: their texts are embedded again, and paid for again", "chunks", n)
+		}
+	}
 	for _, cut := range cuts {
 		if p.Limit > 0 {
 			r.left -= cut.Requests
 			r.last = r.last || r.left == 0
 		}
+	}
+	if len(cuts) == 0 && r.refused != nil {
+		n, err := c.Count("SELECT count(*) FROM gbatch_shown")
+		r.behind += n
+		return nil, err
 	}
 	if len(cuts) > 0 {
 		if batches, err = p.put(c, s, cuts, where); err != nil {
@@ -72,11 +101,8 @@ func (p *Claim) claim(c *duck.Conn, r *round) (batches []string, err error) {
 		if err := p.scanned(c, r.since); err != nil {
 			return nil, err
 		}
-		if all {
-			err = p.forget(c)
-		}
 	}
-	return batches, err
+	return batches, s.show(c, p.Embeddings)
 }
 
 // scanned notes that no chunk is pending that was pending at a time: since then,
@@ -108,20 +134,20 @@ func (p *Claim) plan(c *duck.Conn, s *source, r *round) (cuts []cut, where strin
 }
 
 // pick writes the next pending chunks, in the source's order, to the temporary
-// table gbatch_picked. It returns the WHERE clause for the part of the source
-// that they are in.
+// table gbatch_picked, and to gbatch_shown what [source.show] is to write. It
+// returns the WHERE clause for the part of the source that they are in.
 func (p *Claim) pick(c *duck.Conn, s *source, r *round) (where string, err error) {
 	if s.table {
 		where, err = r.scan(c, s, p.Embeddings)
 	} else {
 		// The rows of a view have no numbers: each round reads all of them.
-		query := pendingChunks(s, p.Embeddings, "")
+		query := workChunks(s, p.Embeddings, "")
 		if r.size > 0 {
 			query += fmt.Sprintf(" LIMIT %d", r.size)
 		}
-		if err = c.Exec("CREATE OR REPLACE TEMP TABLE gbatch_pending AS " + query); err == nil {
+		if err = c.Exec("CREATE OR REPLACE TEMP TABLE gbatch_work AS " + query); err == nil {
 			var n int64
-			n, err = c.Count("SELECT count(*) FROM gbatch_pending")
+			n, err = c.Count("SELECT count(*) FROM gbatch_work")
 			r.last = int(n) < r.size
 		}
 	}
@@ -129,8 +155,10 @@ func (p *Claim) pick(c *duck.Conn, s *source, r *round) (where string, err error
 		return "", err
 	}
 	return where, c.Exec(`CREATE OR REPLACE TEMP TABLE gbatch_picked AS
-		SELECT row_number() OVER (ORDER BY rid) AS seq, * FROM gbatch_pending;
-		DROP TABLE gbatch_pending`)
+		SELECT row_number() OVER (ORDER BY rid) AS seq, id, key, rid, text_hash, again, bytes, title_bytes FROM gbatch_work WHERE status = 'PENDING';
+		CREATE OR REPLACE TEMP TABLE gbatch_shown AS
+		SELECT id, key, rid, text_hash, status, message, off FROM gbatch_work WHERE off OR unnoted;
+		DROP TABLE gbatch_work`)
 }
 
 // copies copies the vector of a text to the picked chunks with that text, and
@@ -152,12 +180,12 @@ func (p *Claim) copies(c *duck.Conn, s *source) error {
 	if err := retire(c, p.Embeddings, "gbatch_copied"); err != nil {
 		return err
 	}
-	err = c.Exec(fmt.Sprintf(`INSERT INTO %[1]s SELECT id, text_hash, embedding, tokens, batch, %[2]s::TIMESTAMP FROM gbatch_copied;
-		DELETE FROM gbatch_picked WHERE id IN (SELECT id FROM gbatch_copied)`, e, duck.Literal(now())))
+	err = c.Exec(fmt.Sprintf(`INSERT INTO %[1]s %[3]s SELECT id, text_hash, embedding, tokens, batch, %[2]s::TIMESTAMP FROM gbatch_copied;
+		DELETE FROM gbatch_picked WHERE id IN (SELECT id FROM gbatch_copied)`, e, duck.Literal(now()), embeddingColumns))
 	if err != nil {
 		return err
 	}
-	return s.ready(c, p.Embeddings, "gbatch_copied", p.Column)
+	return showInstead(c, "SELECT id, CAST(id AS VARCHAR), rid, text_hash, 'READY', NULL, true FROM gbatch_copied")
 }
 
 // unfit notes the picked chunks that no request can carry as failed, and removes
@@ -199,10 +227,15 @@ func (p *Claim) unfit(c *duck.Conn, s *source) error {
 	err = c.Exec(fmt.Sprintf(`DELETE FROM gbatch.failures WHERE embeddings = %[1]s AND chunk_id IN (SELECT key FROM gbatch_unfit);
 		INSERT INTO gbatch.failures SELECT key, text_hash, %[1]s, 3, 'INVALID_ARGUMENT', reason, 0, true, NULL, %[2]s::TIMESTAMP FROM gbatch_unfit;
 		DELETE FROM gbatch_picked WHERE seq IN (SELECT seq FROM gbatch_unfit)`, duck.Literal(p.Embeddings), duck.Literal(now())))
-	if err != nil || !s.courtesy() {
+	if err != nil {
 		return err
 	}
-	return c.Exec(fmt.Sprintf("UPDATE %s AS t SET %s FROM gbatch_unfit u WHERE t.rowid = u.rid", s.sql, s.setCourtesy("'FAILED'", "u.reason")))
+	return showInstead(c, "SELECT id, key, rid, text_hash, 'FAILED', reason, true FROM gbatch_unfit")
+}
+
+// showInstead replaces rows of gbatch_shown by those of a query.
+func showInstead(c *duck.Conn, query string) error {
+	return c.Exec("DELETE FROM gbatch_shown WHERE rid IN (SELECT rid FROM (" + query + ")); INSERT INTO gbatch_shown " + query)
 }
 
 // maxLine is how many bytes the strings of a chunk may have on a line, quoted and
@@ -269,8 +302,8 @@ func (p *Claim) put(c *duck.Conn, s *source, cuts []cut, where string) (batches 
 	for i, cut := range cuts {
 		err := c.Exec("INSERT INTO gbatch_cut VALUES (?, ?, ?)", batches[i], cut.low, cut.high)
 		if err == nil {
-			err = c.Exec(`INSERT INTO gbatch.jobs (batch, model, dim, task_type, requests, claimed_at, source, embeddings)
-				VALUES (?, ?, ?, ?, ?, ?::TIMESTAMP, ?, ?)`, batches[i], p.Model, p.Dim, p.TaskType, cut.Requests, now(), p.From, p.Embeddings)
+			err = c.Exec(`INSERT INTO gbatch.jobs (batch, model, dim, task_type, requests, claimed_at, source, embeddings, vector_column)
+				VALUES (?, ?, ?, ?, ?, ?::TIMESTAMP, ?, ?, nullif(?, ''))`, batches[i], p.Model, p.Dim, p.TaskType, cut.Requests, now(), p.From, p.Embeddings, p.Column)
 		}
 		if err != nil {
 			return nil, err
@@ -303,9 +336,6 @@ func (p *Claim) put(c *duck.Conn, s *source, cuts []cut, where string) (batches 
 	if err := p.whole(c); err != nil {
 		return nil, err
 	}
-	if s.courtesy() {
-		err = c.Exec(fmt.Sprintf(`UPDATE %s AS t SET %s FROM gbatch_chosen p WHERE t.rowid = p.rid AND t.embedding_status IS DISTINCT FROM 'PENDING'`, s.sql, s.setCourtesy("'PENDING'", "NULL")))
-	}
 	return batches, err
 }
 
@@ -328,15 +358,4 @@ func (p *Claim) whole(c *duck.Conn) error {
 	}
 	return exit.Errorf(exit.Malformed, "--from %s gives other rows or texts each time it is read (for example for id %.100q), so nothing is claimed: a vector would be put on another text than its own; "+
 		"write what the query yields to a table (CREATE TABLE chunks AS …) and name the table with --from", brief(p.From), id)
-}
-
-// forget deletes the vectors that lost their chunk (see retire), unless the
-// table has vectors of other sources. All chunks of the source must have been
-// scanned.
-func (p *Claim) forget(c *duck.Conn) error {
-	others, err := c.Count("SELECT count(*) FROM gbatch.jobs WHERE embeddings = ? AND source <> ?", p.Embeddings, p.From)
-	if err != nil || others > 0 {
-		return err
-	}
-	return c.Exec("DELETE FROM " + duck.Ident(p.Embeddings) + " WHERE chunk_id IS NULL")
 }

@@ -109,7 +109,7 @@ func TestHashesOfAnOlderVersion(t *testing.T) {
 			in += k.vectorLine(open, id, vec(text))
 		}
 		k.must(k.apply(), in+k.jobLine(open, "SUCCEEDED", 4, 0))
-		k.expect("SELECT id, embedding_status FROM (SELECT chunk_id AS id, 'READY' AS embedding_status FROM embeddings) ORDER BY id", "stored|READY\nuntitled|READY\nx1|READY\nx2|READY\nx3|READY\nx4|READY\ny|READY")
+		k.expect("SELECT id, embedding_status FROM (SELECT chunk_id AS id, 'READY' AS embedding_status FROM embeddings WHERE chunk_id IS NOT NULL) ORDER BY id", "stored|READY\nuntitled|READY\nx1|READY\nx2|READY\nx3|READY\nx4|READY\ny|READY")
 		if n := k.paid(clustering); n != 0 {
 			t.Errorf("%s first: %d requests are paid for again", first, n)
 		}
@@ -202,7 +202,7 @@ func TestRoundsOfRowsThatMove(t *testing.T) {
 	}
 	rounds(round{size: 3000}, true)
 	k.expect("SELECT count(*), count(DISTINCT chunk_id) FROM gbatch.items", "7000|7000")
-	if lows[0] != movedRows+3000 {
+	if lows[0] != 3000 {
 		t.Errorf("the rounds ended at the rows %v", lows)
 	}
 	// The rows of a round move when they are claimed, the next round goes on.

@@ -2,6 +2,7 @@ package store
 
 import (
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 
@@ -11,49 +12,222 @@ import (
 
 // Courtesy columns are columns of the user's table that the toolkit keeps in
 // step: embedding_status, error_message and the one of --column.
+//
+// The table gbatch.noted holds what the toolkit wrote last, for which text and
+// to which row. So PENDING on a row that the toolkit left READY or FAILED is
+// known to be the user's wish. Any other PENDING is the toolkit's own, or the
+// column's default in a row that was inserted again: it is set right at no cost.
 
-// reconcile sets the courtesy columns of a table that has no mark to the status
-// of its chunks, and marks the table.
-func (s *source) reconcile(c *duck.Conn, embeddings string) error {
-	if !s.courtesy() || s.managed() {
+// examine finds out what the courtesy columns of a table take, and whether there
+// is a table of what was noted.
+func (s *source) examine(c *duck.Conn) error {
+	s.blank = "NULL"
+	if !s.table {
 		return nil
 	}
-	err := c.Exec(fmt.Sprintf(`UPDATE %s AS t SET %s FROM (
-			SELECT rid, CASE status WHEN 'QUEUED' THEN 'PENDING' ELSE status END AS status, CASE WHEN status = 'FAILED' THEN message END AS message
-			FROM (%s)) u
-		WHERE t.rowid = u.rid AND t.embedding_status IS DISTINCT FROM u.status`, s.sql, s.setCourtesy("u.status", "u.message"), s.status(embeddings, "")))
+	r, err := c.Query(`SELECT lower(column_name), comment, is_nullable, table_name = 'noted' FROM duckdb_columns() WHERE database_name = current_database()
+		AND (schema_name = $1 AND table_name = $2 AND lower(column_name) IN ('embedding_status', 'error_message') OR schema_name = $3 AND table_name = 'noted')`, s.schema, s.name, schema)
 	if err != nil {
 		return err
 	}
-	s.comment = strings.TrimSpace(s.comment + " " + mark)
-	return c.Exec("COMMENT ON COLUMN " + s.sql + ".embedding_status IS " + duck.Literal(s.comment))
+	defer r.Close()
+	for r.Next() {
+		switch {
+		case r.Bool(3):
+			s.noted = true
+		case r.Borrow(0) == "embedding_status":
+			s.comment = r.Text(1)
+		case !r.Bool(2):
+			s.blank = "''"
+		}
+	}
+	return nil
+}
+
+// courtesy reports whether the source is a table with a column for the status.
+func (s *source) courtesy() bool {
+	t := s.columns["embedding_status"]
+	return s.table && (t == "VARCHAR" || strings.HasPrefix(t, "ENUM("))
+}
+
+// explains reports whether the table has a column for the messages of errors.
+func (s *source) explains() bool { return s.columns["error_message"] == "VARCHAR" }
+
+// kept reports whether the source has columns that are kept in step.
+func (s *source) kept() bool { return s.noted && (s.courtesy() || s.table && s.column != "") }
+
+// managed reports whether the toolkit has set the courtesy columns before.
+func (s *source) managed() bool { return strings.Contains(s.comment, mark) }
+
+// follow takes over the column of --column of the last claim.
+func (s *source) follow(c *duck.Conn, embeddings string) error {
+	_, err := c.One(func(r *duck.Rows) {
+		if name := r.Text(0); s.columns[strings.ToLower(name)] != "" {
+			s.column = name
+		}
+	}, "SELECT vector_column FROM gbatch.jobs WHERE source = ? AND embeddings = ? ORDER BY batch DESC LIMIT 1", s.from, embeddings)
+	return err
+}
+
+// reset is the SQL for whether a row says PENDING, which may be a wish.
+func (s *source) reset() string {
+	if !s.managed() || !s.kept() {
+		return "false"
+	}
+	return "coalesce(embedding_status = 'PENDING', false)"
+}
+
+// says is the SQL for what the courtesy columns of a row hold, as more columns
+// of a SELECT.
+func (s *source) says() string {
+	if !s.kept() {
+		return ""
+	}
+	status, why, filled := "NULL", "NULL", "NULL"
+	if s.courtesy() {
+		status = "embedding_status::VARCHAR"
+		if s.explains() {
+			why = "error_message"
+		}
+	}
+	if s.column != "" {
+		filled = duck.Ident(s.column) + " IS NOT NULL"
+	}
+	return fmt.Sprintf(", %s AS says, %s AS says_why, %s AS filled", status, why, filled)
+}
+
+// recall joins what was noted to a SELECT of chunks with key, rid, text_hash,
+// reset and [source.says]. It adds noted, the status that was written last to
+// the row for its present text, noted_column, and remembered, which tells that
+// anything was noted of the chunk. Of reset it leaves the wishes.
+//
+// An UPDATE of a list moves rows to other rowids, so with --column it is the
+// vector in the column that tells a row from one that was inserted again.
+func (s *source) recall(chunks string) string {
+	if !s.kept() {
+		return chunks
+	}
+	row, wish := " AND n.row = b.rid", "true"
+	if s.column != "" {
+		row, wish = "", "(b.filled OR n.status = 'FAILED')"
+	}
+	same := "n.text_hash = b.text_hash" + row
+	return fmt.Sprintf(`SELECT b.* REPLACE (b.reset AND coalesce(%s AND %s, false) AS reset), CASE WHEN %[1]s THEN n.status END AS noted, n.vector_column AS noted_column, n.chunk_id IS NOT NULL AS remembered
+		FROM (%[3]s) b LEFT JOIN (SELECT * FROM gbatch.noted WHERE source = %[4]s) n ON n.chunk_id = b.key`, same, wish, chunks, duck.Literal(s.sql))
+}
+
+// due is the SQL for two conditions on a row of [source.status]: that its
+// status and message are not what they should be, and that it must be noted
+// again, or what was noted forgotten.
+func (s *source) due() (off, unnoted string) {
+	if !s.kept() {
+		return "false", "false"
+	}
+	off, unnoted = "false", "CASE WHEN status IN ('READY', 'FAILED') THEN noted IS DISTINCT FROM status ELSE remembered END"
+	if s.courtesy() {
+		off = "says IS DISTINCT FROM " + s.word("status")
+		if s.explains() {
+			off = fmt.Sprintf("(%s OR says_why IS DISTINCT FROM %s)", off, s.why("status", "message"))
+		}
+	}
+	if s.column != "" {
+		unnoted += " OR status = 'READY' AND (NOT filled OR noted_column IS DISTINCT FROM " + duck.Literal(s.column) + ")"
+	}
+	return off + " AND NOT reset", "(" + unnoted + ") AND NOT reset"
+}
+
+// word and why are the SQL for what embedding_status and error_message are to
+// hold for a status and a message.
+func (s *source) word(status string) string {
+	return fmt.Sprintf("CASE %[1]s WHEN 'QUEUED' THEN 'PENDING' ELSE %[1]s END", status)
+}
+func (s *source) why(status, message string) string {
+	return fmt.Sprintf("CASE WHEN %s = 'FAILED' THEN coalesce(%s, %s) ELSE %[3]s END", status, message, s.blank)
 }
 
 // setCourtesy is the SET list of an UPDATE of the courtesy columns.
 func (s *source) setCourtesy(status, message string) string {
-	list := "embedding_status = " + status
-	if s.columns["error_message"] == "VARCHAR" {
-		list += ", error_message = " + message
+	list := "embedding_status = " + s.word(status)
+	if s.explains() {
+		list += ", error_message = " + s.why(status, message)
 	}
 	return list
 }
 
-// ready writes READY to the courtesy columns, and the vectors to column if it is
-// not empty, for the chunks of a temporary table with id and rid.
-func (s *source) ready(c *duck.Conn, embeddings, table, column string) error {
-	// This must be one UPDATE: it may give a row another rowid.
-	from, set := table+" u", ""
-	if s.courtesy() {
-		set = s.setCourtesy("'READY'", "NULL")
-	}
-	if column != "" {
-		from += " JOIN " + duck.Ident(embeddings) + " e ON e.chunk_id = u.id"
-		set = strings.TrimPrefix(set+", "+duck.Ident(column)+" = e.embedding", ", ")
-	}
-	if set == "" {
+// begin marks a table that is new, and forgets what was noted of another table
+// of its name. If all rows that were READY say PENDING, the table was filled
+// anew, and none of them is a wish.
+func (s *source) begin(c *duck.Conn) error {
+	if !s.courtesy() {
 		return nil
 	}
-	return c.Exec(fmt.Sprintf("UPDATE %s AS t SET %s FROM %s WHERE t.rowid = u.rid", s.sql, set, from))
+	forget := "DELETE FROM gbatch.noted WHERE source = " + duck.Literal(s.sql)
+	if !s.managed() {
+		s.comment = strings.TrimSpace(s.comment + " " + mark)
+		return c.Exec(forget + "; COMMENT ON COLUMN " + s.sql + ".embedding_status IS " + duck.Literal(s.comment))
+	}
+	if s.column != "" {
+		return nil // see recall
+	}
+	ready := fmt.Sprintf("FROM %s t JOIN gbatch.noted n ON n.row = t.rowid AND n.chunk_id = CAST(t.id AS VARCHAR) WHERE n.source = %s AND n.status = 'READY' AND embedding_status", s.sql, duck.Literal(s.sql))
+	n, err := c.Count("SELECT count(*) FROM (SELECT 1 FROM " + s.sql + " WHERE embedding_status = 'PENDING' LIMIT 1)") // the usual case is fast
+	if err != nil || n == 0 {
+		return err
+	}
+	if n, err = c.Count("SELECT count(*) FROM (SELECT 1 " + ready + " IS DISTINCT FROM 'PENDING' LIMIT 1)"); err != nil || n > 0 {
+		return err
+	}
+	if n, err = c.Count("SELECT count(*) " + ready + " = 'PENDING'"); err != nil || n == 0 {
+		return err
+	}
+	slog.Warn("all READY chunks say PENDING: the table counts as filled anew, and no text is embedded again that has a vector (to embed texts again, delete their rows from the table of vectors)", "table", s.from, "chunks", n)
+	return c.Exec(forget)
+}
+
+// forget deletes what was noted of the chunks that a query yields: if the
+// courtesy columns are not written after this, a PENDING in them is not a wish.
+// For a source that is not known it is that of all tables.
+func (s *source) forget(c *duck.Conn, keys string) error {
+	of := "true"
+	if s != nil {
+		of = "source = " + duck.Literal(s.sql)
+	}
+	return c.Exec("DELETE FROM gbatch.noted WHERE " + of + " AND chunk_id IN (" + keys + ")")
+}
+
+// show writes the courtesy columns of the chunks in the temporary table
+// gbatch_shown, which has id, key, rid, text_hash, status, message and off, and
+// notes what it wrote. A row is only noted if it is not off and its vector is in
+// the column of --column. It must come last in a transaction that uses rowids:
+// an UPDATE may give a row another.
+func (s *source) show(c *duck.Conn, embeddings string) error {
+	if !s.kept() {
+		return nil
+	}
+	if n, err := c.Count("SELECT count(*) FROM gbatch_shown"); err != nil || n == 0 {
+		return err
+	}
+	filled := "NULL"
+	if s.column != "" {
+		filled = duck.Literal(s.column)
+		set := duck.Ident(s.column) + " = e.embedding"
+		if s.courtesy() {
+			set += ", " + s.setCourtesy("u.status", "u.message")
+		}
+		err := c.Exec(fmt.Sprintf(`UPDATE %[1]s AS t SET %[2]s FROM gbatch_shown u JOIN %[3]s e ON e.chunk_id = u.id AND e.text_hash = u.text_hash
+			WHERE t.rowid = u.rid AND u.status = 'READY' AND (u.off OR t.%[4]s IS DISTINCT FROM e.embedding)`, s.sql, set, duck.Ident(embeddings), duck.Ident(s.column)))
+		if err != nil {
+			return err
+		}
+	}
+	if s.courtesy() {
+		err := c.Exec(fmt.Sprintf("UPDATE %s AS t SET %s FROM gbatch_shown u WHERE t.rowid = u.rid AND u.off AND (%s IS NULL OR u.status <> 'READY')", s.sql, s.setCourtesy("u.status", "u.message"), filled))
+		if err != nil {
+			return err
+		}
+	}
+	return c.Exec(fmt.Sprintf(`DELETE FROM gbatch.noted WHERE source = %[1]s AND chunk_id IN (SELECT key FROM gbatch_shown);
+		INSERT INTO gbatch.noted SELECT DISTINCT ON (key) %[1]s, key, text_hash, status, rid, %[2]s FROM gbatch_shown WHERE status IN ('READY', 'FAILED')`, duck.Literal(s.sql), filled))
 }
 
 // hasColumn refuses a column that vectors cannot be written to.

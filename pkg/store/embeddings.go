@@ -85,11 +85,19 @@ func (s *source) fitVectors(c *duck.Conn, table string) error {
 	return nil
 }
 
+// embeddingColumns are the columns that the toolkit writes, in this order. The
+// user may add more.
+const embeddingColumns = "(chunk_id, text_hash, embedding, tokens, batch, embedded_at)"
+
 // retire makes room in an embeddings table for new vectors of the chunks in the
-// temporary table by, which has id and text_hash. A vector of another text is
-// paid for, and that text may belong to another chunk by now: so such a row
-// only loses its chunk, and stays until chunks-pending has scanned all chunks.
+// temporary table by, which has id and text_hash. The vector of another text
+// is paid for: its row stays under the hash of the text and only loses its chunk,
+// unless another row holds the same text.
 func retire(c *duck.Conn, table, by string) error {
-	return c.Exec(fmt.Sprintf(`DELETE FROM %[1]s WHERE (chunk_id, text_hash) IN (SELECT (id, text_hash) FROM %[2]s);
+	return c.Exec(fmt.Sprintf(`
+		DELETE FROM %[1]s WHERE (chunk_id IS NULL OR chunk_id IN (SELECT id FROM %[2]s)) AND text_hash IN (SELECT text_hash FROM %[2]s);
+		CREATE OR REPLACE TEMP TABLE gbatch_left AS SELECT rowid AS row, text_hash FROM %[1]s WHERE chunk_id IN (SELECT id FROM %[2]s);
+		DELETE FROM %[1]s WHERE rowid IN (SELECT l.row FROM (SELECT *, row_number() OVER (PARTITION BY text_hash ORDER BY row) AS n FROM gbatch_left) l
+			WHERE n > 1 OR EXISTS (SELECT 1 FROM %[1]s e WHERE e.text_hash = l.text_hash AND e.rowid NOT IN (SELECT row FROM gbatch_left)));
 		UPDATE %[1]s SET chunk_id = NULL WHERE chunk_id IN (SELECT id FROM %[2]s)`, duck.Ident(table), by))
 }

@@ -57,9 +57,13 @@ func (p *Pending) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 	var claimed []string
 	broken := 0
 	prepared := false
-	for r := (round{size: roundSize, left: p.Limit}); !r.last; {
+	r := round{size: roundSize, left: p.Limit}
+	for !r.last {
 		err := transact(ctx, &p.Database, duck.Write, func(c *duck.Conn) (err error) {
 			if !prepared {
+				if r.refused, err = p.rehearse(c); err != nil {
+					return err
+				}
 				if err := p.prepare(c); err != nil {
 					return err
 				}
@@ -80,8 +84,13 @@ func (p *Pending) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 		}
 		broken += n
 	}
-	if broken > 0 {
+	switch {
+	case r.held:
+		return r.refused
+	case broken > 0:
 		return exit.Errorf(exit.Partial, "%d batches that were claimed before cannot be sent and are left out (the messages above say why): give them back with chunks-release %s", broken, p.DB)
+	case r.behind > 0:
+		return exit.Errorf(exit.Partial, "the courtesy columns of %d chunks cannot be written (%w)", r.behind, r.refused)
 	}
 	return nil
 }
@@ -95,7 +104,7 @@ func (p *Pending) prepare(c *duck.Conn) error {
 	if err := expire(c); err != nil {
 		return err
 	}
-	s, err := openSource(c, p.From, p.space())
+	s, err := p.open(c)
 	if err != nil {
 		return err
 	}
@@ -112,19 +121,13 @@ func (p *Pending) prepare(c *duck.Conn) error {
 		if err := s.hasColumn(p.Column, p.Dim); err != nil {
 			return err
 		}
-		// The column may be newer than the vectors.
-		err := c.Exec(fmt.Sprintf("UPDATE %[1]s AS t SET %[2]s = e.embedding FROM %[3]s e WHERE t.%[2]s IS NULL AND e.chunk_id = t.%[5]s AND e.text_hash = %[4]s",
-			s.sql, duck.Ident(p.Column), duck.Ident(p.Embeddings), s.hash(), s.id()))
-		if err != nil {
-			return err
-		}
 	}
 	if p.RetryFailed {
 		if err := c.Exec("UPDATE gbatch.failures SET final = false, attempts = 0 WHERE embeddings = ? AND batch IS NOT NULL", p.Embeddings); err != nil {
 			return err
 		}
 	}
-	if err := s.reconcile(c, p.Embeddings); err != nil {
+	if err := s.begin(c); err != nil {
 		return err
 	}
 	return s.view(c, p.Embeddings)
@@ -266,15 +269,22 @@ var errDry = errors.New("a dry run")
 func (p *Pending) dryRun(ctx context.Context, out io.Writer) error {
 	var cuts []cut
 	err := transact(ctx, &p.Database, duck.Write, func(c *duck.Conn) error {
+		refused, err := p.rehearse(c)
+		if err != nil {
+			return err
+		}
 		if err := p.prepare(c); err != nil {
 			return err
 		}
-		s, err := openSource(c, p.From, p.space())
+		s, err := p.open(c)
 		if err != nil {
 			return err
 		}
 		if cuts, _, err = p.plan(c, s, &round{left: p.Limit}); err != nil {
 			return err
+		}
+		if len(cuts) > 0 && refused != nil {
+			return refused
 		}
 		return errDry
 	})

@@ -18,6 +18,10 @@ type round struct {
 	begun bool // a round was claimed before
 	last  bool // no chunks are left to pick
 
+	refused error // why no chunk may be claimed, see [Claim.rehearse]
+	held    bool  // chunks were not claimed for that
+	behind  int64 // chunks whose courtesy columns were not written
+
 	// For a table: the first rowid that was not scanned yet, and the id of its
 	// row. DuckDB renumbers rows when many before them were deleted. Rows that
 	// were scanned may move: an UPDATE of an indexed column or of a list inserts
@@ -33,15 +37,17 @@ type round struct {
 // they get rowids behind those of the table, as all other rows have.
 const movedRows = 36028797018960000 // MAX_ROW_ID in src/include/duckdb/common/constants.hpp
 
-// pendingChunks is a SELECT of the pending chunks of a source.
-func pendingChunks(s *source, embeddings, where string) string {
-	return "SELECT id, key, rid, text_hash, again, bytes, title_bytes FROM (" + s.status(embeddings, where) + ") WHERE status = 'PENDING'"
+// workChunks is a SELECT of the chunks of a source that are pending, or whose
+// courtesy columns must be written or noted.
+func workChunks(s *source, embeddings, where string) string {
+	off, unnoted := s.due()
+	return fmt.Sprintf("SELECT id, key, rid, text_hash, again, bytes, title_bytes, status, message, %[1]s AS off, %[2]s AS unnoted FROM (%[3]s) WHERE status = 'PENDING' OR %[1]s OR %[2]s", off, unnoted, s.status(embeddings, where))
 }
 
-// scan writes the next pending chunks of a table, from r.low on and at most
-// r.size, to the temporary table gbatch_pending. It returns the WHERE clause for
-// the part of the table that it scanned. It goes part by part, so that all
-// rounds together hash each text once.
+// scan writes the next chunks of a table that need work, from r.low on and at
+// most r.size pending ones, to the temporary table gbatch_work. It returns the
+// WHERE clause for the part of the table that it scanned. It goes part by part,
+// so that all rounds together hash each text once.
 func (r *round) scan(c *duck.Conn, s *source, embeddings string) (where string, err error) {
 	end, moved := int64(-1), int64(-1)
 	_, err = c.One(func(r *duck.Rows) { end, moved = r.Int(0), r.Int(1) },
@@ -50,17 +56,17 @@ func (r *round) scan(c *duck.Conn, s *source, embeddings string) (where string, 
 		return "", err
 	}
 	from, found := r.low, 0
-	into := "CREATE OR REPLACE TEMP TABLE gbatch_pending AS "
+	into := "CREATE OR REPLACE TEMP TABLE gbatch_work AS "
 	for width := int64(r.size); ; {
 		if r.size <= 0 { // one part for each of the two
 			width = max(end, moved-movedRows) + 1
 		}
 		part := fmt.Sprintf("WHERE rowid BETWEEN %d AND %d", r.low, r.low+width-1)
-		if err := c.Exec(into + pendingChunks(s, embeddings, part)); err != nil {
+		if err := c.Exec(into + workChunks(s, embeddings, part)); err != nil {
 			return "", err
 		}
-		into = "INSERT INTO gbatch_pending "
-		n, err := c.Count("SELECT count(*) FROM gbatch_pending")
+		into = "INSERT INTO gbatch_work "
+		n, err := c.Count("SELECT count(*) FROM gbatch_work WHERE status = 'PENDING'")
 		if err != nil {
 			return "", err
 		}
@@ -80,10 +86,10 @@ func (r *round) scan(c *duck.Conn, s *source, embeddings string) (where string, 
 	}
 	if r.size > 0 && found > r.size {
 		// The rest is for the next round.
-		if r.low, err = c.Count(fmt.Sprintf("SELECT rid FROM gbatch_pending ORDER BY rid OFFSET %d LIMIT 1", r.size)); err != nil {
+		if r.low, err = c.Count(fmt.Sprintf("SELECT rid FROM gbatch_work WHERE status = 'PENDING' ORDER BY rid OFFSET %d LIMIT 1", r.size)); err != nil {
 			return "", err
 		}
-		if err := c.Exec("DELETE FROM gbatch_pending WHERE rid >= ?", r.low); err != nil {
+		if err := c.Exec("DELETE FROM gbatch_work WHERE rid >= ?", r.low); err != nil {
 			return "", err
 		}
 	}

@@ -18,7 +18,8 @@ import (
 // schema is the name of the toolkit's schema, which statements spell out.
 const schema = "gbatch"
 
-// tables creates the toolkit's tables. All times are UTC.
+// tables creates the toolkit's tables, and what is missing in tables of an older
+// version. All times are UTC.
 const tables = `
 CREATE SCHEMA IF NOT EXISTS gbatch;
 CREATE TABLE IF NOT EXISTS gbatch.jobs (
@@ -26,13 +27,16 @@ CREATE TABLE IF NOT EXISTS gbatch.jobs (
 	requests BIGINT, succeeded BIGINT, failed BIGINT, tokens BIGINT, canary BIGINT, input VARCHAR,
 	claimed_at TIMESTAMP, submitted_at TIMESTAMP, ended_at TIMESTAMP, closed_at TIMESTAMP, error VARCHAR,
 	source VARCHAR, embeddings VARCHAR, first_seq BIGINT, last_seq BIGINT);
+ALTER TABLE gbatch.jobs ADD COLUMN IF NOT EXISTS vector_column VARCHAR;
 CREATE TABLE IF NOT EXISTS gbatch.items (
 	batch VARCHAR, seq BIGINT, chunk_id VARCHAR, title VARCHAR, text VARCHAR, text_hash UHUGEINT, twin BOOLEAN);
 CREATE TABLE IF NOT EXISTS gbatch.failures (
 	chunk_id VARCHAR, text_hash UHUGEINT, embeddings VARCHAR, code BIGINT, status VARCHAR, message VARCHAR,
 	attempts BIGINT, final BOOLEAN, batch VARCHAR, failed_at TIMESTAMP);
 CREATE TABLE IF NOT EXISTS gbatch.scans (
-	source VARCHAR, embeddings VARCHAR, scanned_at TIMESTAMP);`
+	source VARCHAR, embeddings VARCHAR, scanned_at TIMESTAMP);
+CREATE TABLE IF NOT EXISTS gbatch.noted (
+	source VARCHAR, chunk_id VARCHAR, text_hash UHUGEINT, status VARCHAR, row BIGINT, vector_column VARCHAR);`
 
 // The temporary tables of a transaction are called gbatch_…, since DuckDB looks
 // for a name among them before it looks among the user's tables.

@@ -21,13 +21,16 @@ type source struct {
 	table   bool // a base table: it has rowids and can be updated
 	idType  string
 	columns map[string]string // type by name in lower case
-	comment string            // of the column embedding_status
+
+	// For the courtesy columns, see courtesy.go.
+	column  string // of --column; "" if there is none
+	comment string // of embedding_status
+	blank   string // the SQL for no error_message
+	noted   bool   // gbatch.noted exists
 }
 
-// mark is in the comment on embedding_status once the toolkit has set the
-// status of every chunk. It tells such a table from a new one, in which all
-// rows are PENDING by default: with the mark, PENDING beside a vector means that
-// the user wants another vector.
+// mark is in the comment on embedding_status once the toolkit keeps it in step.
+// It tells such a table from a new one, in which all rows are PENDING by default.
 const mark = "kept in step by gbatch"
 
 // openSource examines what --from names. A text that begins like a query is
@@ -70,11 +73,7 @@ func openSource(c *duck.Conn, from string, space model.Space) (*source, error) {
 	default:
 		return nil, fmt.Errorf("--from %s: ids of type %.100s are not supported, only text, whole numbers and UUID; cast them in a SELECT (CAST(id AS VARCHAR) AS id)", brief(from), s.idType)
 	}
-	if s.courtesy() {
-		_, err = c.One(func(r *duck.Rows) { s.comment = r.Text(0) }, `SELECT comment FROM duckdb_columns() WHERE database_name = current_database()
-			AND schema_name = ? AND table_name = ? AND lower(column_name) = 'embedding_status'`, s.schema, s.name)
-	}
-	return s, err
+	return s, s.examine(c)
 }
 
 // notFound is the error of a name that is no table's. A file's name is not one.
@@ -113,12 +112,6 @@ func qualified(schema, name, database string, ambiguous bool) string {
 // statusWords are the words of embedding_status. QUEUED is the view's.
 const statusWords = "('PENDING', 'READY', 'FAILED', 'QUEUED')"
 
-// courtesy reports whether the source is a table with a column for the status.
-func (s *source) courtesy() bool {
-	t := s.columns["embedding_status"]
-	return s.table && (t == "VARCHAR" || strings.HasPrefix(t, "ENUM("))
-}
-
 // checkStatus refuses a table whose embedding_status has words of the user's
 // own: the toolkit would overwrite them.
 func (s *source) checkStatus(c *duck.Conn) error {
@@ -151,9 +144,9 @@ func (s *source) id() string {
 	return "id"
 }
 
-// column is the SQL for a text column that may be missing. It is NULL for an
+// textColumn is the SQL for a text column that may be missing. It is NULL for an
 // empty text.
-func (s *source) column(name string) string {
+func (s *source) textColumn(name string) string {
 	if s.columns[name] == "" {
 		return "NULL::VARCHAR"
 	}
@@ -166,10 +159,10 @@ func (s *source) title() string {
 	if !s.space.TakesTitle() {
 		return "NULL::VARCHAR"
 	}
-	return s.column("title")
+	return s.textColumn("title")
 }
 func (s *source) body() string {
-	return "coalesce(" + s.column("context") + ", " + s.column("text") + ", '')"
+	return "coalesce(" + s.textColumn("context") + ", " + s.textColumn("text") + ", '')"
 }
 
 // hash is the SQL for the hash of what a chunk's request carries.
@@ -187,17 +180,6 @@ func (s *source) sent() string {
 	return fmt.Sprintf("concat(strlen(coalesce(%[1]s, '')), ':', coalesce(%[1]s, ''), %[2]s)", s.title(), s.body())
 }
 
-// managed reports whether the toolkit keeps the courtesy columns in step.
-func (s *source) managed() bool { return strings.Contains(s.comment, mark) }
-
-// reset is the SQL for whether the user wants another vector for a chunk.
-func (s *source) reset() string {
-	if !s.managed() {
-		return "false"
-	}
-	return "coalesce(embedding_status = 'PENDING', false)"
-}
-
 // rid is the SQL for what identifies a row in the same transaction: the rowid of
 // a table, else the id.
 func (s *source) rid() string {
@@ -205,6 +187,15 @@ func (s *source) rid() string {
 		return "rowid"
 	}
 	return s.id()
+}
+
+// ids is the type of the ids; of a source that is not known, one that all cast
+// to.
+func (s *source) ids() string {
+	if s == nil {
+		return "VARCHAR"
+	}
+	return s.idType
 }
 
 // status is a SELECT of every chunk's id, key, rid, text_hash, bytes,
@@ -219,31 +210,35 @@ func (s *source) status(embeddings, where string) string {
 
 // statusBy is status with the SQL for the hash.
 func (s *source) statusBy(hash, embeddings, where string) string {
+	chunks := s.recall(fmt.Sprintf("SELECT %s AS id, id AS own, CAST(%[1]s AS VARCHAR) AS key, %s AS rid, %s AS text_hash, %s AS reset, strlen(%s) AS bytes, strlen(coalesce(%s, '')) AS title_bytes%s FROM %s %s",
+		s.id(), s.rid(), hash, s.reset(), s.body(), s.title(), s.says(), s.sql, where))
 	again, wishes := "false", ""
-	if s.managed() {
+	if s.managed() && s.kept() {
 		again = "a.chunk_id IS NOT NULL"
 		wishes = "LEFT JOIN " + duck.Ident(embeddings) + " a ON CAST(a.chunk_id AS VARCHAR) = c.key AND a.text_hash = c.text_hash AND c.reset"
 	}
 	// The embedding must come from a join: DuckDB has no CASE over arrays. Ids are
 	// joined as text, since their type may have changed, see fitVectors.
 	return fmt.Sprintf(`
-	SELECT c.*, e.embedding, e.tokens, f.message, %[11]s AS again,
+	SELECT c.*, e.embedding, e.tokens, f.message, %[4]s AS again,
 		CASE WHEN e.chunk_id IS NOT NULL THEN 'READY'
 			WHEN q.text_hash IS NOT NULL THEN 'QUEUED'
 			WHEN f.final AND NOT c.reset THEN 'FAILED'
 			ELSE 'PENDING' END AS status
-	FROM (SELECT %[10]s AS id, id AS own, CAST(%[10]s AS VARCHAR) AS key, %[1]s AS rid, %[2]s AS text_hash, %[3]s AS reset, strlen(%[4]s) AS bytes, strlen(coalesce(%[9]s, '')) AS title_bytes FROM %[5]s %[8]s) c
-	LEFT JOIN %[6]s e ON CAST(e.chunk_id AS VARCHAR) = c.key AND e.text_hash = c.text_hash AND NOT c.reset
-	%[12]s
-	LEFT JOIN (SELECT DISTINCT text_hash FROM gbatch.items JOIN gbatch.jobs USING (batch) WHERE embeddings = %[7]s AND closed_at IS NULL) q ON q.text_hash = c.text_hash
-	LEFT JOIN (SELECT * FROM gbatch.failures WHERE embeddings = %[7]s) f ON f.chunk_id = c.key AND f.text_hash = c.text_hash`,
-		s.rid(), hash, s.reset(), s.body(), s.sql, duck.Ident(embeddings), duck.Literal(embeddings), where, s.title(), s.id(), again, wishes)
+	FROM (%[1]s) c
+	LEFT JOIN %[2]s e ON CAST(e.chunk_id AS VARCHAR) = c.key AND e.text_hash = c.text_hash AND NOT c.reset
+	%[5]s
+	LEFT JOIN (SELECT DISTINCT text_hash FROM gbatch.items JOIN gbatch.jobs USING (batch) WHERE embeddings = %[3]s AND closed_at IS NULL) q ON q.text_hash = c.text_hash
+	LEFT JOIN (SELECT * FROM gbatch.failures WHERE embeddings = %[3]s) f ON f.chunk_id = c.key AND f.text_hash = c.text_hash`,
+		chunks, duck.Ident(embeddings), duck.Literal(embeddings), again, wishes)
 }
 
 // view creates chunk_status, for people and their queries, in any version of
 // DuckDB that can open the file. It leaves a view or table of that name alone
 // that is not the toolkit's.
 func (s *source) view(c *duck.Conn, embeddings string) error {
+	shown := *s
+	shown.column = "" // the view must not break if the column is dropped
 	n, err := c.Count(`SELECT count(*) FROM (
 		SELECT view_name AS name, sql FROM duckdb_views() WHERE database_name = current_database() AND schema_name = current_schema()
 		UNION ALL SELECT table_name, '' FROM duckdb_tables() WHERE database_name = current_database() AND schema_name = current_schema())
@@ -253,7 +248,7 @@ func (s *source) view(c *duck.Conn, embeddings string) error {
 	}
 	return c.Exec(`CREATE OR REPLACE VIEW chunk_status AS
 		SELECT own AS id, status AS embedding_status, CASE WHEN status = 'FAILED' THEN message END AS error_message, embedding
-		FROM (` + s.statusBy(s.portableHash(), embeddings, "") + `)`)
+		FROM (` + shown.statusBy(s.portableHash(), embeddings, "") + `)`)
 }
 
 // unique refuses a source in which a row has no id, or the id of another row.

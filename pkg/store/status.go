@@ -111,6 +111,11 @@ func (s *Status) counts(c *duck.Conn, claimed bool) ([]statusCount, error) {
 	if err != nil {
 		return nil, err
 	}
+	if claimed && src.noted {
+		if err := src.follow(c, s.Embeddings); err != nil {
+			return nil, err
+		}
+	}
 	facts := model.Lookup(cmp.Or(space.Model, model.Default))
 	query := "SELECT 'PENDING' AS status, strlen(" + src.body() + ") AS bytes, NULL::BIGINT AS tokens FROM " + src.sql
 	if claimed {
