@@ -418,7 +418,6 @@ func (w *world) killInClaim() error {
 // killAtChange kills a command at one of the first changes of the database's
 // files.
 func (w *world) killAtChange(argv [][]string, in []byte) error {
-	tries := 0
 	state := func() (s [4]int64) {
 		for i, name := range []string{"kb.duckdb", "kb.duckdb.wal"} {
 			if info, err := os.Stat(filepath.Join(w.dir, name)); err == nil {
@@ -434,9 +433,10 @@ func (w *world) killAtChange(argv [][]string, in []byte) error {
 	if err != nil {
 		return err
 	}
-	for changes := 1 + w.rand.IntN(6); ; changes = max(1, changes-1) {
+	changes := 1 + w.rand.IntN(6)
+	for tries := 1; ; tries++ {
 		err := w.killAfter(changes, state, argv, in)
-		if tries++; !errors.Is(err, errLate) || tries == 20 {
+		if changes = max(1, changes-1); !errors.Is(err, errLate) || tries == 20 {
 			return err
 		}
 		if err := os.WriteFile(path, before, 0o600); err != nil {

@@ -41,8 +41,7 @@ type Submit struct {
 // before it goes on to the next. A batch that Google refuses does not keep
 // those behind it back; the error is returned at the end.
 func (s *Submit) Run(ctx context.Context, in io.Reader, out io.Writer) error {
-	switch {
-	case s.Canary < 0 || s.MaxRequests <= 0 || s.MaxBytes <= 0:
+	if s.Canary < 0 || s.MaxRequests <= 0 || s.MaxBytes <= 0 {
 		return exit.Errorf(exit.Usage, "--canary must not be below 0, --max-requests and --max-bytes must be above")
 	}
 	name, err := model.Name(s.Model)

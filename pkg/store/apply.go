@@ -239,12 +239,16 @@ func (w *applier) write(c *duck.Conn, j *record.Job) error {
 	} else if !ok {
 		return fmt.Errorf("no chunk of %s was ever claimed, so batch %s is not from it", w.DB, w.batch)
 	}
+	if err := c.Exec(tables); err != nil { // an older version made them
+		return err
+	}
 	var b claimedBatch
 	found, err := c.One(func(r *duck.Rows) {
 		b = claimedBatch{job: r.Text(0), from: r.Text(1), embeddings: r.Text(2), closed: r.Bool(3), first: r.Int(4), last: r.Int(5), fruitless: r.Bool(10)}
 		b.space = model.Space{Model: model.Bare(r.Text(6)), Dim: int(r.Int(7)), TaskType: r.Text(8)}
 		b.state, b.items = r.Text(9), items(w.batch, b.first, b.last)
-	}, "SELECT job, source, embeddings, closed_at IS NOT NULL AND (state <> '"+released+"' OR first_seq IS NULL), first_seq, last_seq, model, dim, task_type, state, closed_at IS NOT NULL AND succeeded IS NULL FROM gbatch.jobs WHERE batch = ?", w.batch)
+		b.column = cmp.Or(w.Column, r.Text(11))
+	}, "SELECT job, source, embeddings, closed_at IS NOT NULL AND (state <> '"+released+"' OR first_seq IS NULL), first_seq, last_seq, model, dim, task_type, state, closed_at IS NOT NULL AND succeeded IS NULL, vector_column FROM gbatch.jobs WHERE batch = ?", w.batch)
 	switch {
 	case err != nil:
 		return err
@@ -254,12 +258,6 @@ func (w *applier) write(c *duck.Conn, j *record.Job) error {
 		return exit.Errorf(exit.Usage, "batch %s was claimed for table %s, not for %s", w.batch, b.embeddings, w.Embeddings)
 	case j != nil && b.job != "" && j.Job != b.job && !j.Whole():
 		return fmt.Errorf("batch %s has job %s; %s is not its job and changes nothing", w.batch, b.job, j.Job)
-	}
-	if err := c.Exec(tables); err != nil { // an older version made them
-		return err
-	}
-	if _, err := c.One(func(r *duck.Rows) { b.column = cmp.Or(w.Column, r.Text(0)) }, "SELECT vector_column FROM gbatch.jobs WHERE batch = ?", w.batch); err != nil {
-		return err
 	}
 	if w.done = b.closed; w.done {
 		return w.late(c, b)

@@ -333,10 +333,7 @@ func (p *Claim) put(c *duck.Conn, s *source, cuts []cut, where string) (batches 
 	if err != nil {
 		return nil, err
 	}
-	if err := p.whole(c); err != nil {
-		return nil, err
-	}
-	return batches, err
+	return batches, p.whole(c)
 }
 
 // whole refuses a claim that does not hold each chosen chunk once, with the text

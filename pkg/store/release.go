@@ -188,7 +188,7 @@ func (b *claim) doubt(atWork bool) string {
 // cost is an upper bound of what the requests of the batch cost.
 func (b *claim) cost(c *duck.Conn) (*float64, error) {
 	facts := model.Lookup(b.Model)
-	tokens, err := c.Count(fmt.Sprintf("SELECT sum(least(strlen(text) // %d + 1, %d))::BIGINT FROM gbatch.items WHERE batch = ? AND NOT twin", model.BytesPerToken, facts.MaxTokens), b.Batch)
+	tokens, err := c.Count("SELECT sum("+estimate(facts, "strlen(text)")+")::BIGINT FROM gbatch.items WHERE batch = ? AND NOT twin", b.Batch)
 	return facts.Cost(tokens), err
 }
 

@@ -32,11 +32,6 @@ type round struct {
 	since string // when the scan of all chunks began
 }
 
-// movedRows is the first rowid of the rows that DuckDB inserted in the present
-// transaction. An UPDATE of an indexed column inserts its rows anew. At COMMIT
-// they get rowids behind those of the table, as all other rows have.
-const movedRows = 36028797018960000 // MAX_ROW_ID in src/include/duckdb/common/constants.hpp
-
 // workChunks is a SELECT of the chunks of a source that are pending, or whose
 // courtesy columns must be written or noted.
 func workChunks(s *source, embeddings, where string) string {
@@ -47,19 +42,18 @@ func workChunks(s *source, embeddings, where string) string {
 // scan writes the next chunks of a table that need work, from r.low on and at
 // most r.size pending ones, to the temporary table gbatch_work. It returns the
 // WHERE clause for the part of the table that it scanned. It goes part by part,
-// so that all rounds together hash each text once.
+// so that all rounds together hash each text once. Rows that the transaction has
+// updated may have rowids from 2^55 on: no UPDATE may come before it.
 func (r *round) scan(c *duck.Conn, s *source, embeddings string) (where string, err error) {
-	end, moved := int64(-1), int64(-1)
-	_, err = c.One(func(r *duck.Rows) { end, moved = r.Int(0), r.Int(1) },
-		fmt.Sprintf("SELECT coalesce(max(rowid) FILTER (rowid < %[1]d), -1), coalesce(max(rowid) FILTER (rowid >= %[1]d), -1) FROM %[2]s", movedRows, s.sql))
+	end, err := c.Count("SELECT coalesce(max(rowid), -1) FROM " + s.sql)
 	if err != nil {
 		return "", err
 	}
 	from, found := r.low, 0
 	into := "CREATE OR REPLACE TEMP TABLE gbatch_work AS "
 	for width := int64(r.size); ; {
-		if r.size <= 0 { // one part for each of the two
-			width = max(end, moved-movedRows) + 1
+		if r.size <= 0 { // all of it
+			width = end + 1
 		}
 		part := fmt.Sprintf("WHERE rowid BETWEEN %d AND %d", r.low, r.low+width-1)
 		if err := c.Exec(into + workChunks(s, embeddings, part)); err != nil {
@@ -72,10 +66,7 @@ func (r *round) scan(c *duck.Conn, s *source, embeddings string) (where string, 
 		}
 		got := n - int64(found)
 		found = int(n)
-		if r.low += width; r.low > end && r.low < movedRows && moved >= 0 {
-			r.low = movedRows
-		}
-		if r.low > max(end, moved) || r.size > 0 && found >= r.size {
+		if r.low += width; r.low > end || r.size > 0 && found >= r.size {
 			break
 		}
 		next := int64(max(r.size-found, roundSize/8))
@@ -93,7 +84,7 @@ func (r *round) scan(c *duck.Conn, s *source, embeddings string) (where string, 
 			return "", err
 		}
 	}
-	if r.last = r.low > max(end, moved); !r.last {
+	if r.last = r.low > end; !r.last {
 		_, err := c.One(func(row *duck.Rows) { r.low, r.mark = row.Int(0), row.Text(1) },
 			fmt.Sprintf("SELECT rowid, CAST(id AS VARCHAR) FROM %s WHERE rowid >= %d ORDER BY rowid LIMIT 1", s.sql, r.low))
 		if err != nil {

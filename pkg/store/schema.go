@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"gbatch/pkg/duck"
+	"gbatch/pkg/model"
 )
 
 // schema is the name of the toolkit's schema, which statements spell out.
@@ -64,6 +65,12 @@ func transact(ctx context.Context, d *duck.Database, mode duck.Access, work func
 func hasTables(c *duck.Conn) (bool, error) {
 	n, err := c.Count("SELECT count(*) FROM duckdb_tables() WHERE database_name = current_database() AND schema_name = ? AND table_name IN ('jobs', 'items', 'failures')", schema)
 	return n == 3, err
+}
+
+// estimate is the SQL for the tokens of a text of a number of bytes, as
+// [model.Model.Tokens] estimates them.
+func estimate(m model.Model, bytes string) string {
+	return fmt.Sprintf("least(%s // %d + 1, %d)", bytes, model.BytesPerToken, m.MaxTokens)
 }
 
 // items is a SELECT of the items of a batch. The range of seq spares DuckDB

@@ -141,7 +141,7 @@ func (s *Status) counts(c *duck.Conn, claimed bool) ([]statusCount, error) {
 				counts[i].Chunks, counts[i].Tokens = r.Int(1), r.Int(2)
 			}
 		}
-	}, fmt.Sprintf("SELECT status, count(*), sum(coalesce(tokens, least(bytes // %d + 1, %d)))::BIGINT FROM (%s) GROUP BY status", model.BytesPerToken, facts.MaxTokens, query))
+	}, fmt.Sprintf("SELECT status, count(*), sum(coalesce(tokens, %s))::BIGINT FROM (%s) GROUP BY status", estimate(facts, "bytes"), query))
 	for i := range counts {
 		counts[i].USD = facts.Cost(counts[i].Tokens)
 	}
