@@ -420,7 +420,12 @@ func TestRecordsPage(t *testing.T) {
 		{"## Batch header", []any{record.Header{}}, again(new(record.Header)), func(line string) error { return submit(line, requests[0], requests[1]) }},
 		{"## Chunk", []any{record.Chunk{}}, again(new(record.Chunk)), func(line string) error { return new(record.Chunk).Parse([]byte(line)) }},
 		{"## Request", nil, nil, func(line string) error {
-			return submit(strings.ReplaceAll(strings.Replace(header[0], `"count":2`, `"count":1`, 1)+"\n"+line, "b01M84SFAXB3APG34JFJ6Z25GEJ", "b01"))
+			var h record.Header
+			if err := ndjson.Unmarshal([]byte(header[0]), &h); err != nil {
+				return err
+			}
+			h.Batch, h.Count, h.Keys = "b01", 1, ""
+			return submit(string(record.AppendHeader(nil, h)) + line)
 		}},
 		{"## Job", []any{record.Job{}}, answer, nil},
 		{"## Vector", []any{record.Vector{}}, answer, nil},
@@ -453,7 +458,7 @@ func TestRecordsPage(t *testing.T) {
 				}
 			}
 			if c.members == nil {
-				want = []string{"key", "batch", "request"}
+				want = []string{"key", "claimed", "request"}
 			}
 			names, marks := members(section(t, page, c.heading))
 			if !slices.Equal(names, want) {

@@ -1,7 +1,7 @@
 // Chunks-pending claims the chunks that need a vector, cuts them into batches
 // and prints them, a header and its chunks each:
 //
-//	{"batch":"b01K…","count":2,"model":"gemini-embedding-001","dim":768,"task_type":"RETRIEVAL_DOCUMENT"}
+//	{"batch":"b01K…","count":2,"model":"gemini-embedding-001","dim":768,"task_type":"RETRIEVAL_DOCUMENT","keys":"0c07bcd4e6e4c5ef"}
 //	{"id":"chunk_123","text":"A passage of text"}
 //	{"id":"chunk_124","text":"Another one","title":"Its title"}
 //

@@ -15,9 +15,10 @@
 // cut into batches at --max-requests and --max-bytes. With --allow-partial a
 // shorter batch is submitted, but not one that comes from chunks-pending.
 //
-// A request that to-jsonl rendered below a header names its batch. Without that
-// header, or below another one, it is refused, exit 7: as a request by hand it
-// would be paid for again. The uploaded line does not have the name.
+// A request that to-jsonl rendered below a header is marked as claimed. Without a
+// header it is refused, exit 7: as a request by hand it would be paid for again.
+// Below the header of another batch it is refused too, if the header has the sum
+// of its batch's keys, as those of chunks-pending have. The mark is not uploaded.
 //
 // No batch is paid for twice. A job's display name holds the batch's name and
 // a hash of its lines. Before a job is created, all jobs of the project are

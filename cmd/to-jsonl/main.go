@@ -19,11 +19,11 @@
 //	{"batch":"b01","count":2,"model":"gemini-embedding-001","dim":768,"task_type":"RETRIEVAL_DOCUMENT"}
 //
 // The count lines after it are rendered as the header says; if the header has no
-// task_type, without a task type. Each request then names its batch, so that
-// gbatch-submit refuses the request if the header gets lost. gbatch-submit takes
-// the member batch out again before it uploads the line:
+// task_type, without a task type. Each request then says that it is claimed, so
+// that gbatch-submit refuses the request if the header gets lost. gbatch-submit
+// takes the member claimed out again before it uploads the line:
 //
-//	{"key":"chunk_123","batch":"b01","request":{…}}
+//	{"key":"chunk_123","claimed":true,"request":{…}}
 //
 // Flags are for chunks without a header. A flag that is not what the header says is
 // an error. A variable (GBATCH_MODEL, GBATCH_DIM, GBATCH_TASK_TYPE) is none: the

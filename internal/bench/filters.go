@@ -212,7 +212,7 @@ func (b *bench) toJSONL() error {
 	if err := os.WriteFile(script, []byte(toJSONLJS), 0o600); err != nil {
 		return err
 	}
-	const filter = `foreach inputs as $l (null; if $l | has("count") then $l.batch else . end; . as $batch | $l | if has("count") then . else {key: .id, batch: $batch, request: {content: {parts: [{text: .text}]}, taskType: "RETRIEVAL_DOCUMENT", title: .title, outputDimensionality: 768}} end)`
+	const filter = `foreach inputs as $l (null; if $l | has("count") then true else . end; . as $claimed | $l | if has("count") then . else {key: .id, claimed: $claimed, request: {content: {parts: [{text: .text}]}, taskType: "RETRIEVAL_DOCUMENT", title: .title, outputDimensionality: 768}} end)`
 	for _, k := range []struct {
 		name  string
 		words []string

@@ -103,7 +103,7 @@ type request struct {
 func (c *cutter) next() (*payload, error) {
 	for {
 		if c.held == nil && c.pending == nil {
-			if err := c.scan(""); err != nil {
+			if err := c.scan(false); err != nil {
 				return nil, err
 			}
 		}
@@ -138,9 +138,10 @@ func (c *cutter) fill(p *payload, w *spool) error {
 	headed, announced := p.Batch != "", p.Count
 	p.Count = 0
 	keys := make(map[uint64]struct{})
+	var sum record.KeySum
 	for !headed || p.Count < announced {
 		if c.held == nil {
-			if err := c.scan(p.Batch); err != nil && err != io.EOF {
+			if err := c.scan(headed); err != nil && err != io.EOF {
 				return err
 			}
 		}
@@ -173,6 +174,9 @@ func (c *cutter) fill(p *payload, w *spool) error {
 			return c.in.Errorf("key %q twice in %s", r.key, p)
 		}
 		keys[h] = struct{}{}
+		if p.Keys != "" {
+			sum.Add(r.key)
+		}
 		if !headed {
 			if p.Count == 0 {
 				p.Dim = r.dim
@@ -185,12 +189,15 @@ func (c *cutter) fill(p *payload, w *spool) error {
 			return err
 		}
 	}
+	if p.Keys != "" && p.Keys != sum.String() {
+		return c.in.Errorf("%s has other keys than its header announces: lines are missing, or belong to another batch; nothing of the batch is sent; run the line again, chunks-pending prints the batch again", p)
+	}
 	return nil
 }
 
-// scan reads one line into pending or held. batch is the one whose header is
-// above the line, or empty: then the request itself must say what it asks for.
-func (c *cutter) scan(batch string) error {
+// scan reads one line into pending or held. headed tells that a header is above
+// the line; if not, the request itself must say what it asks for.
+func (c *cutter) scan(headed bool) error {
 	line, err := c.in.Next()
 	if err != nil {
 		return err
@@ -206,14 +213,10 @@ func (c *cutter) scan(batch string) error {
 		return nil
 	}
 	r := &request{line: c.parser.Line, key: c.parser.Key}
-	if from := c.parser.Batch; from != "" && from != batch {
-		place := "without its header"
-		if batch != "" {
-			place = "below the header of batch " + batch
-		}
-		return c.in.Errorf("key %.100q is a request of batch %.200s, %s: nothing of the batch is sent; run the line again, and keep a header and its requests together and in order", r.key, from, place)
+	if c.parser.Claimed && !headed {
+		return c.in.Errorf("key %.100q is a request of a claimed batch, without its header: nothing of the batch is sent; run the line again, and keep a header and its requests together and in order", r.key)
 	}
-	if batch == "" {
+	if !headed {
 		if r.dim, err = c.parser.Dim(); err != nil {
 			return c.in.Errorf("key %.100q: %w", r.key, err)
 		}

@@ -1,6 +1,8 @@
 package record
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"regexp"
@@ -22,9 +24,22 @@ func AppendHeader(dst []byte, h Header) []byte {
 	return append(append(dst, line...), '\n')
 }
 
+// A KeySum tells the keys of a batch from those of another one, in any order: the
+// sum, modulo 2^64, of the first 8 bytes of each key's SHA-256, big-endian.
+type KeySum uint64
+
+// Add adds a key.
+func (s *KeySum) Add(key string) {
+	hash := sha256.Sum256([]byte(key))
+	*s += KeySum(binary.BigEndian.Uint64(hash[:]))
+}
+
+// String returns 16 hex digits.
+func (s KeySum) String() string { return fmt.Sprintf("%016x", uint64(s)) }
+
 // headerMembers are the values of a header as they stand on the line, nil where
 // a member is missing or null.
-type headerMembers struct{ batch, count, model, dim, taskType []byte }
+type headerMembers struct{ batch, count, model, dim, taskType, keys []byte }
 
 // read reads the member that w is at, if a header has it.
 func (m *headerMembers) read(w *ndjson.Walker) {
@@ -39,6 +54,8 @@ func (m *headerMembers) read(w *ndjson.Walker) {
 		m.dim = present(w)
 	case "task_type":
 		m.taskType = present(w)
+	case "keys":
+		m.keys = present(w)
 	}
 }
 
@@ -49,7 +66,7 @@ func (m *headerMembers) header() (h Header, err error) {
 		name string
 		tok  []byte
 		to   *string
-	}{{"batch", m.batch, &h.Batch}, {"model", m.model, &h.Model}, {"task_type", m.taskType, &h.TaskType}} {
+	}{{"batch", m.batch, &h.Batch}, {"model", m.model, &h.Model}, {"task_type", m.taskType, &h.TaskType}, {"keys", m.keys, &h.Keys}} {
 		inner, err := inside(s.name, s.tok)
 		if err != nil {
 			return h, fmt.Errorf("header: %w", err)

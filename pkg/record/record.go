@@ -14,13 +14,12 @@
 //	error    error     the failure of one key (a job has error too: job is looked for first)
 //
 // A request has no struct of its members here: it is Google's, and is passed on
-// as it is. Below a header it also names its batch:
+// as it is. Below a header it also says that it is claimed:
 //
-//	{"key":"chunk_123","batch":"b01K…","request":{"content":{"parts":[{"text":"…"}]},"taskType":"RETRIEVAL_DOCUMENT","title":"…","outputDimensionality":768}}
+//	{"key":"chunk_123","claimed":true,"request":{"content":{"parts":[{"text":"…"}]},"taskType":"RETRIEVAL_DOCUMENT","title":"…","outputDimensionality":768}}
 //
-// key is the chunk's id, not empty, and once in a batch. A request that names a
-// batch is sent only below the header of that batch, and without the member
-// batch. request is an EmbedContentRequest, or a GenerateContentRequest for
+// key is the chunk's id, not empty, and once in a batch. A request that is
+// claimed is sent only below a header, and without the member claimed. request is an EmbedContentRequest, or a GenerateContentRequest for
 // gbatch-submit --method generate. Source:
 // ai.google.dev/gemini-api/docs/batch-api.
 package record
@@ -34,6 +33,7 @@ type Header struct {
 	Model    string `json:"model"`               // without "models/"
 	Dim      int    `json:"dim"`                 // values per vector
 	TaskType string `json:"task_type,omitempty"` // as Google spells it, RETRIEVAL_DOCUMENT
+	Keys     string `json:"keys,omitempty"`      // the KeySum of the lines that follow
 }
 
 // A Chunk is a passage of text embedded as one unit. If Context is not empty,

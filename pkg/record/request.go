@@ -27,9 +27,9 @@ func CanaryOf(key string) (original string, ok bool) {
 // A Request is a line of Google's batch file, read as far as its sender must
 // know it.
 type Request struct {
-	Key   string
-	Batch string // the batch whose header it was rendered below; empty where the line does not say
-	Line  []byte // as it is sent: Google's own line, without the member batch; valid until the next Parse
+	Key     string
+	Claimed bool   // it was rendered below a header, and is sent only below one
+	Line    []byte // as it is sent: Google's own line, without the member claimed; valid until the next Parse
 
 	key, request []byte // as they stand on the line
 	buf          []byte
@@ -40,6 +40,7 @@ type Request struct {
 func (r *Request) Parse(line []byte, h *Header) (header bool, err error) {
 	*r = Request{Line: line, buf: r.buf}
 	var head headerMembers
+	var claimed []byte
 	var w ndjson.Walker
 	for w.Begin(line); w.Next(); {
 		switch string(w.Name()) {
@@ -47,6 +48,8 @@ func (r *Request) Parse(line []byte, h *Header) (header bool, err error) {
 			r.key = present(&w)
 		case "request":
 			r.request = present(&w)
+		case "claimed":
+			claimed = present(&w)
 		default:
 			head.read(&w)
 		}
@@ -68,14 +71,13 @@ func (r *Request) Parse(line []byte, h *Header) (header bool, err error) {
 	if strings.HasPrefix(r.Key, CanaryPrefix) {
 		return false, fmt.Errorf("key %.100q: %s is reserved", r.Key, CanaryPrefix)
 	}
-	if head.batch == nil {
+	if claimed == nil {
 		return false, nil
 	}
-	batch, err := inside("batch", head.batch)
-	if err != nil || batch == nil {
-		return false, fmt.Errorf("key %.100q: batch is %.40s; it must be the name of a batch", r.Key, head.batch)
+	if string(claimed) != "true" {
+		return false, fmt.Errorf("key %.100q: claimed is %.40s; it must be true", r.Key, claimed)
 	}
-	r.Batch = string(ndjson.Unescape(batch))
+	r.Claimed = true
 	r.buf = appendRequest(r.buf[:0], r.key, r.request)
 	r.Line = r.buf
 	return false, nil
@@ -122,14 +124,12 @@ func (r *Request) Canary(i int) []byte {
 
 // AppendRequestStart appends the start of a request line, up to the request
 // itself; the request and a closing brace are the caller's to append. id is the
-// inside of a checked JSON string. batch is empty where there is no header, and
-// holds nothing that JSON would escape.
-func AppendRequestStart(dst, id []byte, batch string) []byte {
+// inside of a checked JSON string. claimed tells that there is a header.
+func AppendRequestStart(dst, id []byte, claimed bool) []byte {
 	dst = append(dst, `{"key":"`...)
 	dst = append(dst, id...)
-	if batch != "" {
-		dst = append(dst, `","batch":"`...)
-		dst = append(dst, batch...)
+	if claimed {
+		return append(dst, `","claimed":true,"request":`...)
 	}
 	return append(dst, `","request":`...)
 }

@@ -75,7 +75,7 @@ func (c *ToJSONL) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 		ToJSONL: c,
 		r:       ndjson.NewReader(in),
 		w:       w,
-		plain:   newForm(c.Shape, "", plain),
+		plain:   newForm(c.Shape, false, plain),
 	}
 	r.form = r.plain
 	r.keys.reset()
@@ -166,7 +166,7 @@ func (r *run) header(line []byte, h record.Header) error {
 		h.Model, h.Dim = full.Model, full.Dim
 		err = r.w.Encode(h)
 	}
-	r.form, r.batch, r.left = newForm(r.Shape, h.Batch, full), h, h.Count
+	r.form, r.batch, r.left = newForm(r.Shape, true, full), h, h.Count
 	r.keys.reset()
 	if r.left == 0 {
 		r.close()

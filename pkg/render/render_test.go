@@ -28,7 +28,7 @@ func render(t *testing.T, c ToJSONL, in string) (string, error) {
 const (
 	header001 = `{"batch":"b1","count":1,"model":"gemini-embedding-001","dim":768,"task_type":"RETRIEVAL_DOCUMENT"}` + "\n"
 	chunk     = `{"id":"k","text":"x","title":"t"}`
-	below     = `{"key":"k","batch":"b1","request":{"content":{"parts":[{"text":"x"}]},"taskType":"RETRIEVAL_DOCUMENT","title":"t","outputDimensionality":768}}` + "\n"
+	below     = `{"key":"k","claimed":true,"request":{"content":{"parts":[{"text":"x"}]},"taskType":"RETRIEVAL_DOCUMENT","title":"t","outputDimensionality":768}}` + "\n"
 	request   = `{"key":"k","request":{"content":{"parts":[{"text":"x"}]},"taskType":"RETRIEVAL_DOCUMENT","title":"t","outputDimensionality":768}}` + "\n"
 )
 
@@ -67,19 +67,19 @@ func TestShapes(t *testing.T) {
 
 		{"header", ToJSONL{}, header001 + chunk, header001 + below},
 		{"header, other values", ToJSONL{}, header("m", 64, "RETRIEVAL_QUERY") + chunk, header("m", 64, "RETRIEVAL_QUERY") +
-			`{"key":"k","batch":"b1","request":{"content":{"parts":[{"text":"x"}]},"taskType":"RETRIEVAL_QUERY","outputDimensionality":64}}` + "\n"},
+			`{"key":"k","claimed":true,"request":{"content":{"parts":[{"text":"x"}]},"taskType":"RETRIEVAL_QUERY","outputDimensionality":64}}` + "\n"},
 		{"header as it is written", ToJSONL{}, `{ "count":1, "batch":"\u0062", "dim":768, "model":"gemini-embedding-001", "x":1 }` + "\n" + chunk,
-			`{ "count":1, "batch":"\u0062", "dim":768, "model":"gemini-embedding-001", "x":1 }` + "\n" + `{"key":"k","batch":"b","request":{"content":{"parts":[{"text":"x"}]},"outputDimensionality":768}}` + "\n"},
+			`{ "count":1, "batch":"\u0062", "dim":768, "model":"gemini-embedding-001", "x":1 }` + "\n" + `{"key":"k","claimed":true,"request":{"content":{"parts":[{"text":"x"}]},"outputDimensionality":768}}` + "\n"},
 		{"header that is completed", ToJSONL{Dim: 5}, `{"batch":"b1","count":1,"task_type":"CLUSTERING"}` + "\n" + chunk,
 			`{"batch":"b1","count":1,"model":"gemini-embedding-001","dim":5,"task_type":"CLUSTERING"}` + "\n" +
-				`{"key":"k","batch":"b1","request":{"content":{"parts":[{"text":"x"}]},"taskType":"CLUSTERING","outputDimensionality":5}}` + "\n"},
+				`{"key":"k","claimed":true,"request":{"content":{"parts":[{"text":"x"}]},"taskType":"CLUSTERING","outputDimensionality":5}}` + "\n"},
 		{"header and the same flags", ToJSONL{Model: "gemini-embedding-001", Dim: 768, TaskType: "RETRIEVAL_DOCUMENT"}, header001 + chunk, header001 + below},
 		{"header and none by flag", ToJSONL{TaskType: "TASK_TYPE_UNSPECIFIED"}, header("m", 1, "") + chunk, header("m", 1, "") +
-			`{"key":"k","batch":"b1","request":{"content":{"parts":[{"text":"x"}]},"outputDimensionality":1}}` + "\n"},
+			`{"key":"k","claimed":true,"request":{"content":{"parts":[{"text":"x"}]},"outputDimensionality":1}}` + "\n"},
 		{"a batch, none, a batch", ToJSONL{},
 			header("m", 2, "CLUSTERING") + chunk + "\n" + chunk + "\n" + header("n", 3, "CLASSIFICATION") + chunk,
-			header("m", 2, "CLUSTERING") + `{"key":"k","batch":"b1","request":{"content":{"parts":[{"text":"x"}]},"taskType":"CLUSTERING","outputDimensionality":2}}` + "\n" +
-				request + header("n", 3, "CLASSIFICATION") + `{"key":"k","batch":"b1","request":{"content":{"parts":[{"text":"x"}]},"taskType":"CLASSIFICATION","outputDimensionality":3}}` + "\n"},
+			header("m", 2, "CLUSTERING") + `{"key":"k","claimed":true,"request":{"content":{"parts":[{"text":"x"}]},"taskType":"CLUSTERING","outputDimensionality":2}}` + "\n" +
+				request + header("n", 3, "CLASSIFICATION") + `{"key":"k","claimed":true,"request":{"content":{"parts":[{"text":"x"}]},"taskType":"CLASSIFICATION","outputDimensionality":3}}` + "\n"},
 		{"empty batch", ToJSONL{}, strings.Replace(header001, `"count":1`, `"count":0`, 1) + chunk, strings.Replace(header001, `"count":1`, `"count":0`, 1) + request},
 		{"nothing", ToJSONL{}, "", ""},
 		{"blank", ToJSONL{}, "\n \r\n", ""},
@@ -88,7 +88,7 @@ func TestShapes(t *testing.T) {
 			`{"key":"k","request":{"content":{"parts":[{"text":"title: t | text: x"}]},"outputDimensionality":768}}` + "\n"},
 		{"header with a prefix", ToJSONL{Model: "gemini-embedding-2"}, header("publishers/google/models/gemini-embedding-2", 768, "RETRIEVAL_DOCUMENT") + chunk,
 			header("publishers/google/models/gemini-embedding-2", 768, "RETRIEVAL_DOCUMENT") +
-				`{"key":"k","batch":"b1","request":{"content":{"parts":[{"text":"title: t | text: x"}]},"outputDimensionality":768}}` + "\n"},
+				`{"key":"k","claimed":true,"request":{"content":{"parts":[{"text":"title: t | text: x"}]},"outputDimensionality":768}}` + "\n"},
 		{"header and flag with a prefix", ToJSONL{Model: "models/gemini-embedding-001"}, header001 + chunk, header001 + below},
 
 		{"vertex", ToJSONL{Shape: "vertex"}, chunk,
@@ -206,7 +206,7 @@ func TestVariables(t *testing.T) {
 		t.Errorf("%s, %v", got, err)
 	}
 	got, err := render(t, c, `{"batch":"b1","count":1}`+"\n"+chunk)
-	if want := `{"batch":"b1","count":1,"model":"m","dim":5}` + "\n" + `{"key":"k","batch":"b1","request":{"content":{"parts":[{"text":"x"}]},"outputDimensionality":5}}` + "\n"; err != nil || got != want {
+	if want := `{"batch":"b1","count":1,"model":"m","dim":5}` + "\n" + `{"key":"k","claimed":true,"request":{"content":{"parts":[{"text":"x"}]},"outputDimensionality":5}}` + "\n"; err != nil || got != want {
 		t.Errorf("%s, %v", got, err)
 	}
 }
@@ -353,7 +353,7 @@ func naive(c record.Chunk, shape, model string, dim int, taskType string) any {
 	case "sdk":
 		request = map[string]any{"model": "models/" + model, "contents": []any{content}, "config": spell("task_type", "output_dimensionality")}
 	}
-	return map[string]any{"key": c.ID, "batch": "b", "request": request}
+	return map[string]any{"key": c.ID, "claimed": true, "request": request}
 }
 
 // again is v after a trip through JSON.

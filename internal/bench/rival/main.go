@@ -103,7 +103,7 @@ func fetch(name string) error {
 // A request is a line of Google's batch file.
 type request struct {
 	Key     string `json:"key"`
-	Batch   string `json:"batch"`
+	Claimed bool   `json:"claimed"`
 	Request struct {
 		Content struct {
 			Parts []part `json:"parts"`
@@ -136,7 +136,7 @@ func toJSONL(name string) error {
 			return e.Encode(h)
 		}
 		var r request
-		r.Key, r.Batch = l.ID, h.Batch
+		r.Key, r.Claimed = l.ID, true
 		r.Request.Content.Parts = []part{{l.Text}}
 		r.Request.TaskType, r.Request.Title, r.Request.OutputDimensionality = h.TaskType, l.Title, h.Dim
 		return e.Encode(&r)
