@@ -46,7 +46,7 @@ func (b *bench) line() error {
 		// Chunks, outbox, input files and vectors; the results of a slice.
 		need := int64(n)*(5*text+3600) + 100_000*14_000
 		if !b.room(need) {
-			b.report.note("The line with %d chunks is left out: it takes %s of disk, which are not free.", n, bytesText(need))
+			b.report.note("The run with %d chunks is left out: it needs %s of free disk space.", n, bytesText(need))
 			continue
 		}
 		p, err := b.staged(n)
@@ -60,7 +60,7 @@ func (b *bench) line() error {
 				return err
 			}
 		} else {
-			b.report.note("The line as a pipe with %d chunks is left out: it takes %s of disk, which are not free.", n, bytesText(need))
+			b.report.note("The run as a pipe with %d chunks is left out: it needs %s of free disk space.", n, bytesText(need))
 		}
 	}
 	b.linePoints(points)
@@ -244,13 +244,13 @@ func (b *bench) linePoints(points []*point) {
 	if len(points) == 0 {
 		return
 	}
-	b.report.heading("The whole line")
-	b.report.note("Against the emulator, on the same two cores, with vectors of 768 values that it picks from a table, and texts of about %d bytes. "+
-		"Stage by stage, through files: seconds, the stage's own processor time, the emulator's meanwhile, and the seconds with the emulator's taken out, "+
-		"but no less than two cores need for the stage's own work. gbatch-wait does nothing but wait for the emulator. As a pipe, stages overlap.", text)
+	b.report.heading("The whole pipe")
+	b.report.note("Against the emulator, which uses the same two cores. The vectors have 768 values and come from a table, the texts have about %d bytes. "+
+		"The rows are measured stage by stage, with files between the stages. \"Seconds without it\" are the seconds of the stage less the processor time of the emulator, "+
+		"but at least the time that two cores need for the stage's own work. gbatch-wait only waits for the emulator. In the pipe, the stages overlap.", text)
 	sum := make([]time.Duration, len(points))
 	for i, p := range points {
-		t := b.report.table(fmt.Sprintf("The whole line: %s chunks", count(p.n)), "", "stage", "seconds", "CPU s", "emulator's CPU s", "seconds without it", "peak MB", "peak MB in the pipe")
+		t := b.report.table(fmt.Sprintf("The whole pipe: %s chunks", count(p.n)), "", "stage", "seconds", "CPU s", "emulator's CPU s", "seconds without it", "peak MB", "peak MB in the pipe")
 		for _, name := range append([]string{"chunks-add"}, stages...) {
 			s := p.stages[name]
 			without, piped := s.alone(), ""
@@ -265,13 +265,13 @@ func (b *bench) linePoints(points []*point) {
 			}
 			t.row(name, seconds(s.wall), seconds(s.cpu), seconds(s.server), seconds(without), num(float64(s.rss)/1e6), piped)
 		}
-		t.row("**the line**, without chunks-add", "", "", "", "**"+seconds(sum[i])+"**", "", "")
+		t.row("**all stages**, without chunks-add", "", "", "", "**"+seconds(sum[i])+"**", "", "")
 		if p.pipe > 0 {
-			t.row("**the line as a pipe**", "**"+seconds(p.pipe)+"**", "", seconds(p.served), "", "", "")
+			t.row("**as a pipe**", "**"+seconds(p.pipe)+"**", "", seconds(p.served), "", "", "")
 		}
 	}
 	last := points[len(points)-1]
-	t := b.report.table("vectors-apply: cost as the table grows", fmt.Sprintf("A run for each slice of the line with %d chunks; the database ends with %s.", last.n, bytesText(last.stages["database"].rss)), "rows in the table afterwards", "µs a vector", "vectors/s")
+	t := b.report.table("vectors-apply: cost as the table grows", fmt.Sprintf("One run of vectors-apply for each part of the pipe with %d chunks. At the end the database has %s.", last.n, bytesText(last.stages["database"].rss)), "rows in the table afterwards", "µs a vector", "vectors/s")
 	for _, g := range last.grown {
 		t.row(strconv.Itoa(g.rows), num(float64(g.vector.Nanoseconds())/1e3), num(1/g.vector.Seconds()))
 	}

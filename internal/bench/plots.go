@@ -76,18 +76,18 @@ func newPlot(title string) *plot.Plot {
 // table grows.
 func (b *bench) linePlots(points []*point, sum []time.Duration) {
 	if len(points) > 1 {
-		title := "The whole line, without the emulator's time"
+		title := "The whole pipe, without the emulator's time"
 		p := newPlot(title)
 		p.X.Label.Text, p.Y.Label.Text = "chunks", "seconds"
 		p.X.Scale, p.Y.Scale = plot.LogScale{}, plot.LogScale{}
 		p.X.Tick.Marker, p.Y.Tick.Marker = decades{}, decades{}
 		p.Legend.Left, p.Legend.Top = true, true
 		i := 0
-		for _, name := range append(slices.Clone(stages), "the line") {
+		for _, name := range append(slices.Clone(stages), "the pipe") {
 			var line plotter.XYs
 			for j, point := range points {
 				y := point.stages[name].alone()
-				if name == "the line" {
+				if name == "the pipe" {
 					y = sum[j]
 				}
 				line = append(line, plotter.XY{X: float64(point.n), Y: max(y.Seconds(), 0.001)})

@@ -27,7 +27,7 @@ type paragraph string
 func (p paragraph) String() string { return string(p) + "\n\n" }
 
 // reason is the head of the column of reasons.
-const reason = "what is in the way"
+const reason = "why it is not met"
 
 // A table is one of Markdown.
 type table struct {
@@ -136,9 +136,9 @@ func bytesText(n int64) string {
 func (b *bench) write(out string, took time.Duration) error {
 	var s strings.Builder
 	s.WriteString("# Benchmarks\n\n")
-	s.WriteString("Made by `make bench` (internal/bench), which says how each figure is taken. MB are 10⁶ bytes. ")
-	fmt.Fprintf(&s, "Rates and memory are medians of %d rounds, ratios (\"ours is\") medians of the rounds' ratios: how many times as fast our row is, "+
-		"that with the same number of cores where there are two. Peak memory is the process's own as the kernel counts it, from about 4 MB on.\n\n", b.rounds)
+	s.WriteString("`make bench` (internal/bench) writes this file. One MB is 10⁶ bytes. ")
+	fmt.Fprintf(&s, "Rates and memory are medians of %d rounds. The column \"ours is\" says how many times as fast our row is: it is the median of the ratios of the rounds. "+
+		"If we have two rows, the one with the same number of cores is compared. Peak memory is that of the process, as the kernel counts it; values below about 4 MB are not exact.\n\n", b.rounds)
 	for _, line := range b.machine() {
 		fmt.Fprintf(&s, "- %s\n", line)
 	}
