@@ -40,8 +40,8 @@ func (c caught) ExitCode() int { return 128 + int(c.Signal) }
 
 type grammar struct {
 	Command `embed:""`
-	Verbose bool             `short:"v" help:"Say on stderr what is being done." env:"-"`
-	Quiet   bool             `short:"q" help:"Say nothing on stderr but errors." env:"-"`
+	Verbose bool             `short:"v" help:"Report on stderr what is being done." env:"-"`
+	Quiet   bool             `short:"q" help:"Write only errors to stderr." env:"-"`
 	Version kong.VersionFlag `help:"Print the version." env:"-"`
 }
 

@@ -33,8 +33,8 @@ const Version = "v1.5.6"
 // process's DuckDB from the first connection to End.
 type Database struct {
 	DB          string        `arg:"" name:"db" help:"The DuckDB file."`
-	LockTimeout time.Duration `default:"1m" help:"How long to try again while another process holds the file."`
-	MemoryLimit string        `default:"1GB" help:"How much memory DuckDB may use; the rest goes to disk."`
+	LockTimeout time.Duration `default:"1m" help:"How long to wait while another process holds the file."`
+	MemoryLimit string        `default:"1GB" help:"How much memory DuckDB may use. It writes the rest to disk."`
 
 	db    mapping.Database // has no file of its own; a Conn attaches it
 	spill *spill           // nil if no folder can be made beside the file

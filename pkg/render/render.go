@@ -21,10 +21,10 @@ import (
 // ToJSONL is the command to-jsonl: it reads chunks and prints request lines, and
 // passes batch headers on. A flag that is empty is what the batch's header says.
 type ToJSONL struct {
-	Model    string `help:"Model, if no header names one (default ${model})." placeholder:"NAME"`
-	Dim      int    `help:"Values per vector, 1 to ${max_dim}, if no header says (default ${dim})." placeholder:"N"`
-	TaskType string `help:"Task type, if there is no header (default ${task_type}; TASK_TYPE_UNSPECIFIED for none)." placeholder:"TYPE"`
-	Shape    string `help:"Shape of the lines: rest, vertex or sdk." enum:"rest,vertex,sdk" default:"rest"`
+	Model    string `help:"Model of chunks without a header (default ${model})." placeholder:"NAME"`
+	Dim      int    `help:"Values per vector, 1 to ${max_dim}, of chunks without a header (default ${dim})." placeholder:"N"`
+	TaskType string `help:"Task type of chunks without a header (default ${task_type}; TASK_TYPE_UNSPECIFIED for no task type)." placeholder:"TYPE"`
+	Shape    string `help:"Form of the request lines: rest, vertex or sdk." enum:"rest,vertex,sdk" default:"rest"`
 
 	variables map[string]bool // the flags that have their value from a variable
 }

@@ -24,8 +24,8 @@ import (
 // nothing.
 type Apply struct {
 	duck.Database `embed:""`
-	Embeddings    string `help:"Refuse batches that were claimed for another table than this."`
-	MaxAttempts   int    `default:"3" help:"How often a text with transient errors is sent before it counts as failed."`
+	Embeddings    string `help:"Refuse batches that were claimed for another table of vectors."`
+	MaxAttempts   int    `default:"3" help:"How many times a text with transient errors is sent before it counts as failed."`
 	Column        string `help:"Also write vectors into this column of the chunks table, if it is not the one that chunks-pending was given."`
 }
 

@@ -22,7 +22,7 @@ import (
 // many tokens and how much money, and what became of each batch.
 type Status struct {
 	duck.Database `embed:""`
-	From          string `placeholder:"SOURCE" help:"The chunks, as for chunks-pending (default what it took last, else chunks)."`
+	From          string `placeholder:"SOURCE" help:"The chunks, as for chunks-pending (default: the source that chunks-pending used last, or else chunks)."`
 	Embeddings    string `default:"embeddings" help:"The table of the vectors."`
 }
 
