@@ -487,7 +487,7 @@ func TestCounts(t *testing.T) {
 		}
 	}
 	for want, s := range map[string]summary{
-		"2 jobs succeeded; 39 of 19,758 keys failed":                                      {succeeded: 2, keys: 19758, badKeys: 39},
+		"2 jobs succeeded; 39 of 19,758 keys failed":                              {succeeded: 2, keys: 19758, badKeys: 39},
 		"0 jobs succeeded, 1 job failed, expired or cancelled":                    {failed: 1},
 		"1 job succeeded, 2 jobs failed, expired or cancelled; 1 of 1 key failed": {succeeded: 1, failed: 2, keys: 1, badKeys: 1},
 	} {
