@@ -15,7 +15,7 @@ var shapes = []string{"rest", "vertex", "sdk"}
 type form struct {
 	claimed bool   // there is a header
 	text    string // from the start of the request to the text's opening quote
-	after   string // from the text's closing quote to where the title goes
+	after   string // from the text's closing quote to the place of the title
 	end     string // from there to the end of the line
 	title   bool   // whether the request has a field for the title
 	words   model.Words
@@ -27,8 +27,8 @@ type form struct {
 //	vertex  the options in embed_content_config
 //	sdk     contents and config, as in Google's SDKs
 //
-// Where the model takes task type and title in the text, the form puts both
-// there. claimed tells that there is a header. s must be checked.
+// If the model takes the task type and the title in the text, the form puts both
+// there. claimed is true if there is a header. s must be checked.
 func newForm(shape string, claimed bool, s model.Space) *form {
 	if s.TaskType == model.Unspecified {
 		s.TaskType = ""

@@ -25,7 +25,7 @@ type Pending struct {
 	duck.Database `embed:""`
 	Claim         `embed:""`
 	RetryFailed   bool `help:"Also claim the chunks that failed permanently."`
-	DryRun        bool `help:"Claim nothing; print a line for each batch that would be claimed."`
+	DryRun        bool `help:"Claim nothing. Print a line for each batch that would be claimed."`
 }
 
 func (p *Pending) check() error {
