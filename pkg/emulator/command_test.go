@@ -39,7 +39,7 @@ func TestListenOnLoopbackOnly(t *testing.T) {
 	}
 }
 
-// Behind a gateway with a path, the upload URL has the path too.
+// Behind a gateway with a path, the upload URL also has the path.
 func TestBasePath(t *testing.T) {
 	for _, base := range []string{"/gemini", "gemini/", "/a/b"} {
 		c, _ := spawn(t, Emulator{Listen: "127.0.0.1:0", BasePath: base})
@@ -61,7 +61,7 @@ func TestBasePath(t *testing.T) {
 		if b := c.books(); b.Creates != 1 || b.Operations["upload.start"]["200"] != 2 {
 			t.Errorf("%+v", b)
 		}
-		// Above the path there are the control calls only.
+		// Above the path there are only the control calls.
 		root := *c
 		root.url = strings.TrimSuffix(c.url, "/"+strings.Trim(base, "/"))
 		for _, path := range []string{"/v1beta/batches", "/upload/v1beta/files", "/geminix/v1beta/batches", "/"} {
