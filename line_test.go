@@ -107,7 +107,7 @@ type list []any
 func (l *list) Scan(v any) error {
 	values, ok := v.([]any)
 	if !ok {
-		return fmt.Errorf("%T is no list", v)
+		return fmt.Errorf("%T is not a list", v)
 	}
 	*l = values
 	return nil

@@ -101,9 +101,9 @@ func TestRun(t *testing.T) {
 		t.Errorf("the temporary folder is left: %v", err)
 	}
 	if err := (&Emulator{Listen: "127.0.0.1:0", FaultFile: faults + "x"}).Run(t.Context(), nil, io.Discard); err == nil {
-		t.Error("a missing fault file is no error")
+		t.Error("a missing fault file was not refused")
 	}
 	if err := (&Emulator{Listen: "127.0.0.1:0", Tokens: "x"}).Run(t.Context(), nil, io.Discard); err == nil {
-		t.Error("an unknown form of token counts is no error")
+		t.Error("an unknown form of token counts was not refused")
 	}
 }

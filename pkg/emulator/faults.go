@@ -95,35 +95,35 @@ type faultSet struct {
 // takes the place of the reply:
 //
 //	status=503     answer this HTTP code; message="…", retry=30s (a RetryInfo detail), retry-after=30 (the header);
-//	               1xx but 101 is an interim reply, and the call goes on
+//	               1xx except 101 is an interim reply, and the call continues
 //	body=TEXT      answer 200, or the code of status=, with TEXT; body=html and body=empty have these contents
 //	drop           cut the connection
-//	hang           say nothing until the client goes away
-//	delay=2s       wait, then go on
-//	hold=NAME      wait for a release of NAME, then go on; the call ends if the client goes away
+//	hang           send nothing until the client disconnects
+//	delay=2s       wait, then continue
+//	hold=NAME      wait for a release of NAME, then continue; the call ends if the client disconnects
 //	nostatus       upload.data: a reply without X-Goog-Upload-Status
 //
-// These have no when=after, because the emulator does the work in any case:
+// These do not allow when=after, because the emulator always does the work:
 //
-//	set=PATH=JSON  the real reply with another value at PATH (names and indexes with dots between; * is each index);
+//	set=PATH=JSON  the real reply with this value at PATH (names and indexes, separated by dots; * is every index);
 //	               set=PATH removes the value; may be repeated
 //	header=NAME:VALUE  the real reply with this header; header=NAME removes it; may be repeated; also a detail of status and body
-//	drip=50ms      send the reply's body byte by byte, this long for each byte
+//	drip=50ms      send the reply's body byte by byte, 50 ms apart
 //	cut=N          cut the connection after N bytes of the reply's body; its Content-Length is that of the whole body
 //	at=N           detail of hang, delay, hold and drip: begin after N bytes of the reply's body
 //	unread         detail of hang, delay and hold, for upload.data: wait before the request's body is read
-//	state=NAME     get: another state in this reply only
-//	hide=N         list: without the newest N jobs, as if they did not show yet
+//	state=NAME     get: this state, in this reply only
+//	hide=N         list: without the newest N jobs, as if the list lagged
 //	order=oldest   list: oldest job first; order=shuffled is a fixed random order
 //	repeat         list: each page begins with the last job of the page before
 //	short=N        download: the file seems to have only N bytes, one less if a line ends at N
 //
-// ACTION for job: state=NAME. FAILED, CANCELLED and EXPIRED are ends without
-// results, with code=13 and message="…". Any other name, such as
-// PARTIALLY_SUCCEEDED or one that Google does not have, is an end with results.
+// ACTION for job: state=NAME. With FAILED, CANCELLED and EXPIRED the job ends
+// without results, with code=13 and message="…". With any other name, such as
+// PARTIALLY_SUCCEEDED or one that Google does not have, it ends with results.
 //
-// ACTION for results. It applies to the lines that keys=a,b,c or each=N or
-// first=N or last=N select, in the order of the input, or to all lines:
+// ACTION for results. keys=a,b,c, each=N, first=N and last=N select lines, in the
+// order of the input. Without them the action applies to all lines:
 //
 //	error=13       an error in place of the vector, with this gRPC code and message="…"; place=response puts it inside response
 //	error=JSON     this error
@@ -131,7 +131,7 @@ type faultSet struct {
 //	duplicate      the line twice
 //	foreign        one more line, for the key foreign-<key>
 //	nokey          the line without its key
-//	swap           the vectors of the selected lines are exchanged, two by two
+//	swap           the vectors of the selected lines are swapped in pairs
 //	length=N       a vector of N values; if N is negative, of -N values fewer
 //	values=WHAT    nan, nan-string, inf, huge (1e39) and null-element replace the first value;
 //	               empty, null and absent replace all values
