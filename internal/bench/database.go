@@ -5,15 +5,15 @@ import (
 	"os"
 )
 
-// wholesale are the flags under which a batch is limited by its requests only.
+// wholesale are the flags with which only the number of requests limits a batch.
 var wholesale = []string{"--max-requests", "10000", "--max-tokens", "1000000000", "--max-bytes", "1GB"}
 
-// claim is the command that claims all chunks of a database.
+// claim returns the command that claims all chunks of a database.
 func claim(db string, flags ...string) []string {
 	return append(append([]string{"chunks-pending", db}, wholesale...), flags...)
 }
 
-// database makes one with n chunks of about so many bytes.
+// database creates a database with n chunks of about the given number of bytes.
 func (b *bench) database(db string, n, bytes int) (s sample, err error) {
 	in := db + ".ndjson"
 	if err := b.chunks(in, n, bytes, ascii, false); err != nil {
@@ -26,7 +26,7 @@ func (b *bench) database(db string, n, bytes int) (s sample, err error) {
 	return s, err
 }
 
-// into runs a command with its output to a file.
+// into runs a command and writes its output to a file.
 func (b *bench) into(path string, c *contender) (s sample, err error) {
 	f, err := os.Create(path)
 	if err != nil {
@@ -55,7 +55,7 @@ func (b *bench) pending() error {
 	copyTo := func(threads string) []string {
 		return []string{b.tool("duck"), "-threads", threads, base, "COPY (SELECT id, text, title FROM chunks) TO '/dev/null' (FORMAT json)"}
 	}
-	// The second prints what the run before it has claimed.
+	// The second contender prints what the run before it has claimed.
 	claimed := &contender{name: "chunks-pending", cores: "2", args: claim(db), before: fresh}
 	again := &contender{name: "chunks-pending, claimed before", cores: "2", base: claimed.name, note: "hashes all texts to find new pending chunks, finds none, prints from the outbox", args: claim(db), before: func(*contender) error {
 		if err := fresh(nil); err != nil {

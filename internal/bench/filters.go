@@ -17,14 +17,15 @@ var fetchJS string
 //go:embed to-jsonl.js
 var toJSONLJS string
 
-// Those that are far slower than ours get one line in slow of the data, and
-// gbatch-fetch, whose start would count, gets it often over.
+// Contenders that are far slower than gbatch get one line in slow of the data.
+// gbatch-fetch gets the data several times, because its start would count
+// otherwise.
 const (
 	slow  = 4
 	often = 5
 )
 
-// scanner takes the figures of the parser of number arrays from its own Go
+// scanner reads the figures of the parser of number arrays from its Go
 // benchmark.
 func (b *bench) scanner() error {
 	cmd := exec.Command("go", "test", "-run", "^$", "-bench", "^BenchmarkAppendFloats$/^f(32|64)_(768|3072)$/^(vector|vector_go|strconv)$", "-benchtime", "0.3s", "-count", strconv.Itoa(b.rounds), "./pkg/vector")
@@ -63,7 +64,7 @@ func (b *bench) scanner() error {
 		"array", "kernel MB/s", "ns a value", "go MB/s", "ns a value", "strconv MB/s")
 	for _, kind := range []string{"f32_768", "f32_3072", "f64_768", "f64_3072"} {
 		kernel, plain := kind+"/vector", kind+"/vector_go"
-		if rates[plain] == nil { // there is no kernel for this processor
+		if rates[plain] == nil { // this processor has no kernel
 			plain = kernel
 		}
 		t.row(kind, num(median(rates[kernel])), num(median(values[kernel])), num(median(rates[plain])), num(median(values[plain])), num(median(rates[kind+"/strconv"])))
@@ -79,7 +80,7 @@ type kind struct {
 	lines, dim, bits int
 }
 
-// job writes the record that makes gbatch-fetch fetch results.
+// job writes the job record with which gbatch-fetch fetches results.
 func (b *bench) job(name string, lines, dim int) (string, error) {
 	path := b.path(name + ".job")
 	return path, os.WriteFile(path, fmt.Appendf(nil, `{"job":"batches/%s","batch":"b01","state":"SUCCEEDED","model":"gemini-embedding-001","dim":%d,"requests":%d}`+"\n", name, dim, lines), 0o600)
@@ -118,7 +119,7 @@ func (b *bench) fetch() error {
 		if err != nil {
 			return err
 		}
-		failed := []int{3} // some keys did
+		failed := []int{3} // some keys failed
 		all := []*contender{
 			{name: "gbatch-fetch, no server", cores: "1", args: []string{b.tool("ours"), "-times", strconv.Itoa(often), "fetch", data}, in: job, codes: failed},
 			{name: "gbatch-fetch, no server (2)", cores: "2", base: "gbatch-fetch, no server", args: []string{b.tool("ours"), "-times", strconv.Itoa(often), "fetch", data}, in: job, codes: failed},
@@ -174,7 +175,7 @@ func (b *bench) fetch() error {
 			}
 		}
 		for _, path := range []string{part, data} {
-			if k.name != "f32_768" || path != data { // the profiles' later
+			if k.name != "f32_768" || path != data { // the profiles need this data later
 				os.Remove(path)
 			}
 		}
@@ -188,7 +189,7 @@ func readJSON(path string, dim int) string {
 		WHERE response IS NOT NULL`, dim, path)
 }
 
-// fetchMemory measures peak memory as the results become larger.
+// fetchMemory measures the peak memory for results of growing size.
 func (b *bench) fetchMemory(k kind, data string, s *server) error {
 	t := b.report.table("gbatch-fetch: memory", "A small and a large result, from a server, on all cores.", "result", "seconds", "MB/s", "peak MB")
 	for _, times := range []int{1, b.memory} {
@@ -295,7 +296,7 @@ func (b *bench) submit() error {
 		return err
 	}
 	defer sink.stop()
-	// What one run leaves behind the next would find.
+	// A run must not find what the previous run has left.
 	runs := 0
 	fresh := func(c *contender) error {
 		runs++
@@ -346,7 +347,7 @@ func (b *bench) submit() error {
 	return nil
 }
 
-// start measures how long commands take to start and end.
+// start measures how long a command takes to start and end.
 func (b *bench) start() error {
 	var all []*contender
 	for _, name := range []string{"true", "to-jsonl", "gbatch-submit", "gbatch-wait", "gbatch-fetch", "gemini-emulator", "chunks-add", "chunks-pending", "vectors-apply", "jobs-pending", "chunks-status", "jq", "node"} {

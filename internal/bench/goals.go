@@ -5,14 +5,14 @@ import "fmt"
 // A goal is a promise of the suite.
 type goal struct {
 	text   string
-	figure string // of bench.figures
+	figure string // key of bench.figures
 	bound  float64
-	most   bool // the bound is the most, not the least
+	most   bool // the bound is an upper bound, not a lower bound
 	format string
-	reason func(f map[string]float64) string // what stands in the way, where it is not met
+	reason func(f map[string]float64) string // why the goal is not met
 }
 
-// goals are held against the figures of a run.
+// goals are compared with the figures of a run.
 var goals = []goal{
 	{"the scanner of number arrays in plain Go, one core, 768 values", "scanner.go.f32_768", 1000, false, "%s MB/s",
 		func(f map[string]float64) string {
@@ -64,7 +64,7 @@ func starting(f map[string]float64) string {
 	return fmt.Sprintf("the packages that Google's SDK imports are initialized; true, which does nothing, takes %s ms here", num(f["start.true"]))
 }
 
-// goals says which were met.
+// goals reports which goals were met.
 func (b *bench) goals() *table {
 	f := b.figures
 	if x := f["fetch.f32_768.times.gbatch-fetch, no server (2)"]; x > 0 {

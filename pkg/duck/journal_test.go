@@ -579,7 +579,7 @@ func TestJournalOfAnother(t *testing.T) {
 		t.Errorf("a held database: %v", err)
 	}
 	if _, err := os.Stat(k.DB + ".journal"); err != nil {
-		t.Errorf("the journal of the other process is gone: %v", err)
+		t.Errorf("the journal of the other process was deleted: %v", err)
 	}
 	kill()
 	k.must(Write, "SELECT 1")

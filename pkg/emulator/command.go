@@ -94,7 +94,7 @@ func (e *Emulator) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 }
 
 // checkListen refuses an address that other machines can reach, because the
-// emulator takes any key and stores what it is sent.
+// emulator accepts any key and stores everything that it receives.
 func (e *Emulator) checkListen() error {
 	host, _, err := net.SplitHostPort(e.Listen)
 	if err != nil {
@@ -104,5 +104,5 @@ func (e *Emulator) checkListen() error {
 	if host == "localhost" || ip != nil && ip.IsLoopback() || e.AllowRemote {
 		return nil
 	}
-	return usageErrorf("--listen %s is not a loopback address: add --allow-remote if others may reach it", e.Listen)
+	return usageErrorf("--listen %s is not a loopback address: add --allow-remote if other machines may reach it", e.Listen)
 }

@@ -107,8 +107,8 @@ func TestFetchNotWhole(t *testing.T) {
 		{"half a line", []string{"results match=bad half"}, exit.Malformed, "half a line"},
 		{"cut on the way", []string{"download match=JOB short=500"}, exit.Malformed, ""},
 		{"fewer than counted", []string{"get match=JOB status=200 body=STATS"}, exit.Malformed, "google counts 11 answers, its result holds 10"},
-		{"gone", []string{"download match=JOB status=404"}, exit.Failed, "404"},
-		{"gone, as files are", []string{`download match=JOB status=403 message="You do not have permission to access the File x or it may not exist."`}, exit.Failed, "may not exist"},
+		{"missing", []string{"download match=JOB status=404"}, exit.Failed, "404"},
+		{"missing, as files are", []string{`download match=JOB status=403 message="You do not have permission to access the File x or it may not exist."`}, exit.Failed, "may not exist"},
 		{"no destination", []string{"get match=JOB status=200 body=NODEST"}, exit.Failed, "no results"},
 		{"a destination elsewhere", []string{"get match=JOB status=200 body=ELSEWHERE"}, exit.Failed, "not the name of a file"},
 		{"running after all", []string{"get match=JOB state=BATCH_STATE_RUNNING"}, exit.Failed, "says that the job is RUNNING now"},
@@ -322,7 +322,7 @@ func TestFetchPassesOn(t *testing.T) {
 	}
 	g.files(1)
 	if strings.Contains(g.log.String(), "level=WARN") {
-		t.Error("warned of a file that is gone")
+		t.Error("a warning about a missing file")
 	}
 }
 
@@ -647,7 +647,7 @@ func TestDownloadChanges(t *testing.T) {
 			w.WriteHeader(206)
 			io.WriteString(w, "6789012345")
 		}, "longer than 10 bytes"},
-		{"gone", func(w http.ResponseWriter) { w.WriteHeader(404) }, "404"},
+		{"missing", func(w http.ResponseWriter) { w.WriteHeader(404) }, "404"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			g := newGoogle(t, emulator.Options{})

@@ -62,7 +62,7 @@ func TestPaidOnce(t *testing.T) {
 		{"reply lost, then the list fails for a while", []string{"create nth=1 drop when=after", "list nth=2-3 status=503 retry=1ms"}, exit.OK, "", 1},
 		{"the list fails before", []string{"list nth=1 status=400"}, exit.Failed, "look for the job", 0},
 		{"the list fails for a while before", []string{"list nth=1-2 status=429 retry=1ms"}, exit.OK, "", 1},
-		{"the list fails for good before", []string{"list status=503 retry=1h"}, exit.TryLater, "503", 0},
+		{"the list keeps failing before", []string{"list status=503 retry=1h"}, exit.TryLater, "503", 0},
 		{"the list is not JSON", []string{"list status=200 body=html"}, exit.TryLater, "", 0},
 		{"the list is nothing", []string{"list status=200 body=empty"}, exit.TryLater, "the reply is empty", 0},
 		{"the look at the found job fails", []string{"create nth=1 drop when=after", "get nth=1 status=404"}, exit.Failed, "404", 1},
@@ -713,7 +713,7 @@ func TestUploads(t *testing.T) {
 		{"the replies are lost", []string{"upload.data nth=1-2 drop when=after"}, exit.OK, ""},
 		{"the reply is cut", []string{"upload.data nth=1 cut=10"}, exit.OK, ""},
 		{"the reply has no file", []string{"upload.data nth=1 status=200 body=empty when=after"}, exit.OK, ""},
-		{"it fails for good", []string{"upload.data status=503 retry=1h"}, exit.TryLater, "503"},
+		{"it keeps failing", []string{"upload.data status=503 retry=1h"}, exit.TryLater, "503"},
 		{"the reply is lost, and the list fails", []string{"upload.data nth=1 drop when=after", "file.list status=503 retry=1h"}, exit.TryLater, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -46,6 +46,6 @@ func TestGoogleStatus(t *testing.T) {
 		}
 	}
 	if _, err := p.Parse([]byte(`{"key":"k","error":{}}`)); err == nil {
-		t.Error("neither a vector nor an error is no error")
+		t.Error("a line with neither a vector nor an error was accepted")
 	}
 }

@@ -271,7 +271,7 @@ func TestStops(t *testing.T) {
 		t.Errorf("cancelled: %v", err)
 	}
 	if err := new(ToJSONL).Run(context.Background(), strings.NewReader(chunk), broken{}); err != io.ErrClosedPipe {
-		t.Errorf("reader gone: %v", err)
+		t.Errorf("the reader stopped: %v", err)
 	}
 }
 

@@ -222,12 +222,12 @@ func TestRoundsOfRowsThatMove(t *testing.T) {
 // If a batch cannot be sent, the other batches are printed.
 func TestBatchesThatCannotBeSent(t *testing.T) {
 	for name, damage := range map[string]string{
-		"items are missing":      "DELETE FROM gbatch.items WHERE seq = 13",
-		"all items are missing":  "DELETE FROM gbatch.items WHERE seq BETWEEN 11 AND 20",
-		"no range":               "UPDATE gbatch.jobs SET first_seq = NULL, last_seq = NULL WHERE first_seq = 11",
-		"a name that is no name": "UPDATE gbatch.jobs SET model = 'gemini/x' WHERE first_seq = 11",
-		"a dim out of range":     "UPDATE gbatch.jobs SET dim = 0 WHERE first_seq = 11",
-		"an unknown task type":   "UPDATE gbatch.jobs SET task_type = 'NONE' WHERE first_seq = 11",
+		"items are missing":     "DELETE FROM gbatch.items WHERE seq = 13",
+		"all items are missing": "DELETE FROM gbatch.items WHERE seq BETWEEN 11 AND 20",
+		"no range":              "UPDATE gbatch.jobs SET first_seq = NULL, last_seq = NULL WHERE first_seq = 11",
+		"an invalid name":       "UPDATE gbatch.jobs SET model = 'gemini/x' WHERE first_seq = 11",
+		"a dim out of range":    "UPDATE gbatch.jobs SET dim = 0 WHERE first_seq = 11",
+		"an unknown task type":  "UPDATE gbatch.jobs SET task_type = 'NONE' WHERE first_seq = 11",
 	} {
 		k := open(t, simple, "INSERT INTO chunks SELECT 'c' || i, 'text ' || i FROM range(30) t(i)")
 		ten := func(p *Pending) { p.MaxRequests = 10 }

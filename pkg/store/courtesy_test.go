@@ -168,10 +168,10 @@ func TestCourtesyIsReconciled(t *testing.T) {
 // If DuckDB refuses to write a courtesy column, the vectors are still stored.
 func TestTheEssentialFirst(t *testing.T) {
 	for name, test := range map[string]struct{ break_, mend string }{
-		"a constraint":     {"CREATE TABLE old AS FROM chunks; DROP TABLE chunks; CREATE TABLE chunks (id VARCHAR, text VARCHAR, embedding_status VARCHAR CHECK (embedding_status <> 'READY'), error_message VARCHAR, v FLOAT[4]); INSERT INTO chunks FROM old", "CREATE OR REPLACE TABLE chunks AS FROM chunks"},
-		"a foreign key":    {"CREATE TABLE tags (chunk VARCHAR REFERENCES chunks (id)); INSERT INTO tags VALUES ('b')", "DROP TABLE tags"},
-		"a column is gone": {"ALTER TABLE chunks DROP COLUMN v", "ALTER TABLE chunks ADD COLUMN v FLOAT[4]"},
-		"another type":     {"ALTER TABLE chunks ALTER v TYPE VARCHAR", "ALTER TABLE chunks DROP v; ALTER TABLE chunks ADD COLUMN v FLOAT[4]"},
+		"a constraint":         {"CREATE TABLE old AS FROM chunks; DROP TABLE chunks; CREATE TABLE chunks (id VARCHAR, text VARCHAR, embedding_status VARCHAR CHECK (embedding_status <> 'READY'), error_message VARCHAR, v FLOAT[4]); INSERT INTO chunks FROM old", "CREATE OR REPLACE TABLE chunks AS FROM chunks"},
+		"a foreign key":        {"CREATE TABLE tags (chunk VARCHAR REFERENCES chunks (id)); INSERT INTO tags VALUES ('b')", "DROP TABLE tags"},
+		"a column was dropped": {"ALTER TABLE chunks DROP COLUMN v", "ALTER TABLE chunks ADD COLUMN v FLOAT[4]"},
+		"another type":         {"ALTER TABLE chunks ALTER v TYPE VARCHAR", "ALTER TABLE chunks DROP v; ALTER TABLE chunks ADD COLUMN v FLOAT[4]"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			k := open(t, strings.Replace(withStatus, ")", ", v FLOAT[4])", 1), "INSERT INTO chunks (id, text) VALUES ('a', 'one'), ('b', 'two'), ('c', 'three')")
