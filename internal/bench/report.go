@@ -27,7 +27,7 @@ type paragraph string
 func (p paragraph) String() string { return string(p) + "\n\n" }
 
 // reason is the title of the column of reasons.
-const reason = "what is in the way"
+const reason = "why it is not met"
 
 // A table is a table in Markdown.
 type table struct {
