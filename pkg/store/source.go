@@ -219,11 +219,12 @@ func (s *source) statusBy(hash, embeddings, where string) string {
 	again, wishes := "false", ""
 	if s.managed() && s.kept() {
 		again = "a.chunk_id IS NOT NULL"
-		wishes = "LEFT JOIN " + duck.Ident(embeddings) + " a ON CAST(a.chunk_id AS VARCHAR) = c.key AND a.text_hash = c.text_hash AND c.reset"
+		wishes = "LEFT JOIN " + duck.Ident(embeddings) + " a ON CAST(a.chunk_id AS VARCHAR) = c.key AND a.text_hash = CASE WHEN c.reset THEN c.text_hash END"
 	}
-	// The embedding must come from a join, because DuckDB has no CASE over
-	// arrays. Ids are joined as text, because their type may have changed, see
-	// fitVectors.
+	// The embedding must come from a join, because DuckDB has no CASE over arrays.
+	// Ids are joined as text, because their type may have changed, see fitVectors.
+	// reset is a part of the equation, because a condition on one side alone makes
+	// DuckDB compare each chunk with each vector.
 	return fmt.Sprintf(`
 	SELECT c.*, e.embedding, e.tokens, f.message, %[4]s AS again,
 		CASE WHEN e.chunk_id IS NOT NULL THEN 'READY'
@@ -231,7 +232,7 @@ func (s *source) statusBy(hash, embeddings, where string) string {
 			WHEN f.final AND NOT c.reset THEN 'FAILED'
 			ELSE 'PENDING' END AS status
 	FROM (%[1]s) c
-	LEFT JOIN %[2]s e ON CAST(e.chunk_id AS VARCHAR) = c.key AND e.text_hash = c.text_hash AND NOT c.reset
+	LEFT JOIN %[2]s e ON CAST(e.chunk_id AS VARCHAR) = c.key AND e.text_hash = CASE WHEN NOT c.reset THEN c.text_hash END
 	%[5]s
 	LEFT JOIN (SELECT DISTINCT text_hash FROM gbatch.items JOIN gbatch.jobs USING (batch) WHERE embeddings = %[3]s AND closed_at IS NULL) q ON q.text_hash = c.text_hash
 	LEFT JOIN (SELECT * FROM gbatch.failures WHERE embeddings = %[3]s) f ON f.chunk_id = c.key AND f.text_hash = c.text_hash`,

@@ -245,3 +245,39 @@ func TestDatabasesThatAreNoFile(t *testing.T) {
 	k.DB = "notes:2024.duckdb" // the file exists now
 	k.expect("FROM chunks", "a|one")
 }
+
+// The status of a part of the chunks is found by hash joins: a join that compares
+// each row with each takes hours for a million chunks.
+func TestPlanOfStatus(t *testing.T) {
+	for name, columns := range map[string]string{"plain": "", "courtesy": ", embedding_status VARCHAR DEFAULT 'PENDING', error_message VARCHAR", "column": ", embedding_status VARCHAR, v FLOAT[4]"} {
+		t.Run(name, func(t *testing.T) {
+			k := open(t, "CREATE TABLE chunks (id VARCHAR, text VARCHAR"+columns+")", "INSERT INTO chunks (id, text) SELECT 'c' || i, 'text ' || i FROM range(3000) r(i)")
+			p := k.pending(func(p *Pending) {
+				if name == "column" {
+					p.Column = "v"
+				}
+			})
+			k.must(k.apply(), k.answers(k.must(p, "")))
+			err := transact(t.Context(), &p.Database, duck.Read, func(c *duck.Conn) error {
+				s, err := p.open(c)
+				if err != nil {
+					return err
+				}
+				for _, where := range []string{"", "WHERE rowid < 100"} {
+					_, err := c.One(func(r *duck.Rows) {
+						if plan := r.Text(1); strings.Contains(plan, "NL_JOIN") || strings.Contains(plan, "NESTED_LOOP") || strings.Contains(plan, "CROSS_PRODUCT") {
+							t.Errorf("%s:\n%s", where, plan)
+						}
+					}, "EXPLAIN "+workChunks(s, "embeddings", where))
+					if err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
