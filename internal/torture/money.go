@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -200,8 +201,12 @@ func (w *world) pages() error {
 			return err
 		}
 	}
-	if strings.Contains(w.stderr(), "two jobs for one batch") {
-		return fmt.Errorf("a job is told to be its own twin: %s", w.stderr())
+	said, err := os.ReadFile(filepath.Join(w.dir, "stderr"))
+	if err != nil {
+		return err
+	}
+	if bytes.Contains(said, []byte("two jobs for one batch")) {
+		return errors.New("a job is told to be its own twin")
 	}
 	return w.finish()
 }

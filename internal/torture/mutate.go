@@ -76,7 +76,7 @@ var mutations = map[string][]change{
 	"wal-taken-in": {{"pkg/duck/attach.go",
 		"	if !missing() {\n		return \"\"\n", "	if true {\n		return \"\"\n"}},
 	"no-rehearsal": {{"pkg/store/rehearse.go",
-		"	if failed != nil || err != nil {\n", "	if true {\n"}},
+		"	if failed != nil || err != nil {\n", "	if failed != nil || err != nil || true {\n"}},
 	"all-or-nothing": {{"pkg/store/apply.go",
 		"		if w.source == \"\" || w.effort == noSource || ctx.Err() != nil {\n", "		if true {\n"}},
 	"short-closes": {{"pkg/gbatch/fetch.go",

@@ -256,6 +256,15 @@ var actions = map[string][]string{
 
 var callActions = []string{"status", "drop", "hang", "delay", "hold", "set", "drip", "cut"}
 
+// Actions returns the actions that a fault of an operation may have. For a word
+// that is not an operation it returns nil.
+func Actions(op string) []string {
+	if slices.Contains(callOps, op) {
+		return slices.Concat(callActions, actions[op])
+	}
+	return slices.Clone(actions[op])
+}
+
 // afterActions are the actions that when=after is for.
 var afterActions = []string{"status", "drop", "hang", "delay", "hold", "nostatus"}
 
@@ -292,7 +301,7 @@ func parseFault(spec string) (*fault, error) {
 	switch {
 	case f.do == "":
 		return nil, errors.New("no action")
-	case !slices.Contains(actions[f.op], f.do) && !(isCall && slices.Contains(callActions, f.do)):
+	case !slices.Contains(Actions(f.op), f.do):
 		return nil, fmt.Errorf("%s has no action %s", f.op, f.do)
 	case f.after && (!slices.Contains(afterActions, f.do) || f.at >= 0 || f.unread):
 		return nil, fmt.Errorf("%s is not for after the work", f.do)
