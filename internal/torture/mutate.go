@@ -59,9 +59,10 @@ var mutations = map[string][]change{
 		"closed_at IS NOT NULL AND (state <> '\"+released+\"' OR first_seq IS NULL)", "closed_at IS NOT NULL"}},
 	"titles-hashed": {{"pkg/store/source.go",
 		"	if !s.space.TakesTitle() {\n", "	if false {\n"}},
-	"names-as-given": {
-		{"pkg/model/model.go", "	return strings.TrimPrefix(strings.TrimPrefix(name, \"publishers/google/\"), \"models/\")\n", "	_ = strings.TrimPrefix\n	return name\n"},
-		{"pkg/model/model.go", "	if !names.MatchString(bare) {", "	if false {"}},
+	"names-as-given": {{"pkg/model/model.go",
+		"	return strings.TrimPrefix(strings.TrimPrefix(name, \"publishers/google/\"), \"models/\")\n", "	_ = strings.TrimPrefix\n	return name\n"},
+		{"pkg/model/model.go", "regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$`)", "regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._/-]{0,127}$`)"}},
+	"any-model-name": {{"pkg/model/model.go", "	if !names.MatchString(bare) {", "	if false {"}},
 	"pending-is-a-wish": {
 		{"pkg/store/courtesy.go", "REPLACE (b.reset AND coalesce(%s AND %s, false) AS reset)", "REPLACE (b.reset AND coalesce(%s AND %s, true) AS reset)"},
 		{"pkg/store/courtesy.go", "same := \"n.text_hash = b.text_hash\" + row", "same := \"NULL\" + row[:0]"},
