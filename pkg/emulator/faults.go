@@ -257,6 +257,15 @@ var actions = map[string][]string{
 
 var callActions = []string{"status", "drop", "hang", "delay", "hold", "set", "drip", "cut"}
 
+// Actions returns the actions that a fault of an operation may have. For a word
+// that is not an operation it returns nil.
+func Actions(op string) []string {
+	if slices.Contains(callOps, op) {
+		return slices.Concat(callActions, actions[op])
+	}
+	return slices.Clone(actions[op])
+}
+
 // afterActions are the actions that allow when=after.
 var afterActions = []string{"status", "drop", "hang", "delay", "hold", "nostatus"}
 
@@ -293,7 +302,7 @@ func parseFault(spec string) (*fault, error) {
 	switch {
 	case f.do == "":
 		return nil, errors.New("no action")
-	case !slices.Contains(actions[f.op], f.do) && !(isCall && slices.Contains(callActions, f.do)):
+	case !slices.Contains(Actions(f.op), f.do):
 		return nil, fmt.Errorf("%s has no action %s", f.op, f.do)
 	case f.after && (!slices.Contains(afterActions, f.do) || f.at >= 0 || f.unread):
 		return nil, fmt.Errorf("%s cannot be used with when=after", f.do)
