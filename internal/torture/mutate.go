@@ -50,7 +50,7 @@ var mutations = map[string][]change{
 		"	if op, err := s.sameLines(ctx, p, append(same, found.same...)); err != nil {",
 		"	if op, err := s.sameLines(ctx, p, nil); err != nil {"}},
 	"no-header-needed": {{"pkg/gbatch/payload.go",
-		"from != \"\" && from != batch {", "false {"}},
+		"if c.parser.Claimed && !headed {", "if false {"}},
 	"partial-taken": {{"pkg/gbatch/payload.go",
 		"c.AllowPartial && claimed.MatchString(p.Batch) {", "false {"}},
 	"unknown-released": {{"pkg/store/release.go",
