@@ -6,7 +6,7 @@
 //	chunks-status kb.duckdb | jq -r 'select(.status == "PENDING").chunks'
 //
 // Tokens are Google's count if Google has counted them. Otherwise they are an
-// estimate that is an upper bound. A batch without a job in the database is CLAIMED,
+// estimate, which may be too low or too high. A batch without a job in the database is CLAIMED,
 // SUBMITTED or UNKNOWN, according to the intents of gbatch-submit on this machine.
 // UNKNOWN means that the outcome of its create is unknown. The age of QUEUED chunks
 // is the age of the oldest open batch. The age of PENDING chunks is an upper bound:
@@ -15,7 +15,8 @@
 // The view chunk_status has the status of each chunk. Its column error_message says
 // why a chunk failed. The batches are those of the table that --embeddings names.
 //
-// Environment: XDG_STATE_HOME, the parent of the folder with the intents.
+// Environment: XDG_STATE_HOME, the parent of the folder with the intents, and
+// GBATCH_PRICES, a file of prices that replace the known prices.
 //
 // Exit codes: 0 done, 1 failed, 2 usage, 5 another process holds the database for
 // longer than --lock-timeout.

@@ -28,7 +28,8 @@
 // the text and the number of values. Texts that share words have similar vectors. As
 // at Google, a text that is longer than the model reads is truncated without an
 // error: at 2048 tokens for gemini-embedding-001, at 8192 for gemini-embedding-2.
-// Here a token is four bytes.
+// Here a token is some letters of a word, a digit or a run of punctuation. The count is
+// near to the count of Google's tokenizer for Gemma 3.
 //
 // The project of a key is the part after its last @. A key without @ has a project
 // of its own. Only keys of the same project see a file or a job.

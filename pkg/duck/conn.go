@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 
+	bindings "github.com/duckdb/duckdb-go-bindings"
 	"github.com/duckdb/duckdb-go/v2/mapping"
 )
 
@@ -140,6 +141,31 @@ func (c *Conn) Each(f func(*Rows), sql string, args ...any) error {
 		f(r)
 	}
 	return nil
+}
+
+// Stream is Each for a result that is too large for memory: DuckDB computes the
+// rows while f is called with them. f must not use c.
+func (c *Conn) Stream(f func(*Rows), sql string) error {
+	var stmt mapping.PreparedStatement
+	defer mapping.DestroyPrepare(&stmt)
+	if mapping.Prepare(c.c, sql, &stmt) == mapping.StateError {
+		return c.failed(mapping.PrepareError(stmt), sql)
+	}
+	r := &Rows{}
+	//lint:ignore SA1019 DuckDB has no other call that streams a result.
+	state := bindings.ExecutePreparedStreaming(stmt, &r.result)
+	r, err := c.started(r, state, sql)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	for r.Next() {
+		f(r)
+	}
+	if message := mapping.ResultError(&r.result); message != "" {
+		return c.failed(message, sql)
+	}
+	return context.Cause(c.ctx)
 }
 
 // Count returns the single BIGINT that a query yields.

@@ -245,3 +245,25 @@ func TestMemoryLimit(t *testing.T) {
 		t.Error(left)
 	}
 }
+
+func TestStream(t *testing.T) {
+	err := open(t, "CREATE TABLE t (i BIGINT)").transact(Write, func(c *Conn) error {
+		n, sum := 0, int64(0)
+		add := func(r *Rows) { n++; sum += r.Int(0) }
+		if err := c.Stream(add, "SELECT range FROM range(100000)"); err != nil || n != 100_000 || sum != 4_999_950_000 {
+			t.Errorf("%d rows, sum %d: %v", n, sum, err)
+		}
+		// An error behind the first rows is an error, not the end.
+		err := c.Stream(add, "SELECT CASE WHEN range = 90000 THEN error('row '||range)::BIGINT ELSE range END FROM range(100000)")
+		if err == nil || !strings.Contains(err.Error(), "row 90000") {
+			t.Errorf("an error while rows are read: %v", err)
+		}
+		if err := c.Stream(add, "SELECT missing"); err == nil {
+			t.Error("a wrong statement is no error")
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}

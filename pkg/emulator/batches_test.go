@@ -155,8 +155,8 @@ func TestEachCreateIsAJob(t *testing.T) {
 func TestLongTextIsCut(t *testing.T) {
 	c := serve(t, Options{})
 	for model, limit := range map[string]int{model001: 2048, model2: 8192} {
-		whole := strings.Repeat("word ", limit)[:4*limit-1] + "é"
-		fits, long := whole[:4*limit-1], whole+" and more"
+		fits := strings.TrimSpace(strings.Repeat("word ", limit))
+		whole, long := fits+" é", fits+" and more"
 		got := byKey(t, c.results(model, line("fits", fits, 3), line("long", long, 3), line("cut", whole, 3)))
 		want := Vector(model, fits, 3)
 		for key, r := range got {
@@ -391,7 +391,7 @@ func TestCancelAndDelete(t *testing.T) {
 
 func TestQuotas(t *testing.T) {
 	c := serve(t, Options{Polls: 1, MaxJobs: 2, MaxTokens: 10})
-	file := c.upload(line("a", "12345678", 3)) // 2 tokens
+	file := c.upload(line("a", "two words", 3)) // 2 tokens
 	first := c.create(model001, file).ok(t)["name"].(string)
 	c.create(model001, file).ok(t)
 	r := c.create(model001, file)
@@ -404,7 +404,7 @@ func TestQuotas(t *testing.T) {
 	other.key = "k@elsewhere"
 	other.job(model001, line("a", "x", 3))
 	c.finish(first)
-	big := c.upload(line("a", strings.Repeat("x", 36), 3)) // 9 tokens
+	big := c.upload(line("a", strings.Repeat("9", 9), 3)) // 9 tokens
 	c.create(model001, big).refused(t, 429, "RESOURCE_EXHAUSTED", "11 tokens")
 	c.create(model001, file).ok(t)
 	if b := c.books(); b.Creates != 4 {

@@ -599,39 +599,6 @@ func (it *item) size() int {
 	return it.dim
 }
 
-// bytesPerToken is how many bytes of a text count as a token.
-const bytesPerToken = 4
-
-// maxTokens returns how many tokens of a text the model reads, or 0 for no limit
-// (ai.google.dev/gemini-api/docs/models).
-func maxTokens(model string) int {
-	switch {
-	case model == "gemini-embedding-001":
-		return 2048
-	case strings.HasPrefix(model, "gemini-embedding-2"):
-		return 8192
-	}
-	return 0
-}
-
-// cut returns the part of text that the model reads. Google truncates a longer
-// text without an error.
-func cut(model string, text []byte) []byte {
-	n := maxTokens(model) * bytesPerToken
-	if n == 0 || len(text) <= n {
-		return text
-	}
-	for n > 0 && !utf8.RuneStart(text[n]) {
-		n--
-	}
-	return text[:n]
-}
-
-// tokens returns the number of tokens that the model reads, at least 1.
-func (it *item) tokens(model string) int64 {
-	return max(1, int64(len(cut(model, it.text))+bytesPerToken-1)/bytesPerToken)
-}
-
 // listedErrors is how many bad lines one error names.
 const listedErrors = 1000
 

@@ -1,16 +1,15 @@
 // Package model is what is known of Google's embedding models: their names,
 // the vectors they give, how they are asked, what they count and what they
-// cost. A new model is one entry in [models].
+// cost. A new model is one entry in [models], and one in prices.json.
 //
 // Sources: ai.google.dev/gemini-api/docs/embeddings for names, limits, dims and
-// the words of task types; ai.google.dev/gemini-api/docs/pricing for prices;
-// ai.google.dev/api/embeddings for task types.
+// the words of task types; ai.google.dev/api/embeddings for task types. prices.json
+// names its own.
 package model
 
 import (
 	"cmp"
 	"fmt"
-	"math"
 	"regexp"
 	"slices"
 	"strings"
@@ -34,30 +33,24 @@ const Unspecified = "TASK_TYPE_UNSPECIFIED"
 // names begin alike.
 type Model struct {
 	Name       string
-	MaxTokens  int64   // of one text: Google cuts off the rest without a message
-	TaskInText bool    // task type and title are words in the text, not fields beside it
-	UnitLength bool    // vectors below MaxDim values have length 1
-	BatchPrice float64 // US dollars for a million tokens in a batch; 0: not known
+	MaxTokens  int64 // of one text: Google cuts off the rest without a message
+	TaskInText bool  // task type and title are words in the text, not fields beside it
+	UnitLength bool  // vectors below MaxDim values have length 1
 }
 
 var models = []Model{
-	{Name: "gemini-embedding-001", MaxTokens: 2048, BatchPrice: 0.075},
-	{Name: "gemini-embedding-2", MaxTokens: 8192, TaskInText: true, UnitLength: true, BatchPrice: 0.10},
+	{Name: "gemini-embedding-001", MaxTokens: 2048},
+	{Name: "gemini-embedding-2", MaxTokens: 8192, TaskInText: true, UnitLength: true},
 }
 
 // Lookup returns the facts about a model. For a model that is not known it
-// returns those that do no harm: fields beside the text, the largest limit, no
-// price. gemini-embedding-2-preview is of the family gemini-embedding-2, without
-// its price.
+// returns those that do no harm: fields beside the text, the largest limit.
+// gemini-embedding-2-preview is of the family gemini-embedding-2.
 func Lookup(name string) Model {
 	m := Model{MaxTokens: 8192}
 	for _, known := range models {
-		switch {
-		case name == known.Name:
+		if name == known.Name || strings.HasPrefix(name, known.Name+"-") {
 			m = known
-		case strings.HasPrefix(name, known.Name+"-"):
-			m = known
-			m.BatchPrice = 0 // a preview may cost something else
 		}
 	}
 	m.Name = name
@@ -166,22 +159,4 @@ func (s Space) Words() Words {
 		}
 	}
 	return Words{}
-}
-
-// BytesPerToken is what [Model.Tokens] divides by.
-const BytesPerToken = 4
-
-// Tokens estimates how many tokens Google counts for a text of n bytes.
-// Google's count stops at the model's limit.
-// Source: ai.google.dev/gemini-api/docs/tokens.
-func (m Model) Tokens(n int64) int64 { return min(n/BytesPerToken+1, m.MaxTokens) }
-
-// Cost is what tokens cost in a batch, in US dollars, nil where the price is
-// not known.
-func (m Model) Cost(tokens int64) *float64 {
-	if m.BatchPrice == 0 {
-		return nil
-	}
-	usd := math.Round(m.BatchPrice*float64(tokens)*100) / 1e8
-	return &usd
 }

@@ -24,7 +24,7 @@ type Claim struct {
 	Limit       int      `help:"Claim at most this many requests; 0 is no limit."`
 	MaxRequests int      `default:"10000" help:"Most requests per batch."`
 	MaxBytes    cli.Size `default:"100MB" help:"Most bytes per batch."`
-	MaxTokens   int      `default:"400000" help:"Most tokens per batch, by the estimate."`
+	MaxTokens   int      `default:"400000" help:"Most tokens per batch, by the estimate times 1.35."`
 }
 
 func (p *Claim) space() model.Space {
@@ -129,7 +129,7 @@ func (p *Claim) plan(c *duck.Conn, s *source, r *round) (cuts []cut, where strin
 	if err := p.unfit(c, s); err != nil {
 		return nil, "", err
 	}
-	cuts, err = p.cut(c, r.left)
+	cuts, err = p.cut(c, s, where, r.left)
 	return cuts, where, err
 }
 
@@ -246,6 +246,7 @@ const maxLine = ndjson.MaxLine - 1<<10
 type cut struct {
 	planned
 	low, high int64
+	maxTokens int64 // the batch is cut by them
 }
 
 // planned is the size of a batch, as --dry-run prints it.
@@ -263,9 +264,13 @@ const overhead = 160
 // 0 is no limit. Of the chunks that copies and unfit have left, only the first
 // with each text counts: its seq becomes the column first of all chunks with
 // that text. A chunk that exceeds a limit alone is a batch alone.
-func (p *Claim) cut(c *duck.Conn, limit int) (cuts []cut, err error) {
+func (p *Claim) cut(c *duck.Conn, s *source, where string, limit int) (cuts []cut, err error) {
 	err = c.Exec(`CREATE OR REPLACE TEMP TABLE gbatch_picked AS
 		SELECT *, min(seq) OVER (PARTITION BY text_hash) AS first FROM gbatch_picked`)
+	if err != nil {
+		return nil, err
+	}
+	tokens, err := p.tokens(c, s, where, limit)
 	if err != nil {
 		return nil, err
 	}
@@ -274,21 +279,37 @@ func (p *Claim) cut(c *duck.Conn, limit int) (cuts []cut, err error) {
 		return nil, err
 	}
 	defer r.Close()
-	facts := model.Lookup(p.Model)
 	for n := 0; r.Next() && (limit <= 0 || n < limit); n++ {
-		size, tokens := r.Int(1)+r.Int(2)+overhead, facts.Tokens(r.Int(1))
+		size, tokens := r.Int(1)+r.Int(2)+overhead, tokens[r.Int(0)]
 		last := len(cuts) - 1
-		if last < 0 || cuts[last].Requests == p.MaxRequests || cuts[last].Bytes+size > int64(p.MaxBytes) || cuts[last].Tokens+tokens > int64(p.MaxTokens) {
+		if last < 0 || cuts[last].Requests == p.MaxRequests || cuts[last].Bytes+size > int64(p.MaxBytes) || cuts[last].maxTokens+tokens.Max > int64(p.MaxTokens) {
 			cuts = append(cuts, cut{low: r.Int(0)})
 			last++
 		}
 		at := &cuts[last]
 		at.Requests++
 		at.Bytes += size
-		at.Tokens += tokens
+		at.Tokens += tokens.Likely
+		at.maxTokens += tokens.Max
 		at.high = r.Int(0)
 	}
 	return cuts, nil
+}
+
+// tokens estimates the tokens of the first chunk with each text, by its seq. If
+// limit is not 0, only so many chunks count. The texts come in any order:
+// DuckDB takes longer to sort rows with texts.
+func (p *Claim) tokens(c *duck.Conn, s *source, where string, limit int) (map[int64]model.Estimate, error) {
+	first := "SELECT seq, rid FROM gbatch_picked WHERE seq = first"
+	if limit > 0 {
+		first += fmt.Sprintf(" ORDER BY seq LIMIT %d", limit)
+	}
+	tokens := map[int64]model.Estimate{}
+	e := p.space().Estimator(1)
+	err := c.Stream(func(r *duck.Rows) { tokens[r.Int(0)] = e.Request(r.Borrow(1), r.Borrow(2)) },
+		fmt.Sprintf("SELECT p.seq, s.title, s.body FROM (%s) p JOIN (SELECT %s AS rid, %s AS title, %s AS body FROM %s %s) s ON s.rid = p.rid",
+			first, s.rid(), s.title(), s.body(), s.sql, where))
+	return tokens, err
 }
 
 // put makes the cuts batches, whose names it returns: it writes their chunks to

@@ -273,8 +273,12 @@ var errDry = errors.New("a dry run")
 
 // dryRun does all that a claim does and takes it back.
 func (p *Pending) dryRun(ctx context.Context, out io.Writer) error {
+	prices, err := model.ReadPrices()
+	if err != nil {
+		return err
+	}
 	var cuts []cut
-	err := transact(ctx, &p.Database, duck.Write, func(c *duck.Conn) error {
+	err = transact(ctx, &p.Database, duck.Write, func(c *duck.Conn) error {
 		refused, err := p.rehearse(c)
 		if err != nil {
 			return err
@@ -299,7 +303,7 @@ func (p *Pending) dryRun(ctx context.Context, out io.Writer) error {
 	}
 	w := ndjson.NewWriter(out)
 	for _, cut := range cuts {
-		cut.USD = model.Lookup(p.Model).Cost(cut.Tokens)
+		cut.USD = known(prices.Batch(p.Model, cut.Tokens))
 		if err := w.Encode(cut.planned); err != nil {
 			return err
 		}

@@ -41,6 +41,10 @@ type claim struct {
 // Run gives batches back. It does not read in.
 func (r *Release) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 	defer r.End()
+	prices, err := model.ReadPrices()
+	if err != nil {
+		return err
+	}
 	notes, err := ledger.Look()
 	if err != nil {
 		return err
@@ -72,12 +76,12 @@ func (r *Release) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 				slog.Warn("a batch is already closed", "batch", b.Batch, "state", b.State)
 				continue
 			case b.busy || doubt != "" && !r.Force:
-				if err := kept.add(c, b, doubt); err != nil {
+				if err := kept.add(c, prices, b, doubt); err != nil {
 					return err
 				}
 				continue
 			case doubt != "":
-				usd, err := b.cost(c)
+				usd, err := b.cost(c, prices)
 				if err != nil {
 					return err
 				}
@@ -187,11 +191,18 @@ func (b *claim) doubt(atWork bool) string {
 	return ""
 }
 
-// cost is an upper bound of what the requests of the batch cost.
-func (b *claim) cost(c *duck.Conn) (*float64, error) {
-	facts := model.Lookup(b.Model)
-	tokens, err := c.Count("SELECT sum("+estimate(facts, "strlen(text)")+")::BIGINT FROM gbatch.items WHERE batch = ? AND NOT twin", b.Batch)
-	return facts.Cost(tokens), err
+// cost is the estimated cost of the requests of the batch, nil if the price is not
+// known.
+func (b *claim) cost(c *duck.Conn, prices model.Prices) (*float64, error) {
+	space := model.Space{Model: b.Model}
+	_, err := c.One(func(r *duck.Rows) { space.TaskType = r.Text(0) }, "SELECT task_type FROM gbatch.jobs WHERE batch = ?", b.Batch)
+	if err != nil {
+		return nil, err
+	}
+	e, tokens := space.Estimator(1), int64(0)
+	err = c.Stream(func(r *duck.Rows) { tokens += e.Request(r.Borrow(0), r.Borrow(1)).Likely },
+		"SELECT title, text FROM gbatch.items WHERE batch = "+duck.Literal(b.Batch)+" AND NOT twin")
+	return known(prices.Batch(b.Model, tokens)), err
 }
 
 // refused are the batches that are not given back.
@@ -202,13 +213,13 @@ type refused struct {
 	noPrice  bool
 }
 
-func (k *refused) add(c *duck.Conn, b claim, why string) error {
+func (k *refused) add(c *duck.Conn, prices model.Prices, b claim, why string) error {
 	k.batches = append(k.batches, fmt.Sprintf("%s (%s)", b.Batch, why))
 	if b.busy {
 		return nil
 	}
 	k.requests += b.Requests
-	usd, err := b.cost(c)
+	usd, err := b.cost(c, prices)
 	if usd != nil {
 		k.usd += *usd
 	} else {
@@ -233,7 +244,7 @@ func (k *refused) error() error {
 	}
 	force := ""
 	if k.requests > 0 {
-		force = fmt.Sprintf("; with --force they are given back, and requests that are already paid for are paid for twice: %d requests, at most %s", k.requests, dollars(usd))
+		force = fmt.Sprintf("; with --force they are given back, and requests that are already paid for are paid for twice: %d requests, estimated cost %s", k.requests, dollars(usd))
 	}
 	return exit.Errorf(exit.Partial, "batches were not given back: %s%s; run the whole pipe, which finds their jobs or submits them%s", strings.Join(k.batches[:min(n, shown)], ", "), more, force)
 }

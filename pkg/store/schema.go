@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"gbatch/pkg/duck"
-	"gbatch/pkg/model"
 )
 
 // schema is the name of the toolkit's schema. Statements contain it literally.
@@ -66,12 +65,6 @@ func transact(ctx context.Context, d *duck.Database, mode duck.Access, work func
 func hasTables(c *duck.Conn) (bool, error) {
 	n, err := c.Count("SELECT count(*) FROM duckdb_tables() WHERE database_name = current_database() AND schema_name = ? AND table_name IN ('jobs', 'items', 'failures')", schema)
 	return n == 3, err
-}
-
-// estimate is the SQL for the estimated tokens of a text. bytes is the SQL for
-// its length in bytes. It computes the same as [model.Model.Tokens].
-func estimate(m model.Model, bytes string) string {
-	return fmt.Sprintf("least(%s // %d + 1, %d)", bytes, model.BytesPerToken, m.MaxTokens)
 }
 
 // items is a SELECT of the items of a batch. With the range of seq DuckDB skips

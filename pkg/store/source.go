@@ -203,18 +203,19 @@ func (s *source) ids() string {
 }
 
 // status is a SELECT of every chunk's id, key, rid, text_hash, bytes,
-// title_bytes, status, message, embedding, tokens and again. again means that
-// the chunk has a vector and the user wants another one. The hash of the present
-// text decides the status: READY if embeddings holds the hash for this chunk,
-// else QUEUED if an open batch holds it, else FAILED if a permanent failure has
-// it, else PENDING. where is empty or a WHERE clause that selects chunks.
+// title_bytes, sent_title, sent_body, status, message, embedding, tokens and
+// again. again means that the chunk has a vector and the user wants another one.
+// The hash of the present text decides the status: READY if embeddings holds the
+// hash for this chunk, else QUEUED if an open batch holds it, else FAILED if a
+// permanent failure has it, else PENDING. where is empty or a WHERE clause that
+// selects chunks.
 func (s *source) status(embeddings, where string) string {
 	return s.statusBy(s.hash(), embeddings, where)
 }
 
 // statusBy is status with a given SQL for the hash.
 func (s *source) statusBy(hash, embeddings, where string) string {
-	chunks := s.recall(fmt.Sprintf("SELECT %s AS id, id AS own, CAST(%[1]s AS VARCHAR) AS key, %s AS rid, %s AS text_hash, %s AS reset, strlen(%s) AS bytes, strlen(coalesce(%s, '')) AS title_bytes%s FROM %s %s",
+	chunks := s.recall(fmt.Sprintf("SELECT %s AS id, id AS own, CAST(%[1]s AS VARCHAR) AS key, %[2]s AS rid, %[3]s AS text_hash, %[4]s AS reset, %[5]s AS sent_body, %[6]s AS sent_title, strlen(%[5]s) AS bytes, strlen(coalesce(%[6]s, '')) AS title_bytes%[7]s FROM %[8]s %[9]s",
 		s.id(), s.rid(), hash, s.reset(), s.body(), s.title(), s.says(), s.sql, where))
 	again, wishes := "false", ""
 	if s.managed() && s.kept() {

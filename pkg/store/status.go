@@ -27,7 +27,7 @@ type Status struct {
 }
 
 // A statusCount counts the chunks of one status. Tokens are Google's count for
-// READY, and an upper bound for the others.
+// READY, and an estimate for the others.
 type statusCount struct {
 	Status string   `json:"status"`
 	Chunks int64    `json:"chunks"`
@@ -57,17 +57,21 @@ type batchStatus struct {
 // and each batch. It does not read in.
 func (s *Status) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 	defer s.End()
+	prices, err := model.ReadPrices()
+	if err != nil {
+		return err
+	}
 	var counts []statusCount
 	var batches []batchStatus
-	err := transact(ctx, &s.Database, duck.Read, func(c *duck.Conn) (err error) {
+	err = transact(ctx, &s.Database, duck.Read, func(c *duck.Conn) (err error) {
 		ok, err := hasTables(c)
 		if err != nil {
 			return err
 		}
-		if counts, err = s.counts(c, ok); err != nil || !ok {
+		if counts, err = s.counts(c, prices, ok); err != nil || !ok {
 			return err
 		}
-		batches, err = s.batches(c)
+		batches, err = s.batches(c, prices)
 		return err
 	})
 	if err != nil {
@@ -93,7 +97,7 @@ func (s *Status) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 
 // counts returns a count for each status. claimed says that the database has the
 // toolkit's tables.
-func (s *Status) counts(c *duck.Conn, claimed bool) ([]statusCount, error) {
+func (s *Status) counts(c *duck.Conn, prices model.Prices, claimed bool) ([]statusCount, error) {
 	from := s.From
 	if from == "" && claimed {
 		if _, err := c.One(func(r *duck.Rows) { from = r.Text(0) }, "SELECT source FROM gbatch.jobs WHERE embeddings = ? ORDER BY batch DESC LIMIT 1", s.Embeddings); err != nil {
@@ -116,8 +120,8 @@ func (s *Status) counts(c *duck.Conn, claimed bool) ([]statusCount, error) {
 			return nil, err
 		}
 	}
-	facts := model.Lookup(cmp.Or(space.Model, model.Default))
-	query := "SELECT 'PENDING' AS status, strlen(" + src.body() + ") AS bytes, NULL::BIGINT AS tokens FROM " + src.sql
+	space = space.Or(model.Space{Model: model.Default})
+	query := "SELECT 'PENDING' AS status, NULL::BIGINT AS tokens, " + src.title() + " AS title, " + src.body() + " AS body FROM " + src.sql
 	if claimed {
 		// A table without claims has no vectors yet. If there are claims, but only
 		// for other tables, its name is probably a mistake.
@@ -131,19 +135,25 @@ func (s *Status) counts(c *duck.Conn, claimed bool) ([]statusCount, error) {
 			return nil, err
 		}
 		if n > 0 {
-			query = "SELECT status, bytes, tokens FROM (" + src.status(s.Embeddings, "") + ")"
+			query = "SELECT status, tokens, sent_title AS title, sent_body AS body FROM (" + src.status(s.Embeddings, "") + ")"
 		}
 	}
 	counts := []statusCount{{Status: "READY"}, {Status: "QUEUED"}, {Status: "PENDING"}, {Status: "FAILED"}}
-	err = c.Each(func(r *duck.Rows) {
+	e := space.Estimator(1)
+	err = c.Stream(func(r *duck.Rows) {
 		for i := range counts {
-			if counts[i].Status == r.Borrow(0) {
-				counts[i].Chunks, counts[i].Tokens = r.Int(1), r.Int(2)
+			if n := &counts[i]; n.Status == r.Borrow(0) {
+				n.Chunks++
+				if r.Bool(1) {
+					n.Tokens += r.Int(2)
+				} else {
+					n.Tokens += e.Request(r.Borrow(3), r.Borrow(4)).Likely
+				}
 			}
 		}
-	}, fmt.Sprintf("SELECT status, count(*), sum(coalesce(tokens, %s))::BIGINT FROM (%s) GROUP BY status", estimate(facts, "bytes"), query))
+	}, "SELECT status, tokens IS NOT NULL, tokens, CASE WHEN tokens IS NULL THEN title END, CASE WHEN tokens IS NULL THEN body END FROM ("+query+")")
 	for i := range counts {
-		counts[i].USD = facts.Cost(counts[i].Tokens)
+		counts[i].USD = known(prices.Batch(space.Model, counts[i].Tokens))
 	}
 	if err != nil || !claimed {
 		return counts, err
@@ -167,11 +177,11 @@ func tableNames(c *duck.Conn) (names []string, err error) {
 
 // batches lists all batches that were claimed for the table of vectors, oldest
 // first.
-func (s *Status) batches(c *duck.Conn) (batches []batchStatus, err error) {
+func (s *Status) batches(c *duck.Conn, prices model.Prices) (batches []batchStatus, err error) {
 	err = c.Each(func(r *duck.Rows) {
 		b := batchStatus{Batch: r.Text(0), Job: r.Text(1), State: r.Text(2), Open: r.Bool(3), Requests: r.Int(4), Succeeded: r.Int(5),
 			Failed: r.Int(6), Tokens: r.Int(7), ClaimedAt: r.Text(9), SentAt: r.Text(10), EndedAt: r.Text(11), Error: r.Text(12)}
-		b.USD = model.Lookup(r.Text(8)).Cost(b.Tokens)
+		b.USD = known(prices.Batch(r.Text(8), b.Tokens))
 		batches = append(batches, b)
 	}, `SELECT batch, job, coalesce(state, 'CLAIMED'), closed_at IS NULL, requests, succeeded, failed, tokens, model,
 		`+rfc3339("claimed_at")+", "+rfc3339("submitted_at")+", "+rfc3339("ended_at")+`, error FROM gbatch.jobs WHERE embeddings = ? ORDER BY batch`, s.Embeddings)
@@ -218,7 +228,15 @@ func dollars(usd *float64) string {
 	if usd == nil {
 		return "?"
 	}
-	return fmt.Sprintf("$%.4f", *usd)
+	return model.Money(*usd)
+}
+
+// known is a price as the records have it: nil if it is not known.
+func known(usd float64, known bool) *float64 {
+	if !known {
+		return nil
+	}
+	return &usd
 }
 
 func terminal(out io.Writer) bool {

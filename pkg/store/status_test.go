@@ -3,11 +3,16 @@ package store
 import (
 	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"gbatch/pkg/cli"
+	"gbatch/pkg/exit"
 	"gbatch/pkg/ledger"
+	"gbatch/pkg/model"
 	"gbatch/pkg/record"
 )
 
@@ -107,5 +112,65 @@ func TestAge(t *testing.T) {
 	}
 	if got := age(""); got != "" {
 		t.Error(got)
+	}
+}
+
+// The dry run and the status estimate from what is sent: the title counts where
+// the request has one. The file of GBATCH_PRICES sets what they cost.
+func TestEstimates(t *testing.T) {
+	k := open(t, "CREATE TABLE chunks (id VARCHAR, title VARCHAR, text VARCHAR)",
+		"INSERT INTO chunks SELECT 'c' || i, 'Title ' || i, repeat('some words ', 1 + i % 7) || i FROM range(3000) t(i)")
+	prices := filepath.Join(t.TempDir(), "prices.json")
+	if err := os.WriteFile(prices, []byte(`{"usd_per_million_tokens":{"gemini-embedding-2":{"batch":1000000}}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv(model.PricesVariable, prices)
+	for _, task := range []string{model.DefaultTaskType, "CLUSTERING"} {
+		for _, from := range []string{"chunks", "SELECT * FROM chunks"} {
+			space := model.Space{Model: "gemini-embedding-2", TaskType: task}
+			e, want := space.Estimator(1), int64(0)
+			for i := range 3000 {
+				want += e.Request(fmt.Sprint("Title ", i), strings.Repeat("some words ", 1+i%7)+fmt.Sprint(i)).Likely
+			}
+			set := func(p *Pending) { p.Model, p.TaskType, p.From, p.MaxRequests = space.Model, task, from, 2999 }
+			got := int64(0)
+			for line := range strings.Lines(k.must(k.pending(func(p *Pending) { p.DryRun = true }, set), "")) {
+				var plan planned
+				if err := json.Unmarshal([]byte(line), &plan); err != nil || plan.USD == nil || *plan.USD != float64(plan.Tokens) {
+					t.Errorf("%s: %v", line, err)
+				}
+				got += plan.Tokens
+			}
+			if got != want {
+				t.Errorf("%s from %s: %d tokens, want %d", task, from, got, want)
+			}
+		}
+	}
+	status := func(name string) (n statusCount) {
+		for line := range strings.Lines(k.must(&Status{Database: k.Database, Embeddings: "embeddings"}, "")) {
+			if strings.Contains(line, `"status":"`+name+`"`) {
+				if err := json.Unmarshal([]byte(line), &n); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		return n
+	}
+	k.must(k.pending(func(p *Pending) { p.Model, p.Limit = "gemini-embedding-2", 1 }), "")
+	queued, pending := status("QUEUED"), status("PENDING")
+	want, e := int64(0), model.Space{Model: "gemini-embedding-2", TaskType: model.DefaultTaskType}.Estimator(1)
+	for i := range 3000 {
+		want += e.Request(fmt.Sprint("Title ", i), strings.Repeat("some words ", 1+i%7)+fmt.Sprint(i)).Likely
+	}
+	if queued.Chunks != 1 || pending.Chunks != 2999 || queued.Tokens+pending.Tokens != want || *pending.USD != float64(pending.Tokens) {
+		t.Errorf("%+v, %+v, want %d tokens", queued, pending, want)
+	}
+	if err := os.WriteFile(prices, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, cmd := range []cli.Command{&Status{Database: k.Database, Embeddings: "embeddings"}, k.pending(func(p *Pending) { p.DryRun = true }), &Release{Database: k.Database}} {
+		if _, err := k.run(cmd, ""); exit.Code(err) != exit.Usage || !strings.Contains(fmt.Sprint(err), model.PricesVariable) {
+			t.Errorf("%T with a bad file of prices: %v", cmd, err)
+		}
 	}
 }

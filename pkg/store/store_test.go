@@ -321,7 +321,7 @@ func TestLimits(t *testing.T) {
 		{func(p *Pending) { p.MaxRequests = 8 }, "[8 8 4]"},
 		{func(p *Pending) { p.MaxBytes = 12000 }, "[10 10]"},
 		{func(p *Pending) { p.MaxBytes = 10 }, "[1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1]"},
-		{func(p *Pending) { p.MaxTokens = 1300 }, "[5 5 5 5]"},
+		{func(p *Pending) { p.MaxTokens = 700 }, "[5 5 5 5]"},
 		{func(p *Pending) { p.Limit = 7; p.MaxRequests = 5 }, "[5 2]"},
 	} {
 		if got := fmt.Sprint(counts(test.set)); got != test.want {
