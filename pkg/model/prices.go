@@ -104,7 +104,7 @@ func cost(price *float64, tokens int64) (usd float64, known bool) {
 func Money(usd float64) string {
 	switch {
 	case usd > 0 && usd < 0.0001:
-		return "< $0.0001"
+		return "<$0.0001"
 	case usd >= 10:
 		return fmt.Sprintf("$%.2f", usd)
 	}

@@ -86,7 +86,7 @@ func TestPrices(t *testing.T) {
 }
 
 func TestMoney(t *testing.T) {
-	for usd, want := range map[float64]string{0: "$0.0000", 0.0012: "$0.0012", 0.00009: "< $0.0001", 9.5: "$9.5000", 12.345: "$12.35", 1234: "$1234.00"} {
+	for usd, want := range map[float64]string{0: "$0.0000", 0.0012: "$0.0012", 0.00009: "<$0.0001", 9.5: "$9.5000", 12.345: "$12.35", 1234: "$1234.00"} {
 		if got := Money(usd); got != want {
 			t.Errorf("%v is written %s, want %s", usd, got, want)
 		}

@@ -100,7 +100,7 @@ func TestRelease(t *testing.T) {
 		t.Errorf("%v, %v", jobs, err)
 	}
 	for _, say := range []string{b[2] + " (the outcome of its create is unknown)", b[3] + " (it was submitted as batches/three)",
-		b[4] + " (it was claimed more than 72 hours ago", "run the whole pipe", "--force", "3 requests, estimated cost < $0.0001"} {
+		b[4] + " (it was claimed more than 72 hours ago", "run the whole pipe", "--force", "3 requests, estimated cost <$0.0001"} {
 		if !strings.Contains(err.Error(), say) {
 			t.Errorf("%v does not say %s", err, say)
 		}
