@@ -152,7 +152,7 @@ func (c *Conn) Stream(f func(*Rows), sql string) error {
 		return c.failed(mapping.PrepareError(stmt), sql)
 	}
 	r := &Rows{}
-	//lint:ignore SA1019 DuckDB has no other call that streams a result.
+	// The binding calls this deprecated. DuckDB has no other call that streams.
 	state := bindings.ExecutePreparedStreaming(stmt, &r.result)
 	r, err := c.started(r, state, sql)
 	if err != nil {
