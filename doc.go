@@ -17,6 +17,8 @@
 //	vectors-apply    writes those back
 //	jobs-pending     prints the jobs whose results are not applied yet
 //	chunks-status    tells what is ready, queued, pending and failed
+//	gbatch-list      lists the jobs or the files at Google
+//	gbatch-cancel    ends jobs, deletes files that no job uses
 //	chunks-release   gives claimed batches back that were not sent
 //	gemini-emulator  is a local Gemini server, for demos and tests
 //

@@ -207,6 +207,7 @@ type call struct {
 	order  string // of a list: oldest, shuffled, or "" for newest first
 	repeat bool   // each page of a list begins with the last job of the page before
 	state  string // state that a status GET answers
+	late   int    // status GETs until a cancel ends its job; 0: at once
 	edits  []edit // changes of the reply
 }
 
