@@ -322,7 +322,7 @@ func (r *cancelling) hold(ctx context.Context, file, display string) (ledger.Ent
 func (r *cancelling) tell() {
 	what := "google was asked to end "
 	if r.DryRun && r.jobs+r.files > 0 {
-		slog.Warn("nothing was changed: this is what would be done", "jobs to end", r.jobs, "files to delete", r.files)
+		slog.Warn("nothing was changed, this is what would be done", "end", count(r.jobs, "job"), "delete", count(r.files, "file"))
 		what = "google would be asked to end "
 	}
 	if r.jobs == 0 {
