@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -90,12 +91,12 @@ type desk struct {
 
 const pageKey = "key-of-the-pages"
 
-func newDesk(t *testing.T) *desk {
+// newDesk starts an emulator whose jobs have ended after polls looks.
+func newDesk(t *testing.T, polls int) *desk {
 	t.Helper()
 	d := &desk{dir: t.TempDir()}
 	var err error
-	// Polls 0: a job has ended at the first look.
-	if d.server, err = emulator.New(emulator.Options{Dir: filepath.Join(d.dir, "emulator")}); err != nil {
+	if d.server, err = emulator.New(emulator.Options{Dir: filepath.Join(d.dir, "emulator"), Polls: polls}); err != nil {
 		t.Fatal(err)
 	}
 	web := httptest.NewServer(d.server)
@@ -158,7 +159,11 @@ func TestDocs(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			blocks, _ := split(page)
-			d := newDesk(t)
+			polls := 0
+			if name == "docs/recipes.md" {
+				polls = 2 // a job is looked at twice there before it is cancelled
+			}
+			d := newDesk(t, polls)
 			gone := "batches/abc" // a job that the page speaks of
 			if name == "docs/troubleshooting.md" {
 				gone = d.loseJob(t)
@@ -225,7 +230,7 @@ func TestEmbedHourly(t *testing.T) {
 		}
 	}
 	begin := func(t *testing.T, faults ...string) *desk {
-		d := newDesk(t)
+		d := newDesk(t, 0)
 		if err := d.server.SetFaults(faults); err != nil {
 			t.Fatal(err)
 		}
@@ -317,6 +322,13 @@ var checks = map[string]func(*testing.T, *desk){
 	"docs/recipes.md": func(t *testing.T, d *desk) {
 		d.sees(t, "late PENDING", "SELECT id || ' ' || embedding_status FROM chunk_status WHERE embedding_status <> 'READY'")
 		d.sees(t, "5 5 2", "SELECT (SELECT count(*) FROM doc_embeddings) || ' ' || (SELECT count(*) FROM note_embeddings) || ' ' || (SELECT count(*) FROM vectors)")
+		books, err := d.server.Books()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := books.Jobs["BATCH_STATE_CANCELLED"]; n != 2 || len(books.Uploaded) > 0 {
+			t.Errorf("%d jobs were cancelled, the late one and the orphan; %d files are left", n, len(books.Uploaded))
+		}
 	},
 }
 
@@ -401,7 +413,7 @@ func TestRecordsPage(t *testing.T) {
 		t.Errorf("to-jsonl prints\n%sinstead of\n%s", rendered.String(), want)
 	}
 
-	d := newDesk(t)
+	d := newDesk(t, 0)
 	submit := func(lines ...string) error {
 		cmd := exec.Command("gbatch-submit")
 		cmd.Env, cmd.Stdin = d.env, strings.NewReader(strings.Join(lines, "\n"))
@@ -423,6 +435,13 @@ func TestRecordsPage(t *testing.T) {
 			return submit(strings.ReplaceAll(strings.Replace(header[0], `"count":2`, `"count":1`, 1)+"\n"+line, "b01M84SFAXB3APG34JFJ6Z25GEJ", "b01"))
 		}},
 		{"## Job", []any{record.Job{}}, answer, nil},
+		{"## File", []any{record.File{}}, again(new(record.File)), func(line string) error {
+			f, err := record.ParseFile([]byte(line))
+			if f == nil && err == nil {
+				err = errors.New("not a file")
+			}
+			return err
+		}},
 		{"## Vector", []any{record.Vector{}}, answer, nil},
 		{"## Error", []any{record.KeyError{}, record.Status{}}, answer, nil},
 	} {
@@ -485,7 +504,7 @@ func TestRecordsPage(t *testing.T) {
 
 // TestDatabasePage holds docs/database.md against the tables there are.
 func TestDatabasePage(t *testing.T) {
-	d := newDesk(t)
+	d := newDesk(t, 0)
 	d.run(t, exec.Command("bash", "-c", "chunks-pending kb.duckdb"))
 	db, err := sql.Open("duckdb", filepath.Join(d.dir, "kb.duckdb"))
 	if err != nil {
