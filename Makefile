@@ -1,12 +1,12 @@
-# make            builds the commands into bin/
-# make demo       runs the whole line on real text against the local emulator
-# make test       all tests
-# make embed DB=kb.duckdb    your own database: the whole line, waits for the jobs
-# make flush DB=kb.duckdb    … submit what is pending, do not wait
-# make sync  DB=kb.duckdb    … collect the jobs that have ended
-# make check                 the scripts, against the built commands
-# make lint race fuzz purego what CI holds a change against
-# make torture bench         kills by the hundred; BENCHMARKS.md
+# make                       builds the commands into bin/
+# make demo                  runs the whole pipe on real text against the local emulator
+# make test                  runs all tests
+# make embed DB=kb.duckdb    embeds your database with the whole pipe, and waits for the jobs
+# make flush DB=kb.duckdb    submits what is pending in your database, and does not wait
+# make sync  DB=kb.duckdb    collects the jobs that have ended
+# make check                 runs the scripts with the built commands
+# make lint race fuzz purego runs the other checks of CI
+# make torture bench         kills commands hundreds of times; writes BENCHMARKS.md
 
 SHELL := bash
 .SHELLFLAGS := -o pipefail -ec
@@ -25,23 +25,23 @@ build:
 	@echo "building $(words $(COMMANDS)) commands into bin/; the first time takes a minute or two" >&2
 	go build -o bin/ $(COMMANDS:%=./cmd/%)
 
-# The time limit is for a machine that is slow or busy. The temporary folder is
-# removed also where a test is stopped.
+# The time limit is long enough for a slow or busy machine. The temporary folder is
+# removed even if a test is stopped.
 test:
 	@echo "compiling and running all tests; this takes some minutes" >&2
 	TMPDIR=$$(mktemp -d) && export TMPDIR && trap 'chmod -R u+w "$$TMPDIR" && rm -rf "$$TMPDIR"' EXIT
 	go test -timeout $(TIMEOUT) ./...
 
-# The code that vectors go through, in plain Go: see pkg/vector/README.md.
+# The vector code in plain Go: see pkg/vector/README.md.
 purego:
 	go test -tags purego ./pkg/vector ./pkg/record
 
-# The scripts, against the built programs in place of the test binary.
+# The scripts, with the built programs instead of the test binary.
 check: build
 	GBATCH_BIN=$(CURDIR)/bin go test . -run TestScripts -count=1 -timeout $(TIMEOUT)
 
-# The scripts start thousands of processes, each of which would sleep a second
-# at its end.
+# The scripts start thousands of processes. Without atexit_sleep_ms=0 each of them
+# would sleep for a second at its end.
 race:
 	TMPDIR=$$(mktemp -d) && export TMPDIR && trap 'chmod -R u+w "$$TMPDIR" && rm -rf "$$TMPDIR"' EXIT
 	GORACE=atexit_sleep_ms=0 go test -race -short -timeout $(TIMEOUT) ./...
@@ -53,15 +53,15 @@ lint:
 	go mod tidy -diff
 	go -C internal/bench mod tidy -diff
 	go run $(STATICCHECK) ./...
-	# Where its database cannot be reached, govulncheck has no opinion.
+	# If govulncheck cannot reach its database, there is only a warning.
 	out=$$(go run $(GOVULNCHECK) ./... 2>&1) || {
 		echo "$$out" >&2
 		grep -q 'fetching vulnerabilities' <<<"$$out" || exit 1
-		echo "make: warning: no look at known vulnerabilities was taken" >&2
+		echo "make: warning: known vulnerabilities were not checked" >&2
 	}
 
-# Every fuzz target for FUZZTIME each. Where the time ends while an input is
-# tried, go test may call that a failure; there is no failing input then.
+# Runs each fuzz target for FUZZTIME. If the time ends while an input is tried, go
+# test may report a failure, but without a failing input.
 fuzz:
 	grep -rEo --include='*_test.go' '^func Fuzz[A-Za-z0-9]+' pkg | sort | while IFS=: read -r file target; do
 		echo "$${target#func } in $$(dirname $$file)"
@@ -70,18 +70,18 @@ fuzz:
 	done
 	rm -f fuzz.out
 
-# Kills, faults and edits by the hundred; then the books must balance.
+# Hundreds of kills, faults and edits; afterwards the books must be correct.
 torture: build
 	PATH="$(CURDIR)/bin:$$PATH" go run ./internal/torture --seed $(SEED)
 
-# Side by side with what one would run instead; writes BENCHMARKS.md.
+# Compares the commands with other programs; writes BENCHMARKS.md.
 bench: build
 	PATH="$(CURDIR)/bin:$$PATH" go run -C internal/bench .
 
 demo: build
 	PATH="$(CURDIR)/bin:$$PATH" go run ./internal/demo
 
-# Three chunks through Google's own API, for less than a hundredth of a cent.
+# Sends three chunks to Google's own API, for less than a hundredth of a cent.
 test-live:
 	GBATCH_LIVE=1 go test . -run TestLive -count=1 -v -timeout 48h
 
@@ -91,7 +91,7 @@ install:
 clean:
 	rm -rf bin fuzz.out
 
-# Your own database. Flags of the commands come from the environment, such as
+# Your own database. Set the flags of the commands in the environment, such as
 # GBATCH_FROM, GBATCH_MODEL or GBATCH_LIMIT.
 embed: need-db build
 	export PATH="$(CURDIR)/bin:$$PATH"
@@ -101,10 +101,10 @@ flush: need-db build
 	export PATH="$(CURDIR)/bin:$$PATH" GBATCH_LIMIT=$${GBATCH_LIMIT:-100000}
 	chunks-pending "$(DB)" | to-jsonl | gbatch-submit | vectors-apply "$(DB)"
 
-# Jobs that are still at work (4) are what to expect.
+# Exit code 4 is not a failure: it means that some jobs have not ended.
 sync: need-db build
 	export PATH="$(CURDIR)/bin:$$PATH"
 	jobs-pending "$(DB)" | gbatch-wait --once | gbatch-fetch | vectors-apply "$(DB)" || test $$? = 4
 
 need-db:
-	@test -n "$(DB)" || { echo "make: say which database: make $(MAKECMDGOALS) DB=kb.duckdb" >&2; exit 2; }
+	@test -n "$(DB)" || { echo "make: no database is given: make $(MAKECMDGOALS) DB=kb.duckdb" >&2; exit 2; }

@@ -24,7 +24,7 @@ import (
 	"gbatch/pkg/render"
 )
 
-// pages are the documents whose blocks are run, by path.
+// pages returns the documents whose blocks are run, by path.
 func pages(t *testing.T) map[string]string {
 	t.Helper()
 	names, err := filepath.Glob("docs/*.md")
@@ -42,13 +42,13 @@ func pages(t *testing.T) map[string]string {
 	return pages
 }
 
-// A block is what stands between fences.
+// A block is the text between two fences.
 type block struct {
 	language, text string
 	line           int
 }
 
-// split parts a page into its blocks and the prose around them.
+// split divides a page into its blocks and the prose around them.
 func split(page string) (blocks []block, prose string) {
 	var b *block
 	var rest strings.Builder
@@ -70,7 +70,8 @@ func split(page string) (blocks []block, prose string) {
 	return blocks, rest.String()
 }
 
-// programs run the blocks of a language. A language without one is for the eye.
+// programs run the blocks of a language. Blocks of another language are only
+// read.
 var programs = map[string]func(text string) *exec.Cmd{
 	"sh":  func(text string) *exec.Cmd { return exec.Command("bash", "-e", "-o", "pipefail", "-c", text) },
 	"sql": func(text string) *exec.Cmd { return exec.Command("sql", "kb.duckdb", text) },
@@ -91,7 +92,8 @@ type desk struct {
 
 const pageKey = "key-of-the-pages"
 
-// newDesk starts an emulator whose jobs have ended after polls looks.
+// newDesk starts an emulator. With polls 0 a job has ended at the first status
+// request.
 func newDesk(t *testing.T, polls int) *desk {
 	t.Helper()
 	d := &desk{dir: t.TempDir()}
@@ -111,9 +113,9 @@ func newDesk(t *testing.T, polls int) *desk {
 		t.Fatal(err)
 	}
 	files := map[string]string{
-		// DuckDB's shell, as far as the pages use it.
+		// This is DuckDB's shell, as far as the pages use it.
 		"bin/duckdb": "#!/bin/sh\nif [ \"$1\" = -c ]; then shift; exec sql '' \"$@\"; fi\nexec sql \"$@\"\n",
-		// The targets are looked at, not made: they would run this test.
+		// The targets are only printed: making them would run this test again.
 		"bin/make":   fmt.Sprintf("#!/bin/sh\nPATH=${PATH#*:} MAKEFLAGS= exec make -n -C '%s' \"$@\" > /dev/null\n", here),
 		"tmp/keep":   "",
 		"home/keep":  "",
@@ -141,7 +143,7 @@ func newDesk(t *testing.T, polls int) *desk {
 	return d
 }
 
-// run runs a command, which must succeed, and returns what it prints.
+// run runs a command, which must succeed, and returns its output.
 func (d *desk) run(t *testing.T, cmd *exec.Cmd) string {
 	t.Helper()
 	var out, err bytes.Buffer
@@ -152,8 +154,8 @@ func (d *desk) run(t *testing.T, cmd *exec.Cmd) string {
 	return out.String()
 }
 
-// TestDocs runs every block of the pages that is a program, each page's in
-// their order in one folder.
+// TestDocs runs every block of the pages that is a program. The blocks of a page
+// run in their order in one folder.
 func TestDocs(t *testing.T) {
 	for name, page := range pages(t) {
 		t.Run(name, func(t *testing.T) {
@@ -161,10 +163,10 @@ func TestDocs(t *testing.T) {
 			blocks, _ := split(page)
 			polls := 0
 			if name == "docs/recipes.md" {
-				polls = 2 // a job is looked at twice there before it is cancelled
+				polls = 2 // the status of a job is requested twice before the job is cancelled
 			}
 			d := newDesk(t, polls)
-			gone := "batches/abc" // a job that the page speaks of
+			gone := "batches/abc" // the job that the page names
 			if name == "docs/troubleshooting.md" {
 				gone = d.loseJob(t)
 			}
@@ -184,7 +186,7 @@ func TestDocs(t *testing.T) {
 				if !t.Run(fmt.Sprintf("line %d", b.line), func(t *testing.T) {
 					d.run(t, program(strings.ReplaceAll(b.text, "batches/abc", gone)))
 				}) {
-					return // what follows builds on it
+					return // the next blocks depend on this one
 				}
 			}
 			if check := checks[name]; check != nil {
@@ -216,8 +218,9 @@ func (d *desk) loseJob(t *testing.T) string {
 	return job
 }
 
-// TestEmbedHourly runs the script of the recipe. It ends with 0 while jobs are at
-// work, the quota is full or the database is locked, but not if that lasts.
+// TestEmbedHourly runs the script of the recipe. It ends with 0 while jobs are
+// running, the quota is full or the database is locked, but not if that lasts
+// for long.
 func TestEmbedHourly(t *testing.T) {
 	if _, err := exec.LookPath("jq"); err != nil {
 		t.Skip("jq is not installed")
@@ -246,14 +249,15 @@ func TestEmbedHourly(t *testing.T) {
 			t.Errorf("code %d instead of %d: %s", code, want, out)
 		}
 	}
-	// later lets two days pass, which is all that the database and the script know of.
+	// later makes two days pass for the database and the script.
 	later := func(t *testing.T, d *desk) {
 		for _, column := range []string{"jobs claimed_at", "jobs submitted_at", "jobs ended_at", "scans scanned_at"} {
 			table, name, _ := strings.Cut(column, " ")
 			d.run(t, exec.Command("sql", "kb.duckdb", "UPDATE gbatch."+table+" SET "+name+" = "+name+" - INTERVAL 49 HOUR"))
 		}
 	}
-	// lock holds the database open for reading, so that no command can write to it.
+	// lock holds the database open for reading, so that no command can write to
+	// it.
 	lock := func(t *testing.T, d *desk) (unlock func()) {
 		db, err := sql.Open("duckdb", filepath.Join(d.dir, "kb.duckdb")+"?access_mode=read_only")
 		if err == nil {
@@ -303,7 +307,7 @@ func TestEmbedHourly(t *testing.T) {
 	})
 }
 
-// checks are what must hold after a page.
+// checks are what must be true after the blocks of a page.
 var checks = map[string]func(*testing.T, *desk){
 	"README.md": func(t *testing.T, d *desk) {
 		d.sees(t, "READY 14", "SELECT embedding_status || ' ' || count(*) FROM chunk_status GROUP BY embedding_status")
@@ -339,7 +343,7 @@ func (d *desk) sees(t *testing.T, want, query string) {
 	}
 }
 
-// section is the text below a heading, down to the next one.
+// section returns the text below a heading, up to the next heading.
 func section(t *testing.T, page, heading string) string {
 	t.Helper()
 	_, rest, found := strings.Cut(page, "\n"+heading+"\n")
@@ -352,8 +356,8 @@ func section(t *testing.T, page, heading string) string {
 	return rest
 }
 
-// members are the rows of the tables of a section that begin with a member's
-// name, with what the next column says.
+// members returns the names of the members in the tables of a section, and the
+// next column of their rows.
 func members(section string) (names, marks []string) {
 	for _, row := range regexp.MustCompile("(?m)^\\| `([a-z_]+)` \\| ?(.*?) ?\\|").FindAllStringSubmatch(section, -1) {
 		names, marks = append(names, row[1]), append(marks, row[2])
@@ -361,9 +365,9 @@ func members(section string) (names, marks []string) {
 	return names, marks
 }
 
-// TestRecordsPage holds docs/records.md against the parsers: its examples are
-// what they read and write, its tables name the members there are, and no
-// record is read without a member that is said to be required.
+// TestRecordsPage compares docs/records.md with the parsers. The parsers read
+// its examples and write them, its tables list all members, and no record is
+// read without a member that the tables call required.
 func TestRecordsPage(t *testing.T) {
 	page := pages(t)["docs/records.md"]
 	examples := func(heading string) (lines []string) {
@@ -425,14 +429,19 @@ func TestRecordsPage(t *testing.T) {
 	}
 	for _, c := range []struct {
 		heading string
-		members []any // structs; Google's line has none
+		members []any // structs; there is none for Google's line
 		write   func(line string) (string, error)
 		read    func(line string) error
 	}{
 		{"## Batch header", []any{record.Header{}}, again(new(record.Header)), func(line string) error { return submit(line, requests[0], requests[1]) }},
 		{"## Chunk", []any{record.Chunk{}}, again(new(record.Chunk)), func(line string) error { return new(record.Chunk).Parse([]byte(line)) }},
 		{"## Request", nil, nil, func(line string) error {
-			return submit(strings.ReplaceAll(strings.Replace(header[0], `"count":2`, `"count":1`, 1)+"\n"+line, "b01M84SFAXB3APG34JFJ6Z25GEJ", "b01"))
+			var h record.Header
+			if err := ndjson.Unmarshal([]byte(header[0]), &h); err != nil {
+				return err
+			}
+			h.Batch, h.Count, h.Keys = "b01", 1, ""
+			return submit(string(record.AppendHeader(nil, h)) + line)
 		}},
 		{"## Job", []any{record.Job{}}, answer, nil},
 		{"## File", []any{record.File{}}, again(new(record.File)), func(line string) error {
@@ -472,7 +481,7 @@ func TestRecordsPage(t *testing.T) {
 				}
 			}
 			if c.members == nil {
-				want = []string{"key", "batch", "request"}
+				want = []string{"key", "claimed", "request"}
 			}
 			names, marks := members(section(t, page, c.heading))
 			if !slices.Equal(names, want) {
@@ -502,7 +511,7 @@ func TestRecordsPage(t *testing.T) {
 	}
 }
 
-// TestDatabasePage holds docs/database.md against the tables there are.
+// TestDatabasePage compares docs/database.md with the tables.
 func TestDatabasePage(t *testing.T) {
 	d := newDesk(t, 0)
 	d.run(t, exec.Command("bash", "-c", "chunks-pending kb.duckdb"))
@@ -543,8 +552,8 @@ func TestDatabasePage(t *testing.T) {
 	}
 }
 
-// TestDocsNames looks up the flags, variables, files and headings that the
-// pages name.
+// TestDocsNames checks that the flags, variables, files and headings that the
+// pages name exist.
 func TestDocsNames(t *testing.T) {
 	commands, err := filepath.Glob("cmd/*/main.go")
 	if err != nil {
@@ -602,7 +611,7 @@ func TestDocsNames(t *testing.T) {
 	}
 }
 
-// anchors are the names that a page's headings can be linked by.
+// anchors returns the names with which a link can point to a page's headings.
 func anchors(page string) (names []string) {
 	_, prose := split(page)
 	for _, heading := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(prose, -1) {

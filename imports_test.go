@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// owners says which packages may import a module that is not ours. A module has
-// one, so that its replacement is one package's work.
+// owners says which package may import a module of others. Each module has one
+// package, so that replacing it is work in one package.
 var owners = map[string][]string{
 	"github.com/duckdb/":              {"gbatch/pkg/duck"},
 	"google.golang.org/genai":         {"gbatch/pkg/gbatch"},
@@ -22,7 +22,7 @@ var owners = map[string][]string{
 	"github.com/rogpeppe/go-internal": nil, // tests only
 }
 
-// never says what a program must not be linked with.
+// never lists what a program must not be linked with.
 var never = map[string][]string{
 	"gbatch/cmd/to-jsonl":        {"github.com/duckdb/", "google.golang.org/genai"},
 	"gbatch/cmd/gbatch-submit":   {"github.com/duckdb/"},
@@ -37,7 +37,7 @@ var never = map[string][]string{
 	"gbatch/cmd/chunks-status":   {"google.golang.org/genai"},
 	"gbatch/cmd/chunks-release":  {"google.golang.org/genai"},
 	"gbatch/cmd/gemini-emulator": {"github.com/duckdb/", "google.golang.org/genai"},
-	// The emulator must not share the client's reading of the API.
+	// The emulator must not share the client's code for the API.
 	"gbatch/pkg/emulator": {"gbatch/", "github.com/duckdb/", "google.golang.org/"},
 }
 

@@ -18,9 +18,9 @@ import (
 	"gbatch/pkg/record"
 )
 
-// TestLineBitForBit puts 10,000 chunks of about 1.5 KB through the line, as
-// processes over HTTP, and compares every vector in the database with the one
-// that the emulator has for that text.
+// TestLineBitForBit sends 10,000 chunks of about 1.5 KB through the whole pipe,
+// as processes over HTTP. It compares every vector in the database with the
+// emulator's vector for that text.
 func TestLineBitForBit(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes several seconds")
@@ -107,7 +107,7 @@ type list []any
 func (l *list) Scan(v any) error {
 	values, ok := v.([]any)
 	if !ok {
-		return fmt.Errorf("%T is no list", v)
+		return fmt.Errorf("%T is not a list", v)
 	}
 	*l = values
 	return nil

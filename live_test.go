@@ -8,9 +8,10 @@ import (
 	"testing"
 )
 
-// TestLive puts three chunks through the line and Google's own API, and then
-// runs it again. It costs less than a hundredth of a cent and takes as long as
-// Google does, up to a day: it runs only by make test-live, with a key.
+// TestLive sends three chunks through the whole pipe to Google's own API, and
+// then runs the pipe again. It costs less than a hundredth of a cent, and takes
+// as long as Google does, up to a day. So it runs only with make test-live and a
+// key.
 func TestLive(t *testing.T) {
 	if os.Getenv("GBATCH_LIVE") == "" {
 		t.Skip("make test-live runs this")

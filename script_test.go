@@ -58,10 +58,10 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, commands)
 }
 
-// TestScripts runs testdata/scripts, each with an emulator of its own. A file
-// "faults" in a script's archive sets the emulator's faults, "options.json" its
-// options. With GBATCH_BIN the commands in that folder are tested in place of
-// those in the test binary.
+// TestScripts runs testdata/scripts, each script with its own emulator. A file
+// "faults" in a script's archive sets the emulator's faults, a file
+// "options.json" its options. With GBATCH_BIN the commands in that folder are
+// tested instead of those in the test binary.
 func TestScripts(t *testing.T) {
 	bin := os.Getenv("GBATCH_BIN")
 	if bin != "" {
@@ -115,7 +115,7 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// exits is a statement of the scripts: exits CODE PROGRAM [ARG…] runs a
+// exits is a statement for the scripts: exits CODE PROGRAM [ARG…] runs a
 // program, which must end with that code.
 func exits(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
@@ -135,8 +135,8 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// query is a command for the scripts: sql FILE STATEMENT… prints the rows of
-// the statements, values joined by a bar. A file that is not there is made.
+// query is a command for the scripts: sql FILE STATEMENT… prints the rows of the
+// statements, with their values joined by a bar. It creates a missing file.
 func query() {
 	db, err := sql.Open("duckdb", os.Args[1])
 	for _, statement := range os.Args[2:] {
@@ -176,15 +176,16 @@ func print(db *sql.DB, statement string) error {
 		for i, v := range values {
 			texts[i] = fmt.Sprint(v)
 		}
-		if names[0] != "Count" && names[0] != "Success" { // what a statement without rows gives
+		if names[0] != "Count" && names[0] != "Success" { // the column of a statement without rows
 			fmt.Println(strings.Join(texts, "|"))
 		}
 	}
 	return rows.Err()
 }
 
-// ask is a command for the scripts: ask PATH [BODY] gets a path of the emulator,
-// or posts BODY, or the file in @FILE, to it, and prints the answer.
+// ask is a command for the scripts: ask PATH [BODY] sends a GET to a path of the
+// emulator, or a POST with BODY, and prints the reply. @FILE as BODY stands for
+// the content of a file.
 func ask() {
 	method, body := http.MethodGet, ""
 	if len(os.Args) > 2 {
@@ -225,8 +226,8 @@ func call(method, path, body string) (answer []byte, err error) {
 	return answer, err
 }
 
-// books is a command for the scripts: it prints in a line what the emulator
-// was asked for, and what that cost.
+// books is a command for the scripts: it prints in one line what was requested
+// from the emulator, and what was paid for.
 func books() {
 	var b emulator.Books
 	answer, err := call(http.MethodGet, "/emulator/books", "")

@@ -1,38 +1,41 @@
 // Chunks-pending claims the chunks that need a vector, cuts them into batches
-// and prints them, a header and its chunks each:
+// and prints each batch: a header, then its chunks.
 //
-//	{"batch":"b01K…","count":2,"model":"gemini-embedding-001","dim":768,"task_type":"RETRIEVAL_DOCUMENT"}
+//	{"batch":"b01K…","count":2,"model":"gemini-embedding-001","dim":768,"task_type":"RETRIEVAL_DOCUMENT","keys":"0c07bcd4e6e4c5ef"}
 //	{"id":"chunk_123","text":"A passage of text"}
 //	{"id":"chunk_124","text":"Another one","title":"Its title"}
 //
-// A chunk needs a vector when no vector was made from what its request would
-// carry now, in this model, dim and task type: its text, and its title where the
-// task type is RETRIEVAL_DOCUMENT. Of chunks with the same text one is claimed; a chunk
-// whose text has a vector already gets a copy, and is not printed.
+// A chunk needs a vector if the table of vectors has none for its present text in
+// this model, dim and task type. With the task type RETRIEVAL_DOCUMENT, the title
+// is part of the text. If several chunks have the same text, one of them is
+// claimed. A chunk whose text already has a vector gets a copy of it, and is not
+// printed.
 //
-// Batches that were claimed by an earlier run and have no job yet are printed
-// first, the same bytes as before. So nothing is lost when a reader stops.
-// A source must give the same rows each time it is read.
+// Batches that an earlier run claimed, and that have no job yet, are printed
+// first, byte for byte as before. So nothing is lost when the reader of the output
+// stops. A source must give the same rows each time it is read.
 //
 //	chunks-pending kb.duckdb | to-jsonl | gbatch-submit | vectors-apply kb.duckdb
 //	chunks-pending kb.duckdb --from "SELECT doc AS id, body AS text FROM read_parquet('docs/*.parquet')" | …
 //	chunks-pending kb.duckdb --dry-run
 //
-// On a terminal it claims nothing and prints what it would claim, a line for
-// each batch, as with --dry-run. In a pipe or to a file it claims.
+// If stdout is a terminal, it claims nothing and prints one line for each batch
+// that it would claim, as with --dry-run. If stdout is a pipe or a file, it claims.
 //
-// Before it claims, it tries on a row what vectors-apply will write to your tables,
-// and takes it back. If DuckDB refuses that, nothing is claimed. If the table has
-// the columns embedding_status and error_message, they are set right; a chunk that
-// you set back to PENDING is embedded again. docs/database.md has the rules.
+// Before it claims, it tries on one row what vectors-apply will write to your
+// tables, and rolls that back. If DuckDB refuses the write, nothing is claimed. If
+// the table has the columns embedding_status and error_message, they are brought up
+// to date. A chunk that you set back to PENDING is embedded again.
+// docs/database.md has the rules.
 //
-// The defaults of the three limits fit the lowest paid tier of the API. --limit
-// counts what this run claims, not what it prints again.
+// The defaults of the three limits --max-requests, --max-bytes and --max-tokens fit
+// the lowest paid tier of the API. --limit counts the requests that this run claims,
+// not those that it prints again.
 //
 // Exit codes: 0 done, 1 failed, 2 usage, 3 done, but the courtesy columns could not
 // be written, or a batch that was claimed before cannot be sent and is left out,
-// 5 the database is held by another process for longer than --lock-timeout, 7 ids
-// that are missing or not unique, or a source that gives other rows each time.
+// 5 another process holds the database for longer than --lock-timeout, 7 ids are
+// missing or not unique, or the source gives other rows each time it is read.
 package main
 
 import (

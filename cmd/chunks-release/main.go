@@ -1,34 +1,39 @@
 // Chunks-release gives claimed batches back: their chunks are pending again, and
-// the next chunks-pending claims them anew. Without names it gives back every
-// batch that has no job in the database.
+// the next chunks-pending claims them again. If no batch is named, it gives back
+// every batch that has no job in the database.
 //
 //	chunks-release kb.duckdb
 //	chunks-release kb.duckdb b01K…
 //	chunks-release kb.duckdb b01K… --force
 //
-// A batch that was surely never sent is given back at once: the notes that
-// gbatch-submit keeps on this machine say nothing of it, or say that no create
-// was sent. Others are kept, and the exit code is 3: run the line, which finds
-// their jobs. With --force they are given back too. What has a job is then paid
-// for twice; the message says how much that is. To these belong a batch with a
-// job, such as one whose job was deleted; a batch whose create has an unknown
-// outcome; and a claim older than three days, since gbatch-submit does not keep
-// its notes for longer. A batch that gbatch-submit works on is always kept.
+// A batch is given back at once if it was certainly never sent: the intents of
+// gbatch-submit on this machine do not name it, or say that no create was sent.
+// All other batches are kept, and the exit code is 3. Run the whole pipe, which
+// finds their jobs. With --force they are given back too. If such a batch has a
+// job, its requests are then paid for twice. A warning says how many and how much.
+// Such batches are:
 //
-// Run it on the machine that submits, while no line is running.
+//   - a batch with a job in the database, for example a job that was deleted
+//   - a batch whose create has an unknown outcome
+//   - a claim older than three days, because gbatch-submit keeps its intents for
+//     three days only
 //
-// It prints the job of each batch given back that has one:
+// A batch that gbatch-submit is working on is always kept.
+//
+// Run chunks-release on the machine that submits, while no other command runs.
+//
+// It prints the job of each batch that is given back and has one:
 //
 //	{"job":"batches/abc","batch":"b01K…","state":"QUEUED","model":"gemini-embedding-001","dim":768,"requests":2}
 //
-// If a batch that was given back is submitted after all, because its lines were
-// in a pipe or a file, vectors-apply stores its answers as those of any other
-// batch, for three days.
+// A batch that was given back may still be submitted, because its lines are in a
+// pipe or a file. For three days vectors-apply stores its answers like those of any
+// other batch.
 //
-// Environment: XDG_STATE_HOME for the notes of gbatch-submit.
+// Environment: XDG_STATE_HOME, the parent of the folder with the intents.
 //
-// Exit codes: 0 done, 1 failed, 2 usage, 3 some batches were not given back, 5
-// the database is held by another process for longer than --lock-timeout.
+// Exit codes: 0 done, 1 failed, 2 usage, 3 some batches were not given back,
+// 5 another process holds the database for longer than --lock-timeout.
 package main
 
 import (

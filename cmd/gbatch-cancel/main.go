@@ -1,4 +1,4 @@
-// gbatch-cancel asks Google to end jobs, and deletes files of ours that no living
+// gbatch-cancel asks Google to cancel jobs, and deletes input files that no active
 // job uses.
 //
 //	jobs-pending kb.duckdb | gbatch-cancel | gbatch-wait | gbatch-fetch | vectors-apply kb.duckdb
@@ -12,35 +12,35 @@
 //
 // A record of a job that has ended is printed unchanged. A job may need time to
 // end, and may still succeed: gbatch-wait waits for its end. When vectors-apply
-// has read that a job is CANCELLED, its chunks are pending again, and the next
-// line sends and pays for them again, unless they are removed before.
+// has read that a job is CANCELLED, its chunks are pending again. The next
+// chunks-pending claims them, and they are paid for again. If they should not be
+// embedded, remove them first.
 //
-// What is forfeited is said on stderr. A job that ends CANCELLED has no results.
-// Google stops working on it, and does not say whether it charges for requests
-// that were under way. To cancel a job that has ended, or was cancelled before,
-// is not an error.
+// A job that ends CANCELLED has no results. Google may charge for the requests
+// that it has worked on. stderr reports how many requests lose their results. If
+// a job has already ended, or was cancelled before, that is not an error.
 //
-// Refused, with exit code 3, and not printed, while the other records are
-// handled:
+// Some records are refused. They are not printed, the other records are handled,
+// and the exit code is 3:
 //
-//   - a job or a file that has no display name of gbatch-submit. The name is
-//     asked from Google; what a record says is not enough
-//   - a file that is the input of a job that has not ended. All jobs of the
-//     project are listed before the first file is deleted
-//   - a file whose submission is under way on this machine, by the notes of
-//     gbatch-submit, or whose create has an unknown outcome
-//   - a file of results. Google has no call that deletes it: its name is longer
-//     than those calls take. It stays until it expires
+//   - a job or a file without a display name of gbatch-submit. The name is read
+//     from Google, not from the record
+//   - a file that is the input of a job that has not ended. gbatch-cancel reads
+//     the list of all jobs before it deletes the first file
+//   - a file that gbatch-submit on this machine is using, or whose create has an
+//     unknown outcome, according to the notes of gbatch-submit
+//   - a file of results. Google cannot delete it: its name is longer than the
+//     call allows. It stays until it expires
 //
-// A submission on another machine is seen only once its job is in the list. Do
+// A submission on another machine is visible only when its job is in the list. Do
 // not delete files while another machine submits.
 //
-// With --dry-run nothing is changed. What would be done is said on stderr, and
-// the records are printed in the states that they have at Google.
+// With --dry-run nothing is changed. stderr reports what would be done, and the
+// records are printed with the states that they have at Google.
 //
-// Environment: GEMINI_API_KEY, or GOOGLE_API_KEY, which takes precedence;
-// GOOGLE_GEMINI_BASE_URL for another server; XDG_STATE_HOME for the notes of
-// gbatch-submit.
+// Environment: GEMINI_API_KEY or GOOGLE_API_KEY (GOOGLE_API_KEY takes precedence if
+// both are set); GOOGLE_GEMINI_BASE_URL for another server; XDG_STATE_HOME for the
+// notes of gbatch-submit.
 //
 // Exit codes: 0 done, 1 failed, or a job is not visible to this key, 2 usage,
 // 3 done, but some records were refused, 5 try later, 7 input malformed.

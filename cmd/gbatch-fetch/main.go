@@ -2,37 +2,40 @@
 //
 //	gbatch-wait < jobs.ndjson | gbatch-fetch | vectors-apply kb.duckdb
 //
-// It reads jobs that have ended, as gbatch-wait prints them. For each that
-// succeeded it prints a vector or an error for each key, in the order of
-// Google's result file, which need not be that of the requests, and then the
-// job again:
+// It reads jobs that have ended, as gbatch-wait prints them. For each job that
+// succeeded it prints a vector or an error for each key, and then the job again.
+// The order is that of Google's result file, which may differ from the order of the
+// requests.
 //
 //	{"key":"chunk_123","batch":"b01","dim":768,"vector":"<base64 of little-endian float32>","tokens":3}
 //	{"key":"chunk_456","batch":"b01","error":{"code":3,"status":"INVALID_ARGUMENT","message":"…"}}
 //	{"job":"batches/abc","batch":"b01","state":"SUCCEEDED",…,"succeeded":1,"failed":1,"tokens":3}
 //
-// Only that last record says that the answers before it are complete. If a result
-// is cut short, or has fewer answers than Google counts or than requests were
-// sent, the job is printed with the reason in its error and without these counts:
-// it stays open. A download that breaks continues where it stopped. A vector of
-// another length than was asked for is an error of its key. So is a line that
-// cannot be read; if its key cannot be read either, it is a warning, and the key
-// gets no answer. Jobs that did not succeed, or have not ended, are printed as
-// they came.
+// Only that last record says that the answers before it are complete. A result may
+// be cut short, or have fewer answers than Google counts or than requests were
+// sent. The job is then printed with the reason in its error and without the
+// counts, and its batch stays open. A download that breaks continues where it
+// stopped.
 //
-// A job that was submitted with --canary is read through before anything of it
-// is printed. Where the answers to a request that was sent twice differ (by
-// their bits, and with a cosine below 0.999), none of its vectors is printed.
+// A vector with the wrong number of values is an error of its key. A line that
+// cannot be read is an error of its key too. If its key cannot be read either, there
+// is a warning, and the key gets no answer. Jobs that did not succeed, or have not
+// ended, are printed unchanged.
 //
-// The input file is deleted from Google once the results are printed, unless
-// --keep-input is given. The results stay there until they expire.
+// A job that was submitted with --canary is read to its end before anything of it
+// is printed. The answers to a request and to its canary are the same if their bits
+// are equal or their cosine is at least 0.999. If any such answers differ, no vector
+// of the job is printed.
 //
-// Environment: GEMINI_API_KEY, or GOOGLE_API_KEY, which takes precedence;
-// GOOGLE_GEMINI_BASE_URL for another server; TMPDIR for the results of jobs
-// with canaries.
+// The input file is deleted from Google after the results are printed, unless
+// --keep-input is given. The results stay at Google until they expire.
 //
-// Exit codes: 0 done, 1 failed, 2 usage, 3 done, but some jobs or keys failed,
-// or a job's canaries did not agree, 4 some jobs have not ended, 5 try later,
+// Environment: GEMINI_API_KEY or GOOGLE_API_KEY (GOOGLE_API_KEY takes precedence if
+// both are set); GOOGLE_GEMINI_BASE_URL for another server; TMPDIR for the results
+// of jobs with canaries.
+//
+// Exit codes: 0 done, 1 failed, 2 usage, 3 done, but some jobs or keys failed, or
+// the canaries of a job did not agree, 4 some jobs have not ended, 5 try later,
 // 7 input malformed, or a result cut short.
 package main
 

@@ -4,52 +4,56 @@
 //	chunks-pending kb.duckdb | to-jsonl | gbatch-submit > jobs.ndjson
 //	gbatch-submit --model gemini-embedding-2 < requests.jsonl
 //
-// It reads request lines, as to-jsonl prints them, each batch behind its
-// header. It uploads each batch as a file, creates a job for it and prints the
-// job:
+// It reads request lines as to-jsonl prints them, each batch after its header. It
+// uploads each batch as a file, creates a job for it and prints the job:
 //
 //	{"job":"batches/abc","batch":"b01","state":"QUEUED","model":"gemini-embedding-001","dim":768,"requests":2,"input":"files/x"}
 //
-// A header whose count is not met means that a command before this one ended
-// early: nothing of the batch is sent, exit 7. Requests without a header are
-// cut into batches at --max-requests and --max-bytes. With --allow-partial a
-// shorter batch is submitted, but not one that comes from chunks-pending.
+// If a batch has fewer requests than its header says, a command earlier in the pipe
+// ended early. Nothing of the batch is sent, and the exit code is 7. With
+// --allow-partial a shorter batch is submitted, unless chunks-pending claimed it.
+// Requests without a header are cut into batches at --max-requests and --max-bytes.
 //
-// A request that to-jsonl rendered below a header names its batch. Without that
-// header, or below another one, it is refused, exit 7: as a request by hand it
-// would be paid for again. The uploaded line does not have the name.
+// A request that to-jsonl rendered below a header says that it is claimed. Without a
+// header such a request is refused with exit code 7. Without this check it would be
+// submitted as a request without a batch, and paid for again. The headers of
+// chunks-pending hold a sum over the keys of the batch, so that requests below the
+// header of another batch are refused too. The member claimed is not uploaded.
 //
-// No batch is paid for twice. A job's display name holds the batch's name and
-// a hash of its lines. Before a job is created, all jobs of the project are
-// listed. If one has the same name, it is taken, unless it failed, expired or was
-// cancelled. If one has the same lines under another batch's name, as after a
-// database was restored from a backup, it is taken with a warning until its
-// results are collected. A batch that was submitted before with other lines is
-// refused.
+// No batch is paid for twice. The display name of a job holds the batch's name and
+// a hash of its lines. Before gbatch-submit creates a job, it lists all jobs of the
+// project. A job with the same display name is adopted, unless it failed, expired or
+// was cancelled. A job may have the same lines under another batch's name, for
+// example after the database was restored from a backup. It is adopted with a
+// warning, unless its results were already collected. A batch that was submitted
+// before with other lines is refused.
 //
-// A create is sent once. If its reply is lost, or is anything but Google's clear
-// refusal, the list is searched until the job shows or --settle has passed since
-// the attempt ended. Then the exit code is 6: run the line again. Notes in
-// $XDG_STATE_HOME/gbatch (~/.local/state/gbatch) say how far a submission has
-// come, so that a run after kill -9 knows it, and two runs at once create one
-// job. If a note names a job that the key cannot see, nothing is created: exit 1.
-// For a batch to be found again, the same lines must come again: chunks-pending
-// sees to it.
+// A create is sent once. Its outcome is unknown if the reply is lost, or is not
+// clearly a refusal by Google. gbatch-submit then searches the list until the job
+// shows, or until --settle has passed since the attempt ended. If the job does not
+// show, the exit code is 6: run the whole pipe again. Intents in
+// $XDG_STATE_HOME/gbatch (~/.local/state/gbatch) record how far a submission has
+// come, so that a run after kill -9 knows it, and two runs at the same time create
+// one job. If an intent names a job that the key cannot see, nothing is created and
+// the exit code is 1. A batch is recognised only if its lines are the same:
+// chunks-pending prints the same lines again.
 //
-// With --canary N, N requests of each batch are sent a second time under
-// reserved keys, spread through the file; gbatch-fetch compares the answers
-// and refuses a job whose answers are under the wrong keys. They are paid for
-// like the others.
+// With --canary N, N requests of each batch are sent a second time under reserved
+// keys, spread through the file. gbatch-fetch compares the two answers, and refuses
+// a job whose answers are under the wrong keys. The canaries cost money like other
+// requests.
 //
-// A quota that is full is waited for, for --retry-for. If it stays full and no
-// other job is active, the batch is larger than the quota: exit 1.
+// If the quota is full, gbatch-submit waits for up to --retry-for. If the quota
+// stays full and no other job is active, the batch is larger than the quota, and the
+// exit code is 1.
 //
-// Environment: GEMINI_API_KEY, or GOOGLE_API_KEY, which takes precedence;
-// GOOGLE_GEMINI_BASE_URL for another server; TMPDIR for a copy of the batch at
-// work and of the next one.
+// Environment: GEMINI_API_KEY or GOOGLE_API_KEY (GOOGLE_API_KEY takes precedence if
+// both are set); GOOGLE_GEMINI_BASE_URL for another server; TMPDIR for copies of the
+// present batch and the next one; XDG_STATE_HOME, the parent of the folder with the
+// intents.
 //
-// Exit codes: 0 done, 1 failed, 2 usage, 5 try later, 6 the outcome of a
-// create is unknown, 7 input cut short or malformed, 8 a batch over 2 GB.
+// Exit codes: 0 done, 1 failed, 2 usage, 5 try later, 6 the outcome of a create is
+// unknown, 7 input cut short or malformed, 8 a batch over 2 GB.
 package main
 
 import (

@@ -5,11 +5,11 @@
 //
 //	jobs-pending kb.duckdb | gbatch-wait --once | gbatch-fetch | vectors-apply kb.duckdb
 //
-// It only reads the database, except after a kill -9: then it also repairs what
-// DuckDB could not write to its end.
+// It only reads the database, with one exception: after a kill -9 it completes what
+// DuckDB had not finished writing.
 //
-// Exit codes: 0 done, 1 failed, 2 usage, 5 the database is held by another
-// process for longer than --lock-timeout.
+// Exit codes: 0 done, 1 failed, 2 usage, 5 another process holds the database for
+// longer than --lock-timeout.
 package main
 
 import (

@@ -15,7 +15,7 @@ import (
 	"gbatch/pkg/record"
 )
 
-// create writes a file of the data.
+// create creates a data file.
 func create(path string, write func(w *bufio.Writer) error) error {
 	f, err := os.Create(path)
 	if err != nil {
@@ -31,8 +31,9 @@ func create(path string, write func(w *bufio.Writer) error) error {
 	return f.Close()
 }
 
-// results writes n lines of Google's results, one in a thousand an error, with
-// vectors of about unit length: the shortest digits of float32s or float64s.
+// results writes n lines of Google's results. One in a thousand is an error. The
+// vectors have about unit length, and their values the shortest digits of
+// float32s or float64s.
 func (b *bench) results(path string, n, dim, bits int) error {
 	random := rand.New(rand.NewPCG(b.seed, uint64(dim)))
 	return create(path, func(w *bufio.Writer) error {
@@ -65,25 +66,25 @@ func (b *bench) results(path string, n, dim, bits int) error {
 	})
 }
 
-// Words to make texts of. The mixed ones change the length of their runes
+// These are words for texts. The mixed words change the length of their runes
 // unpredictably, which is the worst case for a check of UTF-8.
 var (
 	ascii = strings.Fields("a line of plain English words that stand in no order, with (some) marks; numbers such as 1024 or 3.5 and names like Ada between them")
 	mixed = strings.Fields("plain words и русские слова, français déjà vu, 漢字とかな 東京都 서울 עברית नमस्ते ελληνικά 😀 👩‍👩‍👧 und größere Zahlen 1024")
 )
 
-// perBatch is how many requests a batch has.
+// perBatch is the number of requests in a batch.
 const perBatch = 10_000
 
-// header is the one above line i of n in all, where a batch begins there.
+// header writes a header before line i of n, if a batch begins there.
 func header(w io.Writer, i, n int) {
 	if i%perBatch == 0 {
 		fmt.Fprintf(w, `{"batch":"b%03d","count":%d,"model":"gemini-embedding-001","dim":768,"task_type":"RETRIEVAL_DOCUMENT"}`+"\n", i/perBatch, min(perBatch, n-i))
 	}
 }
 
-// chunks writes n chunks of about so many bytes of text, in batches where that
-// is wanted. No two texts are the same.
+// chunks writes n chunks with about the given number of bytes of text,
+// optionally in batches. No two texts are the same.
 func (b *bench) chunks(path string, n, bytes int, words []string, batches bool) error {
 	random := rand.New(rand.NewPCG(b.seed, uint64(n)))
 	return create(path, func(w *bufio.Writer) error {
@@ -115,7 +116,7 @@ func (b *bench) chunks(path string, n, bytes int, words []string, batches bool) 
 }
 
 // vectors writes what gbatch-fetch would print for the batches that
-// chunks-pending printed, and returns how many vectors there are.
+// chunks-pending printed, and returns the number of vectors.
 func (b *bench) vectors(path, claimed string, dim int) (total int, err error) {
 	in, err := os.Open(claimed)
 	if err != nil {

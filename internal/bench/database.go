@@ -5,15 +5,15 @@ import (
 	"os"
 )
 
-// wholesale are the flags under which a batch is limited by its requests only.
+// wholesale are the flags with which only the number of requests limits a batch.
 var wholesale = []string{"--max-requests", "10000", "--max-tokens", "1000000000", "--max-bytes", "1GB"}
 
-// claim is the command that claims all chunks of a database.
+// claim returns the command that claims all chunks of a database.
 func claim(db string, flags ...string) []string {
 	return append(append([]string{"chunks-pending", db}, wholesale...), flags...)
 }
 
-// database makes one with n chunks of about so many bytes.
+// database creates a database with n chunks of about the given number of bytes.
 func (b *bench) database(db string, n, bytes int) (s sample, err error) {
 	in := db + ".ndjson"
 	if err := b.chunks(in, n, bytes, ascii, false); err != nil {
@@ -26,7 +26,7 @@ func (b *bench) database(db string, n, bytes int) (s sample, err error) {
 	return s, err
 }
 
-// into runs a command with its output to a file.
+// into runs a command and writes its output to a file.
 func (b *bench) into(path string, c *contender) (s sample, err error) {
 	f, err := os.Create(path)
 	if err != nil {
@@ -55,9 +55,9 @@ func (b *bench) pending() error {
 	copyTo := func(threads string) []string {
 		return []string{b.tool("duck"), "-threads", threads, base, "COPY (SELECT id, text, title FROM chunks) TO '/dev/null' (FORMAT json)"}
 	}
-	// The second prints what the run before it has claimed.
+	// The second contender prints what the run before it has claimed.
 	claimed := &contender{name: "chunks-pending", cores: "2", args: claim(db), before: fresh}
-	again := &contender{name: "chunks-pending, claimed before", cores: "2", base: claimed.name, note: "hashes all texts to look for more, finds none, prints from the outbox", args: claim(db), before: func(*contender) error {
+	again := &contender{name: "chunks-pending, claimed before", cores: "2", base: claimed.name, note: "hashes all texts to find new pending chunks, finds none, prints from the outbox", args: claim(db), before: func(*contender) error {
 		if err := fresh(nil); err != nil {
 			return err
 		}
@@ -70,7 +70,7 @@ func (b *bench) pending() error {
 	all := []*contender{claimed, again,
 		{name: "chunks-pending --memory-limit 200MB", cores: "2", base: claimed.name, args: claim(db, "--memory-limit", "200MB"), before: fresh},
 		{name: "chunks-pending (1 core)", cores: "1", base: claimed.name, args: claim(db), before: fresh},
-		{name: "chunks-pending --dry-run", cores: "2", base: claimed.name, note: "finds, hashes and cuts; writes and prints nothing", args: claim(db, "--dry-run"), before: fresh},
+		{name: "chunks-pending --dry-run", cores: "2", base: claimed.name, note: "finds, hashes and cuts; claims and prints no chunk", args: claim(db, "--dry-run"), before: fresh},
 		{name: "DuckDB COPY … TO (FORMAT json)", cores: "2", base: claimed.name, note: "claims nothing", args: copyTo("2")},
 		{name: "DuckDB COPY … TO (FORMAT json) (1)", cores: "1", base: claimed.name, note: "claims nothing", args: copyTo("1")},
 	}
@@ -80,7 +80,7 @@ func (b *bench) pending() error {
 	if err := b.race("pending", all); err != nil {
 		return err
 	}
-	b.contest("chunks-pending", fmt.Sprintf("%d chunks, %s of NDJSON, claimed in batches of 10,000 and printed. The database is a fresh copy each time, in the page cache.", b.sizes.pending, bytesText(int64(work))), "MB/s", 1e6, all)
+	b.contest("chunks-pending", fmt.Sprintf("%d chunks, %s of NDJSON, claimed in batches of 10,000 and printed. Each round uses a new copy of the database, in the page cache.", b.sizes.pending, bytesText(int64(work))), "MB/s", 1e6, all)
 	for _, c := range all {
 		b.figures["pending."+c.name] = c.rate() / 1e6
 		b.figures["pending.memory."+c.name] = c.peak() / 1e6
@@ -127,7 +127,7 @@ func (b *bench) apply() error {
 	all := []*contender{ours,
 		{name: "vectors-apply (1 core)", cores: "1", base: ours.name, args: apply(), in: answers, before: fresh},
 		{name: "vectors-apply --memory-limit 500MB", cores: "2", base: ours.name, args: apply("--memory-limit", "500MB"), in: answers, before: fresh},
-		{name: "vectors-apply, the same again", cores: "2", base: ours.name, args: apply(), in: answers, note: "nothing is left to write", before: func(*contender) error {
+		{name: "vectors-apply, the same again", cores: "2", base: ours.name, args: apply(), in: answers, note: "all vectors are already stored", before: func(*contender) error {
 			if err := fresh(nil); err != nil {
 				return err
 			}
@@ -139,7 +139,7 @@ func (b *bench) apply() error {
 		}},
 		{name: "DuckDB CREATE TABLE AS FROM parquet", cores: "2", base: ours.name, note: "into an empty file: no records to parse, no keys to look up", before: empty,
 			args: []string{b.tool("duck"), rival, "CREATE TABLE embeddings AS FROM '" + parquet + "'", "CHECKPOINT"}},
-		{name: "the same, uncompressed", cores: "2", base: ours.name, note: "as vectors-apply has it", before: empty,
+		{name: "the same, uncompressed", cores: "2", base: ours.name, note: "uncompressed, as in vectors-apply", before: empty,
 			args: []string{b.tool("duck"), rival, "SET force_compression = 'uncompressed'", "CREATE TABLE embeddings AS FROM '" + parquet + "'", "CHECKPOINT"}},
 		{name: "encoding/json and the Appender", cores: "2", base: ours.name, note: "into an empty file", before: empty, args: []string{b.tool("duck"), "append", rival}, in: answers},
 		{name: "cp of the records", cores: "2", base: ours.name, args: []string{"cp", answers, b.path("copy")}, after: func() error { return os.Remove(b.path("copy")) }},
@@ -150,7 +150,7 @@ func (b *bench) apply() error {
 	if err := b.race("apply", all); err != nil {
 		return err
 	}
-	b.contest("vectors-apply", fmt.Sprintf("%d vectors of 768 values in batches of 10,000, %s of records, commit and checkpoint included. The database is a fresh copy each time, in the page cache.", n, bytesText(size(answers))), "vectors/s", 1, all)
+	b.contest("vectors-apply", fmt.Sprintf("%d vectors of 768 values in batches of 10,000, %s of records, with commit and checkpoint. Each round uses a new copy of the database, in the page cache.", n, bytesText(size(answers))), "vectors/s", 1, all)
 	b.figures["apply"] = ours.rate()
 	b.figures["apply.parquet"] = all[4].times(ours)
 	b.figures["apply.parquet.rate"] = all[4].rate()

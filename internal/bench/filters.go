@@ -17,14 +17,15 @@ var fetchJS string
 //go:embed to-jsonl.js
 var toJSONLJS string
 
-// Those that are far slower than ours get one line in slow of the data, and
-// gbatch-fetch, whose start would count, gets it often over.
+// Contenders that are far slower than gbatch get one line in slow of the data.
+// gbatch-fetch gets the data several times, because its start would count
+// otherwise.
 const (
 	slow  = 4
 	often = 5
 )
 
-// scanner takes the figures of the parser of number arrays from its own Go
+// scanner reads the figures of the parser of number arrays from its Go
 // benchmark.
 func (b *bench) scanner() error {
 	cmd := exec.Command("go", "test", "-run", "^$", "-bench", "^BenchmarkAppendFloats$/^f(32|64)_(768|3072)$/^(vector|vector_go|strconv)$", "-benchtime", "0.3s", "-count", strconv.Itoa(b.rounds), "./pkg/vector")
@@ -59,11 +60,11 @@ func (b *bench) scanner() error {
 			}
 		}
 	}
-	t := b.report.table("The scanner of number arrays alone", "`vector.AppendFloats`, a Go benchmark, one core, arrays in the cache. go is the one in plain Go, kernel what runs on this machine.",
+	t := b.report.table("The scanner of number arrays alone", "`vector.AppendFloats` in a Go benchmark: one core, arrays in the cache. \"go\" is the version in plain Go, \"kernel\" is the version that this machine uses.",
 		"array", "kernel MB/s", "ns a value", "go MB/s", "ns a value", "strconv MB/s")
 	for _, kind := range []string{"f32_768", "f32_3072", "f64_768", "f64_3072"} {
 		kernel, plain := kind+"/vector", kind+"/vector_go"
-		if rates[plain] == nil { // there is no kernel for this processor
+		if rates[plain] == nil { // this processor has no kernel
 			plain = kernel
 		}
 		t.row(kind, num(median(rates[kernel])), num(median(values[kernel])), num(median(rates[plain])), num(median(values[plain])), num(median(rates[kind+"/strconv"])))
@@ -79,7 +80,7 @@ type kind struct {
 	lines, dim, bits int
 }
 
-// job writes the record that makes gbatch-fetch fetch results.
+// job writes the job record with which gbatch-fetch fetches results.
 func (b *bench) job(name string, lines, dim int) (string, error) {
 	path := b.path(name + ".job")
 	return path, os.WriteFile(path, fmt.Appendf(nil, `{"job":"batches/%s","batch":"b01","state":"SUCCEEDED","model":"gemini-embedding-001","dim":%d,"requests":%d}`+"\n", name, dim, lines), 0o600)
@@ -118,13 +119,13 @@ func (b *bench) fetch() error {
 		if err != nil {
 			return err
 		}
-		failed := []int{3} // some keys did
+		failed := []int{3} // some keys failed
 		all := []*contender{
 			{name: "gbatch-fetch, no server", cores: "1", args: []string{b.tool("ours"), "-times", strconv.Itoa(often), "fetch", data}, in: job, codes: failed},
 			{name: "gbatch-fetch, no server (2)", cores: "2", base: "gbatch-fetch, no server", args: []string{b.tool("ours"), "-times", strconv.Itoa(often), "fetch", data}, in: job, codes: failed},
-			{name: "gbatch-fetch from a server", cores: "1", base: "gbatch-fetch, no server", args: []string{"gbatch-fetch"}, in: job, codes: failed, server: beside, env: beside.env(b.dir, "p"), note: "the server has the other core"},
-			{name: "gbatch-fetch from a server (2)", cores: "2", base: "gbatch-fetch, no server", args: []string{"gbatch-fetch"}, in: job, codes: failed, server: among, env: among.env(b.dir, "p"), note: "the server has the same two cores"},
-			{name: "cat", cores: "1", args: []string{"cat"}, in: data, note: "the floor: nothing is done"},
+			{name: "gbatch-fetch from a server", cores: "1", base: "gbatch-fetch, no server", args: []string{"gbatch-fetch"}, in: job, codes: failed, server: beside, env: beside.env(b.dir, "p"), note: "the server uses the other core"},
+			{name: "gbatch-fetch from a server (2)", cores: "2", base: "gbatch-fetch, no server", args: []string{"gbatch-fetch"}, in: job, codes: failed, server: among, env: among.env(b.dir, "p"), note: "the server uses the same two cores"},
+			{name: "cat", cores: "1", args: []string{"cat"}, in: data, note: "the lower bound: only copies"},
 			{name: "goccy/go-json", cores: "1", args: []string{b.tool("rival"), "fetch", "goccy"}, in: data},
 			{name: "encoding/json", cores: "1", args: []string{b.tool("rival"), "fetch", "encoding"}, in: part},
 			{name: "DuckDB read_json", cores: "1", args: []string{b.tool("duck"), "-threads", "1", ":memory:", readJSON(data, k.dim)}, note: "into a table in memory, no output"},
@@ -140,7 +141,7 @@ func (b *bench) fetch() error {
 			all, check = append(all, node), append(check, node)
 		}
 		if has("jq") {
-			all = append(all, &contender{name: "jq -c", cores: "1", args: []string{"jq", "-c", "{key, dim: (.response.embedding.values | length), tokens: .response.tokenCount}"}, in: part, note: "cannot pack floats: key, length and tokens only"})
+			all = append(all, &contender{name: "jq -c", cores: "1", args: []string{"jq", "-c", "{key, dim: (.response.embedding.values | length), tokens: .response.tokenCount}"}, in: part, note: "cannot pack floats: prints only key, length and tokens"})
 		}
 		for _, c := range all {
 			if c.base == "" && c.name != "cat" && c.name != all[0].name {
@@ -159,7 +160,7 @@ func (b *bench) fetch() error {
 		if err := b.race(k.name, all); err != nil {
 			return err
 		}
-		b.contest("gbatch-fetch: "+k.name, fmt.Sprintf("%d lines of %d values with the digits of a float%d, %s of result JSON; %d times over for gbatch-fetch, %s for the slowest. Without a server, gbatch-fetch's code reads from a connection that is a file, so that no other process's time is in the figure.", k.lines, k.dim, k.bits, bytesText(size(data)), often, bytesText(size(part))), "MB/s", 1e6, all)
+		b.contest("gbatch-fetch: "+k.name, fmt.Sprintf("%d lines of %d values with the digits of a float%d: %s of result JSON. gbatch-fetch reads them %d times, the slowest programs read only %s. In the rows \"no server\", the code of gbatch-fetch reads a file in place of a connection, so that the figure includes no time of another process.", k.lines, k.dim, k.bits, bytesText(size(data)), often, bytesText(size(part))), "MB/s", 1e6, all)
 		b.chart("bench-fetch-"+strings.ReplaceAll(k.name, "_", "-"), "Result JSON to packed vectors, "+k.name, all)
 		for _, c := range all {
 			b.figures["fetch."+k.name+"."+c.name] = c.rate() / 1e6
@@ -174,7 +175,7 @@ func (b *bench) fetch() error {
 			}
 		}
 		for _, path := range []string{part, data} {
-			if k.name != "f32_768" || path != data { // the profiles' later
+			if k.name != "f32_768" || path != data { // the profiles need this data later
 				os.Remove(path)
 			}
 		}
@@ -188,9 +189,9 @@ func readJSON(path string, dim int) string {
 		WHERE response IS NOT NULL`, dim, path)
 }
 
-// fetchMemory measures peak memory as the results become larger.
+// fetchMemory measures the peak memory for results of growing size.
 func (b *bench) fetchMemory(k kind, data string, s *server) error {
-	t := b.report.table("gbatch-fetch: memory", "One result of growing size, from a server, all cores.", "result", "seconds", "MB/s", "peak MB")
+	t := b.report.table("gbatch-fetch: memory", "A small and a large result, from a server, on all cores.", "result", "seconds", "MB/s", "peak MB")
 	for _, times := range []int{1, b.memory} {
 		job, err := b.job(k.name+"-x"+strconv.Itoa(times), k.lines*times, k.dim)
 		if err != nil {
@@ -212,7 +213,7 @@ func (b *bench) toJSONL() error {
 	if err := os.WriteFile(script, []byte(toJSONLJS), 0o600); err != nil {
 		return err
 	}
-	const filter = `foreach inputs as $l (null; if $l | has("count") then $l.batch else . end; . as $batch | $l | if has("count") then . else {key: .id, batch: $batch, request: {content: {parts: [{text: .text}]}, taskType: "RETRIEVAL_DOCUMENT", title: .title, outputDimensionality: 768}} end)`
+	const filter = `foreach inputs as $l (null; if $l | has("count") then true else . end; . as $claimed | $l | if has("count") then . else {key: .id, claimed: $claimed, request: {content: {parts: [{text: .text}]}, taskType: "RETRIEVAL_DOCUMENT", title: .title, outputDimensionality: 768}} end)`
 	for _, k := range []struct {
 		name  string
 		words []string
@@ -228,7 +229,7 @@ func (b *bench) toJSONL() error {
 		all := []*contender{
 			{name: "to-jsonl", cores: "1", args: []string{"to-jsonl"}, in: data},
 			{name: "to-jsonl (2)", cores: "2", args: []string{"to-jsonl"}, in: data},
-			{name: "cat", cores: "1", args: []string{"cat"}, in: data, note: "the floor: nothing is done"},
+			{name: "cat", cores: "1", args: []string{"cat"}, in: data, note: "the lower bound: only copies"},
 			{name: "goccy/go-json", cores: "1", args: []string{b.tool("rival"), "to-jsonl", "goccy"}, in: data},
 			{name: "encoding/json", cores: "1", args: []string{b.tool("rival"), "to-jsonl", "encoding"}, in: part},
 		}
@@ -257,7 +258,7 @@ func (b *bench) toJSONL() error {
 		if err := b.race(k.name, all); err != nil {
 			return err
 		}
-		b.contest("to-jsonl: "+k.name, fmt.Sprintf("%d chunks in batches of 10,000, %s; %s for the slowest.", b.sizes.toJSONL, bytesText(size(data)), bytesText(size(part))), "MB/s", 1e6, all)
+		b.contest("to-jsonl: "+k.name, fmt.Sprintf("%d chunks in batches of 10,000: %s. The slowest programs read only %s.", b.sizes.toJSONL, bytesText(size(data)), bytesText(size(part))), "MB/s", 1e6, all)
 		b.chart("bench-to-jsonl-"+k.name, "Chunks to request lines, "+k.name, all)
 		for _, c := range all {
 			b.figures["to-jsonl."+k.name+"."+c.name] = c.rate() / 1e6
@@ -295,7 +296,7 @@ func (b *bench) submit() error {
 		return err
 	}
 	defer sink.stop()
-	// What one run leaves behind the next would find.
+	// A run must not find what the previous run has left.
 	runs := 0
 	fresh := func(c *contender) error {
 		runs++
@@ -314,12 +315,12 @@ func (b *bench) submit() error {
 		c.env = c.server.env(state, "p")
 		return nil
 	}
-	toEmulator := &contender{name: "gbatch-submit to the emulator", cores: "2", args: []string{"gbatch-submit", "-q"}, before: emulator, note: "which writes and hashes what it gets"}
+	toEmulator := &contender{name: "gbatch-submit to the emulator", cores: "2", args: []string{"gbatch-submit", "-q"}, before: emulator, note: "the emulator writes and hashes its input"}
 	toEmulator.after = func() error {
 		toEmulator.server.stop()
 		return os.RemoveAll(b.path("state-" + strconv.Itoa(runs)))
 	}
-	toSink := &contender{name: "gbatch-submit to a sink", cores: "2", args: []string{"gbatch-submit", "-q"}, before: fresh, server: sink, note: "which drops what it gets"}
+	toSink := &contender{name: "gbatch-submit to a sink", cores: "2", args: []string{"gbatch-submit", "-q"}, before: fresh, server: sink, note: "the sink discards its input"}
 	all := []*contender{toSink, toEmulator,
 		{name: "cat", cores: "2", args: []string{"cat"}},
 		{name: "cp to a file", cores: "2", args: []string{"cp", data, b.path("copy")}, after: func() error { return os.Remove(b.path("copy")) }},
@@ -337,7 +338,7 @@ func (b *bench) submit() error {
 	if err := b.race("submit", all); err != nil {
 		return err
 	}
-	b.contest("gbatch-submit", fmt.Sprintf("%d requests in batches of 10,000, %s: read, checked, spooled, hashed, uploaded, and their jobs created. The server has the same two cores.", b.sizes.submit, bytesText(size(data))), "MB/s", 1e6, all)
+	b.contest("gbatch-submit", fmt.Sprintf("%d requests in batches of 10,000, %s. gbatch-submit reads, checks, copies, hashes and uploads them, and creates their jobs. The server uses the same two cores.", b.sizes.submit, bytesText(size(data))), "MB/s", 1e6, all)
 	if curl := find(all, "curl -T to the sink"); curl != nil {
 		parts := 1/find(all, "cp to a file").rate() + 1/find(all, "sha256sum").rate() + 1/curl.rate()
 		b.figures["submit.parts"] = parts * toSink.rate()
@@ -346,7 +347,7 @@ func (b *bench) submit() error {
 	return nil
 }
 
-// start measures how long commands take to start and end.
+// start measures how long a command takes to start and end.
 func (b *bench) start() error {
 	var all []*contender
 	for _, name := range []string{"true", "to-jsonl", "gbatch-submit", "gbatch-wait", "gbatch-fetch", "gemini-emulator", "chunks-add", "chunks-pending", "vectors-apply", "jobs-pending", "chunks-status", "jq", "node"} {
@@ -365,7 +366,7 @@ func (b *bench) start() error {
 	if err := b.race("start", all); err != nil {
 		return err
 	}
-	t := b.report.table("Start-up", fmt.Sprintf("`--version`, the median of %d runs.", b.versions), "command", "ms", "peak MB", "file MB")
+	t := b.report.table("Start-up", fmt.Sprintf("`--version`: the median of %d runs.", b.versions), "command", "ms", "peak MB", "file MB")
 	for _, c := range all {
 		ms := c.middle(func(s sample) float64 { return s.wall.Seconds() * 1e3 })
 		path, err := exec.LookPath(c.name)

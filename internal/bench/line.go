@@ -13,40 +13,41 @@ import (
 	"gbatch/pkg/record"
 )
 
-// text is how many bytes the chunks of the whole line have.
+// text is the number of bytes in a chunk of the whole line.
 const text = 800
 
-// stages of the line, in order.
+// stages are the stages of the line, in order.
 var stages = []string{"chunks-pending", "to-jsonl", "gbatch-submit", "gbatch-wait", "gbatch-fetch", "vectors-apply"}
 
-// A point is one size of the line.
+// A point is the line at one number of chunks.
 type point struct {
 	n      int
 	stages map[string]sample
-	grown  []growth // of vectors-apply
+	grown  []growth // growth of the cost of vectors-apply
 	pipe   time.Duration
-	served time.Duration // the emulator's time meanwhile
+	served time.Duration // the emulator's processor time during the run
 	memory map[string]int64
 }
 
-// A growth is what vectors cost once the table has rows.
+// A growth is the cost of a vector when the table already has rows.
 type growth struct {
 	rows   int
 	vector time.Duration
 }
 
-// alone is what a stage takes where the emulator's work is done elsewhere:
-// without its processor time, which is spent on the same two cores, but no less
-// than two cores need for the stage's own.
+// alone estimates the time of a stage if the emulator ran on another machine:
+// the time without the emulator's processor time, which uses the same two cores,
+// but at least the time that two cores need for the stage's own work.
 func (s sample) alone() time.Duration { return min(s.wall, max(s.wall-s.server, s.cpu/2)) }
 
 func (b *bench) line() error {
 	var points []*point
 	for _, n := range b.sizes.line {
-		// Chunks, outbox, input files and vectors; the results of a slice.
+		// The space is for chunks, outbox, input files and vectors, and for the
+		// results of one slice.
 		need := int64(n)*(5*text+3600) + 100_000*14_000
 		if !b.room(need) {
-			b.report.note("The line with %d chunks is left out: it takes %s of disk, which are not free.", n, bytesText(need))
+			b.report.note("The run with %d chunks is left out: it needs %s of free disk space.", n, bytesText(need))
 			continue
 		}
 		p, err := b.staged(n)
@@ -54,20 +55,20 @@ func (b *bench) line() error {
 			return err
 		}
 		points = append(points, p)
-		// The results of all jobs, besides.
+		// The results of all jobs need more space.
 		if need += int64(n) * 9600; b.room(need) {
 			if err := b.piped(p); err != nil {
 				return err
 			}
 		} else {
-			b.report.note("The line as a pipe with %d chunks is left out: it takes %s of disk, which are not free.", n, bytesText(need))
+			b.report.note("The run as a pipe with %d chunks is left out: it needs %s of free disk space.", n, bytesText(need))
 		}
 	}
 	b.linePoints(points)
 	return nil
 }
 
-// setUp makes a database of n chunks, and an emulator for it.
+// setUp creates a database of n chunks, and starts an emulator for it.
 func (b *bench) setUp(n int) (db string, add sample, s *server, clean func(), err error) {
 	dir := b.path("line")
 	if err := os.Mkdir(dir, 0o700); err != nil {
@@ -86,9 +87,9 @@ func (b *bench) setUp(n int) (db string, add sample, s *server, clean func(), er
 	}, nil
 }
 
-// staged runs one stage after the other, through files, so that each has the
-// processors for itself. Jobs are waited for, fetched and applied in slices, and
-// their results deleted, so that the disk need not hold all of them.
+// staged runs one stage after the other, with files in between, so that no other
+// stage uses the processors. Jobs are waited for, fetched and applied in slices,
+// and their results are deleted, so that the disk need not hold all of them.
 func (b *bench) staged(n int) (*point, error) {
 	say("  %d chunks, stage by stage", n)
 	db, add, emulator, clean, err := b.setUp(n)
@@ -180,7 +181,7 @@ func (b *bench) staged(n int) (*point, error) {
 }
 
 // prune deletes the results of a job from the emulator's folder. The emulator
-// itself refuses to delete them, as Google does.
+// refuses to delete them, like Google.
 func prune(dir string, job []byte) error {
 	var j record.Job
 	if err := json.Unmarshal(job, &j); err != nil {
@@ -244,13 +245,13 @@ func (b *bench) linePoints(points []*point) {
 	if len(points) == 0 {
 		return
 	}
-	b.report.heading("The whole line")
-	b.report.note("Against the emulator, on the same two cores, with vectors of 768 values that it picks from a table, and texts of about %d bytes. "+
-		"Stage by stage, through files: seconds, the stage's own processor time, the emulator's meanwhile, and the seconds with the emulator's taken out, "+
-		"but no less than two cores need for the stage's own work. gbatch-wait does nothing but wait for the emulator. As a pipe, stages overlap.", text)
+	b.report.heading("The whole pipe")
+	b.report.note("Against the emulator, which uses the same two cores. The vectors have 768 values and come from a table, the texts have about %d bytes. "+
+		"The rows are measured stage by stage, with files between the stages. \"Seconds without it\" are the seconds of the stage less the processor time of the emulator, "+
+		"but at least the time that two cores need for the stage's own work. gbatch-wait only waits for the emulator. In the pipe, the stages overlap.", text)
 	sum := make([]time.Duration, len(points))
 	for i, p := range points {
-		t := b.report.table(fmt.Sprintf("The whole line: %s chunks", count(p.n)), "", "stage", "seconds", "CPU s", "emulator's CPU s", "seconds without it", "peak MB", "peak MB in the pipe")
+		t := b.report.table(fmt.Sprintf("The whole pipe: %s chunks", count(p.n)), "", "stage", "seconds", "CPU s", "emulator's CPU s", "seconds without it", "peak MB", "peak MB in the pipe")
 		for _, name := range append([]string{"chunks-add"}, stages...) {
 			s := p.stages[name]
 			without, piped := s.alone(), ""
@@ -265,19 +266,19 @@ func (b *bench) linePoints(points []*point) {
 			}
 			t.row(name, seconds(s.wall), seconds(s.cpu), seconds(s.server), seconds(without), num(float64(s.rss)/1e6), piped)
 		}
-		t.row("**the line**, without chunks-add", "", "", "", "**"+seconds(sum[i])+"**", "", "")
+		t.row("**all stages**, without chunks-add", "", "", "", "**"+seconds(sum[i])+"**", "", "")
 		if p.pipe > 0 {
-			t.row("**the line as a pipe**", "**"+seconds(p.pipe)+"**", "", seconds(p.served), "", "", "")
+			t.row("**as a pipe**", "**"+seconds(p.pipe)+"**", "", seconds(p.served), "", "", "")
 		}
 	}
 	last := points[len(points)-1]
-	t := b.report.table("vectors-apply: cost as the table grows", fmt.Sprintf("A run for each slice of the line with %d chunks; the database ends with %s.", last.n, bytesText(last.stages["database"].rss)), "rows in the table afterwards", "µs a vector", "vectors/s")
+	t := b.report.table("vectors-apply: cost as the table grows", fmt.Sprintf("One run of vectors-apply for each part of the pipe with %d chunks. At the end the database has %s.", last.n, bytesText(last.stages["database"].rss)), "rows in the table afterwards", "µs a vector", "vectors/s")
 	for _, g := range last.grown {
 		t.row(strconv.Itoa(g.rows), num(float64(g.vector.Nanoseconds())/1e3), num(1/g.vector.Seconds()))
 	}
 	b.linePlots(points, sum)
-	// The first slices are short, so that starting counts in them: what is flat
-	// is told by slices of one size.
+	// The first slices are short, so that the start of the command counts. Only
+	// slices of the same size show whether the cost is constant.
 	var cost []float64
 	for i, g := range last.grown {
 		if i >= 2 || len(last.grown) < 4 {
@@ -296,7 +297,7 @@ func (b *bench) linePoints(points []*point) {
 	b.figures["line.pending.memory"] = float64(pending(last).rss) / float64(pending(before).rss)
 }
 
-// count writes 1000000 as 1,000,000.
+// count formats 1000000 as 1,000,000.
 func count(n int) string {
 	s := strconv.Itoa(n)
 	for i := len(s) - 3; i > 0; i -= 3 {

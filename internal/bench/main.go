@@ -1,20 +1,19 @@
-// Bench holds the commands against what one would run in their place, on data
+// Bench compares the commands with other programs for the same work, on data
 // that it makes from a seed, and writes BENCHMARKS.md and the plots in docs/.
 //
 //	make bench                  the whole of it: about 25 minutes, 10 GB of disk
 //	go run -C internal/bench . -quick -out /tmp/bench
 //
-// It expects the commands on PATH; make bench puts them there. Of jq, node,
-// curl and perf it uses what it finds.
+// It expects the commands on PATH; make bench sets PATH. It uses jq, node, curl
+// and perf if it finds them.
 //
-// Each figure is of a process of its own, which reads a file from the page
-// cache and writes to /dev/null: its time and its peak memory are those that
-// the kernel counts. What is held against each other runs in turn, in another
-// order each round, and ratios are taken within a round, since machines are
-// noisy.
+// Each figure is that of one process, which reads a file from the page cache and
+// writes to /dev/null. Its time and its peak memory are those that the kernel
+// counts. Programs that are compared run in turn, in another order each round,
+// and ratios are computed within a round, because machines are noisy.
 //
-// This is a module by itself, so that what only the benchmark needs is not in
-// the product's go.mod.
+// The benchmark is a separate module, so that its dependencies are not in the
+// product's go.mod.
 package main
 
 import (
@@ -30,16 +29,16 @@ import (
 	"time"
 )
 
-// The sizes of the data, for the whole run and for -quick.
+// These are the sizes of the data, for a complete run and for -quick.
 type sizes struct {
 	rounds   int
-	fetch    int // result lines of 768 values; of 3072 a quarter
+	fetch    int // result lines of 768 values; a quarter as many lines of 3072 values
 	toJSONL  int // chunks of 1.5 KB
 	pending  int // chunks of 1 KB
 	apply    int // vectors of 768
 	submit   int // requests of 1.5 KB
-	memory   int // how many times the results of fetch its memory is measured at
-	versions int // starts of each command
+	memory   int // the largest result for the memory of fetch, as a multiple of its results
+	versions int // how many times each command is started
 	line     []int
 }
 
@@ -50,19 +49,19 @@ var (
 
 type bench struct {
 	sizes
-	root  string // of the repository
-	dir   string // of the data; removed at the end
-	tools string // the programs that are not commands of the suite
+	root  string // root of the repository
+	dir   string // folder of the data; removed at the end
+	tools string // folder of the programs that are not commands of the suite
 	seed  uint64
-	one   string // the processor of one-core runs
-	two   string // those of two-core runs
-	other string // those that a server may have beside a one-core run
+	one   string // the processor for runs on one core
+	two   string // the processors for runs on two cores
+	other string // the processors for a server during a run on one core
 
 	report  report
-	figures map[string]float64 // what the goals are about
+	figures map[string]float64 // the figures for the goals
 }
 
-// sections in the order of the report.
+// sections are in the order of the report.
 var sections = []struct {
 	name string
 	run  func(*bench) error
@@ -145,7 +144,7 @@ func (b *bench) run(tmp, out string, only []string) (err error) {
 	return b.write(out, time.Since(begun))
 }
 
-// processors picks the last two of those that this process may run on.
+// processors selects the last two of the processors that this process may use.
 func (b *bench) processors() error {
 	var cpus []string
 	status, err := os.ReadFile("/proc/self/status")
@@ -171,13 +170,13 @@ func (b *bench) processors() error {
 	return nil
 }
 
-// path is a file among the data.
+// path returns the path of a data file.
 func (b *bench) path(name string) string { return filepath.Join(b.dir, name) }
 
-// tool is a program that was built for the run.
+// tool returns the path of a program that was built for the run.
 func (b *bench) tool(name string) string { return filepath.Join(b.tools, name) }
 
-// room reports whether so many bytes are free where the data is.
+// room reports whether the disk of the data has so many free bytes.
 func (b *bench) room(need int64) bool {
 	var fs syscall.Statfs_t
 	return syscall.Statfs(b.dir, &fs) == nil && int64(fs.Bavail)*fs.Bsize > need

@@ -16,17 +16,19 @@ import (
 	"gonum.org/v1/plot/vg/vgsvg"
 )
 
-// colours of lines and bars, told apart also by those who do not see red.
+// colours are the colours of lines and bars. People who cannot see red can also
+// distinguish them.
 var colours = []color.Color{
 	color.RGBA{0x00, 0x72, 0xb2, 0xff}, color.RGBA{0xe6, 0x9f, 0x00, 0xff}, color.RGBA{0x00, 0x9e, 0x73, 0xff},
 	color.RGBA{0xcc, 0x79, 0xa7, 0xff}, color.RGBA{0x56, 0xb4, 0xe9, 0xff}, color.RGBA{0xd5, 0x5e, 0x00, 0xff},
 	color.Black,
 }
 
-// chart plots a race as bars, but for the floor, which is far above the others.
+// chart plots a comparison as bars, without the contender that does nothing,
+// which is far above the others.
 func (b *bench) chart(file, title string, all []*contender) {
 	shown := slices.DeleteFunc(slices.Clone(all), func(c *contender) bool { return c.name == "cat" })
-	slices.Reverse(shown) // bars go up
+	slices.Reverse(shown) // bars are drawn from the bottom up
 	p := newPlot(title)
 	p.X.Label.Text = "MB/s"
 	p.X.Min = 0
@@ -44,7 +46,7 @@ func (b *bench) chart(file, title string, all []*contender) {
 	for i, values := range bars {
 		chart, err := plotter.NewBarChart(values, vg.Points(13))
 		if err != nil {
-			continue // there is nothing to plot
+			continue // no contender has a figure
 		}
 		chart.Horizontal, chart.Color, chart.LineStyle.Width = true, colours[i], 0
 		p.Add(chart)
@@ -72,27 +74,27 @@ func newPlot(title string) *plot.Plot {
 	return p
 }
 
-// linePlots plots how time grows with the chunks, and what vectors cost as the
-// table grows.
+// linePlots plots how the time grows with the chunks, and the cost of a vector
+// as the table grows.
 func (b *bench) linePlots(points []*point, sum []time.Duration) {
 	if len(points) > 1 {
-		title := "The whole line, without the emulator's time"
+		title := "The whole pipe, without the emulator's time"
 		p := newPlot(title)
 		p.X.Label.Text, p.Y.Label.Text = "chunks", "seconds"
 		p.X.Scale, p.Y.Scale = plot.LogScale{}, plot.LogScale{}
 		p.X.Tick.Marker, p.Y.Tick.Marker = decades{}, decades{}
 		p.Legend.Left, p.Legend.Top = true, true
 		i := 0
-		for _, name := range append(slices.Clone(stages), "the line") {
+		for _, name := range append(slices.Clone(stages), "the pipe") {
 			var line plotter.XYs
 			for j, point := range points {
 				y := point.stages[name].alone()
-				if name == "the line" {
+				if name == "the pipe" {
 					y = sum[j]
 				}
 				line = append(line, plotter.XY{X: float64(point.n), Y: max(y.Seconds(), 0.001)})
 			}
-			if name != "gbatch-wait" { // which only waits for the emulator
+			if name != "gbatch-wait" { // gbatch-wait only waits for the emulator
 				add(p, name, line, i)
 				i++
 			}
@@ -130,7 +132,7 @@ func add(p *plot.Plot, name string, line plotter.XYs, i int) {
 	}
 }
 
-// decades marks the powers of ten.
+// decades puts marks at the powers of ten.
 type decades struct{}
 
 func (decades) Ticks(low, high float64) (ticks []plot.Tick) {
@@ -151,7 +153,7 @@ func (decades) Ticks(low, high float64) (ticks []plot.Tick) {
 	return ticks
 }
 
-// save draws a plot for the report.
+// save writes a plot for the report.
 func (b *bench) save(p *plot.Plot, title, file string, height vg.Length) {
 	const width = 640
 	c := vgsvg.NewWith(vgsvg.UseWH(vg.Points(width), height))
@@ -164,7 +166,7 @@ func (b *bench) save(p *plot.Plot, title, file string, height vg.Length) {
 	if !strings.HasSuffix(file, ".svg") {
 		file += ".svg"
 	}
-	// Readers that do not have the font have one of its kind.
+	// A reader without this font uses a similar one.
 	text := strings.ReplaceAll(svg.String(), "font-family:Liberation Sans", "font-family:'Liberation Sans',Arial,sans-serif")
 	b.report.plot(title, file, []byte(text))
 }

@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// profiles writes down where each stage spends its time: of the filters in Go
-// what its profiler says, of the commands with DuckDB what perf does.
+// profiles reports where each stage spends its time: by Go's profiler for the
+// filters, by perf for the commands with DuckDB.
 func (b *bench) profiles() error {
 	b.report.heading("Where the time goes")
 	data := b.path("f32_768")
@@ -62,7 +62,7 @@ func (b *bench) profileSubmit() error {
 	return b.pprof("gbatch-submit to a sink", "2", path, sink.env(state, "p"), "submit")
 }
 
-// pprof runs ours under its profiler.
+// pprof runs ours with its profiler.
 func (b *bench) pprof(title, cores, in string, env []string, args ...string) error {
 	profile := b.path("profile")
 	defer os.Remove(profile)
@@ -102,7 +102,7 @@ func (b *bench) profileStore() error {
 	return b.perf("vectors-apply", answers, os.DevNull, "vectors-apply", db)
 }
 
-// perf runs a command under perf.
+// perf runs a command with perf.
 func (b *bench) perf(title, in, out string, args ...string) error {
 	record := b.path("perf.data")
 	defer os.Remove(record)
@@ -117,7 +117,7 @@ func (b *bench) perf(title, in, out string, args ...string) error {
 	}
 	var top []string
 	for line := range strings.Lines(string(text)) {
-		line = strings.TrimRight(line, " -\n") // columns that are empty here
+		line = strings.TrimRight(line, " -\n") // columns that are empty
 		if line = strings.TrimSpace(line); line == "" || strings.HasPrefix(line, "#") {
 			continue
 		}

@@ -21,25 +21,25 @@ import (
 // A contender is a command that is measured.
 type contender struct {
 	name  string
-	note  string // beside its figures
-	cores string // 1 or 2; empty where it may have all there are
-	base  string // name of the contender that its ratio is to; empty: none is given
+	note  string // a remark for its row in the report
+	cores string // 1 or 2; empty if it may use all cores
+	base  string // name of the contender for its ratio; empty if there is no ratio
 	args  []string
-	in    string  // a file
-	work  float64 // bytes or things that a run gets through
-	codes []int   // exit codes that are well, besides 0
+	in    string  // path of a file
+	work  float64 // bytes or items that a run processes
+	codes []int   // exit codes that mean success, besides 0
 	env   []string
 
 	before func(*contender) error // not measured; may set the fields above
-	after  func() error           // likewise
+	after  func() error           // not measured
 	server *server
-	rows   []sample // a round each
+	rows   []sample // one for each round
 }
 
-// A sample is one run.
+// A sample is the result of one run.
 type sample struct {
 	wall, cpu time.Duration
-	server    time.Duration // the processor time that the server had meanwhile
+	server    time.Duration // processor time of the server during the run
 	rss       int64         // peak, in bytes
 	rate      float64       // work a second
 }
@@ -61,7 +61,7 @@ func (b *bench) race(title string, all []*contender) error {
 	return nil
 }
 
-// measure runs a contender once, with its output to a file, or to nowhere.
+// measure runs a contender once. Its output goes to a file, or is dropped.
 func (b *bench) measure(c *contender, out *os.File) (s sample, err error) {
 	if c.before != nil {
 		if err := c.before(c); err != nil {
@@ -100,7 +100,7 @@ func (b *bench) measure(c *contender, out *os.File) (s sample, err error) {
 	return s, nil
 }
 
-// A process is a contender at work below the timer.
+// A process is a contender that runs under the timer.
 type process struct {
 	*contender
 	cmd    *exec.Cmd
@@ -140,7 +140,7 @@ func (p *process) end() (s sample, err error) {
 	return sample{wall: time.Duration(r.Wall), cpu: time.Duration(r.CPU), rss: r.RSS}, nil
 }
 
-// middle is the median of what f gives for each round.
+// middle returns the median of f over the rounds.
 func (c *contender) middle(f func(sample) float64) float64 {
 	var v []float64
 	for _, s := range c.rows {
@@ -149,7 +149,7 @@ func (c *contender) middle(f func(sample) float64) float64 {
 	return median(v)
 }
 
-// peak is the peak memory of a run, in bytes.
+// peak returns the peak memory of a run, in bytes.
 func (c *contender) peak() float64 {
 	return c.middle(func(s sample) float64 { return float64(s.rss) })
 }
@@ -165,7 +165,8 @@ func median(v []float64) float64 {
 	return v[len(v)/2]
 }
 
-// times is how many times as fast c is as d: the median of the rounds' ratios.
+// times returns how many times as fast as d c is: the median of the rounds'
+// ratios.
 func (c *contender) times(d *contender) float64 {
 	var v []float64
 	for i := range c.rows {
@@ -174,8 +175,8 @@ func (c *contender) times(d *contender) float64 {
 	return median(v)
 }
 
-// perCPU is the work in a second of the process's own processor time, which
-// other load on the machine changes less.
+// perCPU is the work per second of the process's own processor time. Other load
+// on the machine changes it less.
 func (c *contender) perCPU() float64 {
 	return c.middle(func(s sample) float64 { return c.work / s.cpu.Seconds() })
 }
@@ -191,8 +192,8 @@ func find(all []*contender, name string) *contender {
 	return nil
 }
 
-// same runs contenders and wants the same output from all, lines with any of
-// the given beginnings left out.
+// same runs contenders and compares their outputs. It ignores lines that begin
+// with one of but.
 func (b *bench) same(all []*contender, but ...string) error {
 	var first string
 	var by string
@@ -233,7 +234,7 @@ type server struct {
 	url string
 }
 
-// serve starts a server, which prints its URL, on the processors given.
+// serve starts a server on the given processors. The server prints its URL.
 func (b *bench) serve(cpus string, args ...string) (*server, error) {
 	s := &server{cmd: exec.Command(b.tool("timer"), append([]string{"-cpus", cpus, "-exec"}, args...)...)}
 	s.cmd.Stderr = os.Stderr
@@ -262,10 +263,10 @@ func (s *server) stop() {
 	s.cmd.Wait()
 }
 
-// cpu is the processor time that the server has had, in steps of 10 ms.
+// cpu returns the processor time that the server has used, in steps of 10 ms.
 func (s *server) cpu() time.Duration {
 	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.cmd.Process.Pid))
-	_, rest, _ := strings.Cut(string(text), ") ") // behind the name
+	_, rest, _ := strings.Cut(string(text), ") ") // after the name
 	f := strings.Fields(rest)
 	if len(f) < 13 {
 		return 0
@@ -275,8 +276,8 @@ func (s *server) cpu() time.Duration {
 	return time.Duration(user+system) * 10 * time.Millisecond
 }
 
-// env makes the gbatch commands talk to the server. Each project is new to an
-// emulator, and so is its state to gbatch-submit.
+// env makes the gbatch commands use the server. Each project is new to the
+// emulator, and has its own state folder for gbatch-submit.
 func (s *server) env(state, project string) []string {
 	return []string{"GOOGLE_GEMINI_BASE_URL=" + s.url, "GEMINI_API_KEY=bench@" + project, "XDG_STATE_HOME=" + state, "GOOGLE_API_KEY="}
 }
@@ -301,9 +302,9 @@ func copyFile(from, to string) error {
 		return err
 	}
 	_, err = io.Copy(out, in)
-	// What is written back later would be so while something else is measured.
+	// Data that is written to disk later would disturb another measurement.
 	return cmp.Or(err, out.Sync(), out.Close())
 }
 
-// settle waits until the disk has what was written so far.
+// settle waits until all data is written to disk.
 func settle() { syscall.Sync() }

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// A report is what goes into BENCHMARKS.md, in its order.
+// A report is the content of BENCHMARKS.md, in its order.
 type report struct {
 	parts []fmt.Stringer
 	plots []plotted
@@ -26,10 +26,10 @@ type paragraph string
 
 func (p paragraph) String() string { return string(p) + "\n\n" }
 
-// reason is the head of the column of reasons.
-const reason = "what is in the way"
+// reason is the title of the column of reasons.
+const reason = "why it is not met"
 
-// A table is one of Markdown.
+// A table is a table in Markdown.
 type table struct {
 	title, text string
 	rows        [][]string
@@ -55,7 +55,7 @@ func (t *table) String() string {
 			continue
 		}
 		for j, head := range row {
-			if s.WriteString("|---"); j > 0 && head != "" && head != reason { // else it is text
+			if s.WriteString("|---"); j > 0 && head != "" && head != reason { // other columns hold text
 				s.WriteString(":")
 			}
 		}
@@ -77,7 +77,7 @@ func (r *report) plot(title, file string, svg []byte) {
 	r.parts = append(r.parts, paragraph(fmt.Sprintf("![%s](docs/%s)", title, file)))
 }
 
-// contest writes down a race.
+// contest reports the results of a race.
 func (b *bench) contest(title, text, unit string, per float64, all []*contender) {
 	head := []string{"", "cores", unit, "lowest to highest", "ours is", "seconds", unit + " of CPU", "peak MB"}
 	served := false
@@ -111,7 +111,7 @@ func (b *bench) contest(title, text, unit string, per float64, all []*contender)
 	}
 }
 
-// num writes three digits, or all before the point.
+// num formats three digits, or all digits before the point.
 func num(x float64) string {
 	switch {
 	case x == 0 || math.IsNaN(x) || math.IsInf(x, 0):
@@ -132,13 +132,13 @@ func bytesText(n int64) string {
 	return num(float64(n)/1e6) + " MB"
 }
 
-// write makes the files.
+// write writes the files.
 func (b *bench) write(out string, took time.Duration) error {
 	var s strings.Builder
 	s.WriteString("# Benchmarks\n\n")
-	s.WriteString("Made by `make bench` (internal/bench), which says how each figure is taken. MB are 10⁶ bytes. ")
-	fmt.Fprintf(&s, "Rates and memory are medians of %d rounds, ratios (\"ours is\") medians of the rounds' ratios: how many times as fast our row is, "+
-		"that with the same number of cores where there are two. Peak memory is the process's own as the kernel counts it, from about 4 MB on.\n\n", b.rounds)
+	s.WriteString("`make bench` (internal/bench) writes this file. One MB is 10⁶ bytes. ")
+	fmt.Fprintf(&s, "Rates and memory are medians of %d rounds. The column \"ours is\" says how many times as fast our row is: it is the median of the ratios of the rounds. "+
+		"If we have two rows, the one with the same number of cores is compared. Peak memory is that of the process, as the kernel counts it; values below about 4 MB are not exact.\n\n", b.rounds)
 	for _, line := range b.machine() {
 		fmt.Fprintf(&s, "- %s\n", line)
 	}

@@ -12,7 +12,7 @@ function convert(line) {
   const request = { content: { parts: [{ text: c.text }] }, taskType: header.task_type };
   if (c.title) request.title = c.title;
   request.outputDimensionality = header.dim;
-  return JSON.stringify({ key: c.id, batch: header.batch, request }) + '\n';
+  return JSON.stringify({ key: c.id, claimed: true, request }) + '\n';
 }
 for (;;) {
   const n = fs.readSync(0, buf, 0, buf.length, null);

@@ -1,6 +1,6 @@
-// Demo runs the whole line on real text, the Go specification and memory model
-// that ship with every Go toolchain, against the local emulator: no key, no
-// network. It expects the commands on PATH; make demo puts them there.
+// Demo runs the whole pipe on real text, the Go specification and memory model
+// that every Go toolchain contains, against the local emulator: without a key
+// and without a network. It expects the commands on PATH; make demo sets PATH.
 package main
 
 import (
@@ -75,7 +75,7 @@ func run() error {
 		return b.String(), err
 	}
 
-	fmt.Printf("%d passages of real text become chunks, and the line embeds them:\n", len(chunks))
+	fmt.Printf("%d passages of real text become chunks, and the pipe embeds them:\n", len(chunks))
 	for _, command := range []string{"chunks-add kb.duckdb < passages.ndjson", line, "chunks-status kb.duckdb"} {
 		if _, err := shell(command); err != nil {
 			return err
@@ -106,26 +106,26 @@ func run() error {
 		fmt.Printf("  %.3f  %s\n", n.cosine, n.id)
 	}
 
-	fmt.Println("\nRun again, the line has nothing left to do:")
+	fmt.Println("\nThe pipe is run again, and has nothing to do:")
 	if out, err := shell(line); err != nil {
 		return err
 	} else if out != "" {
 		return errors.New("the second run did something")
 	}
 
-	fmt.Printf("\nOne passage is edited (%s). Only it is embedded again:\n", edited.ID)
+	fmt.Printf("\nOne passage is edited (%s). Only this passage is embedded again:\n", edited.ID)
 	if _, err := shell("chunks-add kb.duckdb < edited.ndjson"); err != nil {
 		return err
 	}
 	if out, err := shell(line); err != nil {
 		return err
 	} else if !strings.Contains(out, `"requests":1,`) {
-		return errors.New("not just the edited passage was embedded")
+		return errors.New("more than the edited passage was embedded")
 	}
 	return nil
 }
 
-// passages cuts the toolchain's documents by their headings.
+// passages makes chunks of the toolchain's documents, one for each heading.
 func passages() (chunks []record.Chunk, err error) {
 	root, err := exec.Command("go", "env", "GOROOT").Output()
 	if err != nil {
@@ -146,7 +146,8 @@ var (
 	tag     = regexp.MustCompile(`<[^>]*>`)
 )
 
-// cut cuts the repository's own documents, where the toolchain has none.
+// cut makes chunks of the repository's own documents, if the toolchain has no
+// documents.
 func cut(pattern string, files ...string) (chunks []record.Chunk, err error) {
 	for _, name := range files {
 		page, err := os.ReadFile(name)
@@ -158,7 +159,7 @@ func cut(pattern string, files ...string) (chunks []record.Chunk, err error) {
 	return chunks, nil
 }
 
-// split makes a chunk of what stands between each heading and the next.
+// split makes a chunk of the text between each heading and the next one.
 func split(heading *regexp.Regexp, name, page string) (chunks []record.Chunk) {
 	plain := func(s string) string { return strings.TrimSpace(html.UnescapeString(tag.ReplaceAllString(s, ""))) }
 	at := heading.FindAllStringSubmatchIndex(page, -1)
@@ -186,7 +187,7 @@ func write(path string, chunks []record.Chunk) error {
 	return os.WriteFile(path, b.Bytes(), 0o600)
 }
 
-// start starts the emulator, and returns the URL that it prints.
+// start starts the emulator and returns the URL that it prints.
 func start(server *exec.Cmd) (string, error) {
 	server.Stderr = os.Stderr
 	out, err := server.StdoutPipe()
@@ -204,7 +205,7 @@ func start(server *exec.Cmd) (string, error) {
 	return at.URL, err
 }
 
-// embed asks for the vector of a question, online.
+// embed gets the vector of a question with an online call.
 func embed(url, text string) ([]float32, error) {
 	body, err := json.Marshal(map[string]any{"content": map[string]any{"parts": []any{map[string]any{"text": text}}}, "taskType": "RETRIEVAL_QUERY", "outputDimensionality": 768})
 	if err != nil {

@@ -70,6 +70,9 @@ func faultCases(op, with string) (list []faultCase) {
 	add(faultCase{}, "times=1 cut=0")
 	add(faultCase{}, "times=1 cut=20")
 	add(faultCase{kill: true}, "hang")
+	add(faultCase{}, "times=2 delay=30ms")
+	add(faultCase{}, "times=1 drip=1us")
+	add(faultCase{}, "times=1 header=X-Not-Known:1")
 	if op == "download" {
 		for _, at := range []int{1, 150, 400} {
 			add(faultCase{}, "times=3 cut=%d", at)
@@ -80,10 +83,17 @@ func faultCases(op, with string) (list []faultCase) {
 	add(faultCase{}, "times=1 drop when=after")
 	add(faultCase{}, "times=1 status=200 body=empty when=after")
 	add(faultCase{kill: true}, "hang when=after")
+	add(faultCase{}, "times=1 set='error={\"code\":13}'")
+	add(faultCase{}, "times=1 set=notKnown=[]")
 	switch op {
 	case "upload.data":
 		add(faultCase{}, "times=1 nostatus")
 		add(faultCase{}, "times=1 nostatus when=after")
+	case "list":
+		add(faultCase{}, "times=2 hide=9")
+		add(faultCase{}, "order=oldest")
+		add(faultCase{}, "order=shuffled")
+		add(faultCase{}, "repeat")
 	case "get":
 		add(faultCase{}, "times=2 state=BATCH_STATE_PAUSED")
 		add(faultCase{}, "times=2 state=BATCH_STATE_NOT_KNOWN_YET")
@@ -96,7 +106,10 @@ var jobCases = []faultCase{
 	{specs: []string{`job times=1 state=FAILED code=13 message="no machine"`}},
 	{specs: []string{`job times=1 state=EXPIRED code=4 message="48 hours"`}},
 	{specs: []string{`job times=1 state=CANCELLED code=1`}},
+	{specs: []string{`job times=1 state=PARTIALLY_SUCCEEDED`}},
 	{specs: []string{`results times=1 first=2 error=13 message="try again"`}},
+	{specs: []string{`results times=1 first=2 set=notKnown={}`}},
+	{specs: []string{`results times=1 first=2 line=NaN`}},
 	{specs: []string{`results times=1 error=8 place=response`}},
 	{specs: []string{`results keys=KEY error=3 message="no such language"`}, fails: "no such language"},
 	{specs: []string{`results keys=KEY error=13 message="always so"`}, fails: "always so", times: 4},

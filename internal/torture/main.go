@@ -7,6 +7,7 @@
 //	c  makes every call of theirs fail in every way the emulator knows
 //	d  edits, adds and deletes chunks while their jobs are in flight
 //	e  runs two of them at once
+//	f  meets an API, a schema and a user that are not as expected
 //
 // After each scenario the line is run to its end, and the database and the
 // emulator's books are compared with what ought to be there. docs/reliability.md
@@ -73,12 +74,13 @@ var parts = []struct{ name, about string }{
 	{"c", "faults at each call"},
 	{"d", "chunks changed in flight"},
 	{"e", "two at once"},
+	{"f", "other ways to pay twice"},
 }
 
 // brief is what --short does.
 var brief = []string{
 	"a", "b", "c/upload.start", "c/upload.data", "c/list", "c/create", "c/get", "c/download", "c/job",
-	"c/forgotten/status-200-body-empty", "c/restart/create-when-after", "d/late", "d/moved", "e/submits", "e/slow",
+	"c/forgotten/status-200-body-empty", "c/restart/create-when-after", "d/late", "d/moved", "e/submits", "e/slow", "f",
 }
 
 // among reports whether a scenario has one of the names, or one that begins
@@ -101,9 +103,9 @@ func main() {
 	flag.IntVar(&at, "parallel", 3, "scenarios at a time")
 	flag.Parse()
 
-	list := slices.Concat(randomKills(kills), boundaryKills(3), allFaults(1), edits(3), together(4))
+	list := slices.Concat(randomKills(kills), boundaryKills(3), allFaults(1), edits(3), together(4), money(2))
 	if short {
-		list = slices.Concat(randomKills(killsEach), boundaryKills(1), allFaults(25), edits(1), together(1))
+		list = slices.Concat(randomKills(killsEach), boundaryKills(1), allFaults(25), edits(1), together(1), money(1))
 		list = slices.DeleteFunc(list, func(s scenario) bool { return !s.among(brief) })
 	}
 	if only != "" {

@@ -1,5 +1,5 @@
-// Package cli is what the commands share around their work: flags, log
-// and signals. It is the only package that ends the process.
+// Package cli is what all commands share: flags, log and signals. It is the only
+// package that ends the process.
 package cli
 
 import (
@@ -26,13 +26,13 @@ import (
 	"gbatch/pkg/model"
 )
 
-// A Command is a value whose exported fields are its flags, by kong's struct
-// tags, and whose Run is its work. in and out carry records and nothing else.
+// A Command is a value whose exported fields are its flags, described by kong's
+// struct tags. Its Run does the work. in and out carry only records.
 type Command interface {
 	Run(ctx context.Context, in io.Reader, out io.Writer) error
 }
 
-// A signalled context's cause.
+// caught is the cause of a context that a signal has ended.
 type caught struct{ syscall.Signal }
 
 func (c caught) Error() string { return c.Signal.String() }
@@ -40,14 +40,14 @@ func (c caught) ExitCode() int { return 128 + int(c.Signal) }
 
 type grammar struct {
 	Command `embed:""`
-	Verbose bool             `short:"v" help:"Say on stderr what is being done." env:"-"`
-	Quiet   bool             `short:"q" help:"Say nothing on stderr but errors." env:"-"`
+	Verbose bool             `short:"v" help:"Report on stderr what is being done." env:"-"`
+	Quiet   bool             `short:"q" help:"Write only errors to stderr." env:"-"`
 	Version kong.VersionFlag `help:"Print the version." env:"-"`
 }
 
 // Main runs cmd with the process's arguments and streams, and ends the process
 // with the exit code of its error. manual is the source of the command's
-// main.go: its package comment is what --help prints.
+// main.go: its package comment is the text of --help.
 func Main(manual string, cmd Command) {
 	os.Exit(run(filepath.Base(os.Args[0]), os.Args[1:], manual, cmd))
 }
@@ -60,7 +60,7 @@ func run(name string, args []string, manual string, cmd Command) int {
 	}
 
 	g := grammar{Command: cmd}
-	done := -1 // --help and --version
+	done := -1 // the exit code of --help or --version; -1 for other calls
 	parser, err := kong.New(&g,
 		kong.Name(name),
 		kong.Description(comment(manual)),
@@ -110,13 +110,13 @@ func run(name string, args []string, manual string, cmd Command) int {
 	go func() {
 		s := <-signals
 		cancel(caught{s.(syscall.Signal)})
-		// A second one ends the process at once, unless it is the echo of the
-		// first: timeout(1) signals its child, and its child's group.
+		// A second signal ends the process at once, unless it is the echo of the
+		// first one: timeout(1) signals its child, and then its child's group.
 		time.Sleep(500 * time.Millisecond)
 		signal.Reset(syscall.SIGINT, syscall.SIGTERM)
 	}()
-	// A reader that left shows as EPIPE, so that a command can put its things
-	// in order before it ends.
+	// If the reader of the output has stopped, a write fails with EPIPE, so that
+	// the command can clean up before it ends.
 	signal.Ignore(syscall.SIGPIPE)
 
 	err = cmd.Run(ctx, &input{ctx, os.Stdin}, os.Stdout)
@@ -136,7 +136,7 @@ func run(name string, args []string, manual string, cmd Command) int {
 }
 
 // tellVariables tells a command which of its flags have their value from an
-// environment variable, if it wants to know.
+// environment variable, if the command has a method for that.
 func tellVariables(cmd Command, parsed *kong.Context) {
 	c, ok := cmd.(interface{ FromVariable(flag string) })
 	if !ok {
@@ -157,19 +157,20 @@ func tellVariables(cmd Command, parsed *kong.Context) {
 	}
 }
 
-// An input is a reader that gives up when its context is done, also while it
-// waits for its file: a pipe whose writer sleeps must not keep a command alive.
+// An input is a reader that stops when its context is done, even while it waits
+// for its file: a pipe whose writer sleeps must not keep a command running.
 type input struct {
 	ctx context.Context
 	f   *os.File
 }
 
-// Read is not to be called again after it gave up: p is still written to then.
+// Do not call Read again after it has stopped: a goroutine may still write to p.
 func (in *input) Read(p []byte) (int, error) {
 	if in.ctx.Err() != nil {
 		return 0, context.Cause(in.ctx)
 	}
-	// To wait in another goroutine costs as much as many a filter's work.
+	// Waiting in another goroutine costs as much time as the work of a fast
+	// filter.
 	if in.ready() {
 		return in.f.Read(p)
 	}
@@ -190,16 +191,16 @@ func (in *input) Read(p []byte) (int, error) {
 	}
 }
 
-// ready reports whether a read of the file would not wait.
+// ready reports whether the file can be read without waiting.
 func (in *input) ready() bool {
 	n, err := unix.Poll([]unix.PollFd{{Fd: int32(in.f.Fd()), Events: unix.POLLIN}}, 0)
 	return n > 0 && err == nil
 }
 
-// IsTerminal reports whether somebody looks at what is written to f.
+// IsTerminal reports whether f is a terminal.
 func IsTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
 
-// comment is the text of the package comment of a Go source file.
+// comment returns the text of the package comment of a Go source file.
 func comment(source string) string {
 	var b strings.Builder
 	for line := range strings.Lines(source) {
@@ -227,8 +228,8 @@ func version() string {
 }
 
 // screen cuts the middle out of a message that is longer than a screen, such as
-// one of DuckDB's that spells out a type of a thousand words. Its end says what
-// to do.
+// a message of DuckDB that lists a thousand values of a type. The end of the
+// message says what to do.
 func screen(s string) string {
 	const head, tail = 1000, 500
 	if len(s) <= head+tail {
@@ -237,9 +238,9 @@ func screen(s string) string {
 	return strings.ToValidUTF8(s[:head], "") + " … " + strings.ToValidUTF8(s[len(s)-tail:], "")
 }
 
-// Printable is s with what a terminal would act on, or would show in another
-// order than it stands, written as \u escapes: control characters but the
-// line's own, and the marks that turn the direction of writing.
+// Printable writes as \u escapes what a terminal would obey or show in another
+// order: control characters, and the marks that change the direction of text. It
+// keeps the line end.
 func Printable(s string) string {
 	if !strings.ContainsFunc(s, unprintable) {
 		return s
@@ -259,13 +260,13 @@ func unprintable(r rune) bool {
 	return r < 0x20 || r >= 0x7f && r < 0xa0 || r == 0x061c || r == 0x200e || r == 0x200f || r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069
 }
 
-// ShortestSecret is how long a key must be to be looked for in what is printed.
-// Google's have 39 characters; a short one, such as an emulator takes, is part
-// of many a word.
+// ShortestSecret is the length from which a key is hidden in the output.
+// Google's keys have 39 characters. A short key, such as one for an emulator, is
+// a part of many words.
 const ShortestSecret = 8
 
-// A cleaner keeps secrets out of what is written through it. Every caller
-// writes whole lines.
+// A cleaner hides secrets in what is written through it. Every caller writes
+// whole lines.
 type cleaner struct {
 	w       io.Writer
 	secrets []string

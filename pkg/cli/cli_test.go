@@ -87,7 +87,7 @@ func TestRun(t *testing.T) {
 	for _, test := range []struct {
 		args             string
 		code             int
-		stdout, stderr   string // what they hold; empty is nothing
+		stdout, stderr   string // what the streams hold; "" if nothing
 		environment, not string
 	}{
 		{args: "", stdout: "1000\n"},
@@ -155,7 +155,7 @@ func TestSignals(t *testing.T) {
 	}{
 		{"wait", syscall.SIGINT, 130, "probe: error: stopped while waiting, the jobs go on\n"},
 		{"wait", syscall.SIGTERM, 143, "probe: error: stopped while waiting, the jobs go on\n"},
-		{"read", syscall.SIGTERM, 143, ""}, // though nobody writes to its input, or closes it
+		{"read", syscall.SIGTERM, 143, ""}, // although its input is open and empty
 	} {
 		cmd := start(t, "--do", test.do)
 		in, err := cmd.StdinPipe()

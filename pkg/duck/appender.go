@@ -6,10 +6,10 @@ import (
 	"github.com/duckdb/duckdb-go/v2/mapping"
 )
 
-// An Appender writes rows inside the connection's transaction, one data chunk
-// at a time and without a conversion of its values. Set all columns of a row,
-// then call Next. After the last row call Close. After an error the appender
-// is closed, and the rows that DuckDB had not taken yet are lost.
+// An Appender writes rows inside the connection's transaction, one data chunk at
+// a time, without converting values. Set all columns of a row, then call Next.
+// After the last row call Close. After an error the appender is closed, and the
+// rows that DuckDB has not taken yet are lost.
 type Appender struct {
 	a       mapping.Appender
 	chunk   mapping.DataChunk
@@ -20,16 +20,16 @@ type Appender struct {
 type cell struct {
 	vector mapping.Vector
 	array  bool
-	data   unsafe.Pointer // of the values; of the values inside, for FLOAT[n]
+	data   unsafe.Pointer // the values; for FLOAT[n], the values inside the arrays
 }
 
 // A Type is the type of an appender's column.
 type Type struct {
 	id     mapping.Type
-	length int // of an array
+	length int // length of an array
 }
 
-// The types that an appender has a Set method for.
+// These types have a Set method.
 var (
 	Varchar  = Type{id: mapping.TypeVarchar}
 	BigInt   = Type{id: mapping.TypeBigInt}
@@ -48,17 +48,17 @@ func (t Type) logical() mapping.LogicalType {
 	return mapping.CreateArrayType(float, mapping.IdxT(t.length))
 }
 
-// Appender opens an appender on a table in the schema main of a catalog. The
-// table's columns have the given types, or types to which DuckDB casts them.
+// Appender opens an appender on a table in the schema main of a catalog. types
+// are the types of the table's columns, or types that DuckDB casts to them.
 func (c *Conn) Appender(catalog, table string, types ...Type) (*Appender, error) {
 	return newAppender(types, func(a *mapping.Appender, _ []mapping.LogicalType) mapping.State {
 		return mapping.AppenderCreateExt(c.c, catalog, "main", table, a)
 	})
 }
 
-// Inserter opens an appender whose rows go to the statement insert when it is
-// closed. The statement reads them from a table called appended, whose columns
-// have the given names and types. Such an INSERT uses all cores.
+// Inserter opens an appender. When it is closed, its rows go to the statement
+// insert, which reads them from a table called appended. The columns of that
+// table have the given names and types. Such an INSERT uses all cores.
 func (c *Conn) Inserter(insert string, names []string, types ...Type) (*Appender, error) {
 	return newAppender(types, func(a *mapping.Appender, logical []mapping.LogicalType) mapping.State {
 		return mapping.AppenderCreateQuery(c.c, insert, logical, "appended", names, a)
@@ -81,7 +81,7 @@ func newAppender(types []Type, create func(*mapping.Appender, []mapping.LogicalT
 	return a, nil
 }
 
-// refresh looks up where the columns' memory is.
+// refresh gets the addresses of the columns' memory.
 func (a *Appender) refresh() {
 	for i := range a.columns {
 		v := mapping.DataChunkGetVector(a.chunk, mapping.IdxT(i))
@@ -135,7 +135,7 @@ func (a *Appender) SetFloats(col int, v []float32) {
 	copy(unsafe.Slice((*float32)(unsafe.Add(a.columns[col].data, a.n*len(v)*4)), len(v)), v)
 }
 
-// Next ends a row.
+// Next finishes a row.
 func (a *Appender) Next() error {
 	if a.n++; a.n < a.size {
 		return nil
@@ -154,7 +154,7 @@ func (a *Appender) push() error {
 	return nil
 }
 
-// Close writes the rows that are left and frees the appender.
+// Close writes the remaining rows and frees the appender.
 func (a *Appender) Close() error {
 	if a.n > 0 {
 		if err := a.push(); err != nil {

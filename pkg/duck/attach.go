@@ -16,19 +16,19 @@ import (
 )
 
 // rowGroup is how many rows DuckDB keeps together in new tables. The rows here
-// are wide, up to 12 KB: with DuckDB's own 122,880 rows an append falls into
-// the middle of a group of hundreds of megabytes, and each checkpoint writes
-// the whole group again.
+// are wide, up to 12 KB. With DuckDB's default of 122,880 rows, an append would
+// start in the middle of a group of hundreds of megabytes, and each checkpoint
+// would write the whole group again.
 const rowGroup = 2048
 
 // Transact opens the file, waits up to LockTimeout for its lock, runs work in
-// one transaction and closes the file: afterwards the file holds all of work's
+// one transaction and closes the file. Afterwards the file holds all of work's
 // changes, or none.
 //
-// Statements find the file's tables without a prefix. They may also use the
-// name that DuckDB gives the file, kb for kb.duckdb, unless another database
-// has it or it is schema, the name of the schema that work uses: DuckDB refuses
-// a name that could be both.
+// Statements use the file's tables without a prefix. They may also use the name
+// that DuckDB gives the file, kb for kb.duckdb. The exceptions are a name that
+// another database has, and schema, the name of the schema that work uses:
+// DuckDB refuses an ambiguous name.
 func (d *Database) Transact(ctx context.Context, mode Access, schema string, work func(*Conn) error) error {
 	c, err := d.Connect(ctx)
 	if err != nil {
@@ -38,7 +38,7 @@ func (d *Database) Transact(ctx context.Context, mode Access, schema string, wor
 	return d.TransactOn(c, mode, schema, work)
 }
 
-// TransactOn is Transact on a connection that has no file open. The file stays
+// TransactOn is Transact on a connection that has no open file. The file stays
 // open until the connection is closed.
 func (d *Database) TransactOn(c *Conn, mode Access, schema string, work func(*Conn) error) error {
 	if err := d.attach(c, mode, schema); err != nil {
@@ -53,7 +53,7 @@ func (d *Database) TransactOn(c *Conn, mode Access, schema string, work func(*Co
 	return c.Exec("COMMIT")
 }
 
-// attach opens the file and makes it the database in which names are looked up.
+// attach opens the file and makes it the default database for names.
 func (d *Database) attach(c *Conn, mode Access, schema string) error {
 	if info, err := os.Stat(d.DB); err == nil && info.IsDir() {
 		return fmt.Errorf("%s is a directory, not a DuckDB file", d.DB)
@@ -63,15 +63,15 @@ func (d *Database) attach(c *Conn, mode Access, schema string) error {
 	if err != nil {
 		return err
 	}
-	// DuckDB follows links too: it has its WAL beside the real file.
+	// DuckDB also follows links: its WAL is beside the real file.
 	real := resolve(path)
 	if file := orphan(path, real); file != "" {
-		return fmt.Errorf("%s does not exist, but %s does: it is of a database that was deleted or moved, and a new database would take in its data; move the old database back to its place, or delete %[2]s if its data is not needed", d.DB, file)
+		return fmt.Errorf("%s does not exist, but %s does: it belongs to a database that was deleted or moved, and a new database would load its data; move the old database back to its place, or delete %[2]s if its data is not needed", d.DB, file)
 	}
 	if _, err := os.Stat(real); errors.Is(err, fs.ErrNotExist) && mode != Create {
 		return fmt.Errorf("%s %w", d.DB, ErrMissing)
 	}
-	// Without the type, DuckDB takes a CSV file for a table in memory.
+	// Without the type, DuckDB would open a CSV file as a table in memory.
 	option := fmt.Sprintf("(TYPE duckdb, ROW_GROUP_SIZE %d)", rowGroup)
 	if mode == Read {
 		option = "(TYPE duckdb, READ_ONLY)"
@@ -107,7 +107,7 @@ func (d *Database) attach(c *Conn, mode Access, schema string) error {
 			return d.explain(err)
 		}
 		if time.Since(start) > d.LockTimeout {
-			return exit.Errorf(exit.TryLater, "%s is held by another process, still after %v; try again later or give --lock-timeout more", d.DB, d.LockTimeout)
+			return exit.Errorf(exit.TryLater, "%s is held by another process, which did not release it within %v; try again later, or with a longer --lock-timeout", d.DB, d.LockTimeout)
 		}
 		slog.Debug("the database is held by another process", "db", d.DB)
 		select {
@@ -127,10 +127,9 @@ func (d *Database) attach(c *Conn, mode Access, schema string) error {
 	return undo.protect(c)
 }
 
-// resolve follows the links of a path, also if the file that they lead to does
-// not exist yet.
+// resolve follows the links of a path, even if the target does not exist yet.
 func resolve(path string) string {
-	for range 40 { // as many as Linux follows
+	for range 40 { // the limit of Linux
 		if real, err := filepath.EvalSymlinks(path); err == nil {
 			return real
 		}
@@ -149,8 +148,8 @@ func resolve(path string) string {
 	return path
 }
 
-// orphan finds a file that DuckDB or the journal keeps beside a database, if
-// the database does not exist.
+// orphan finds a file that DuckDB or the journal keeps beside a database, if the
+// database itself does not exist.
 func orphan(path, real string) string {
 	missing := func() bool {
 		_, err := os.Stat(real)
@@ -161,8 +160,8 @@ func orphan(path, real string) string {
 	}
 	for _, base := range []string{real, path} {
 		for _, suffix := range []string{".wal", ".wal.checkpoint", ".wal.recovery", ".journal"} {
-			// Another process may have created the database in the meantime. It has
-			// its name before it has a WAL.
+			// Another process may have created the database in the meantime. The
+			// database has its name before it has a WAL.
 			if _, err := os.Lstat(base + suffix); err == nil && missing() {
 				return base + suffix
 			}
@@ -171,8 +170,8 @@ func orphan(path, real string) string {
 	return ""
 }
 
-// create makes a missing file. It gets its name when it is complete, so that no
-// process ever sees a part of a database.
+// create makes a missing file. The file gets its name when it is complete, so
+// that no process ever sees a part of a database.
 func (d *Database) create(c *Conn, real, option string) error {
 	if _, err := os.Lstat(real); err == nil {
 		return nil
@@ -191,30 +190,31 @@ func (d *Database) create(c *Conn, real, option string) error {
 		}
 		slog.Debug("no link can be made", "error", err) // not every file system has links
 	}
-	// DuckDB would put the WAL of a new file beside a link to it, and look for it
-	// beside the file later: so the file is created under its own name.
+	// If the name of a new file is a link, DuckDB writes the WAL beside the link,
+	// but later looks for it beside the file. So the file is created under its
+	// real name.
 	err := attach(real)
 	if _, missing := os.Stat(real); missing == nil {
-		return nil // another process may have been faster
+		return nil // another process created it first
 	}
 	return err
 }
 
-// attached is what DuckDB calls the attached file.
+// attached returns DuckDB's name of the attached file.
 func attached(c *Conn) (name string, err error) {
 	_, err = c.One(func(r *Rows) { name = r.Text(0) }, "SELECT database_name FROM duckdb_databases() WHERE NOT internal AND database_name <> 'memory'")
 	return name, err
 }
 
-// closeFile rolls an open transaction back and closes the file.
+// closeFile rolls back an open transaction and closes the file.
 func closeFile(c *Conn, file *lock, undo *journal) {
-	c.Exec("ROLLBACK") // an error if there is no transaction
+	c.Exec("ROLLBACK") // fails if there is no transaction
 	name, err := attached(c)
 	if err == nil {
-		err = c.Exec("USE memory.main; DETACH " + Ident(name)) // the file may have a schema memory
+		err = c.Exec("USE memory.main; DETACH " + Ident(name)) // with .main, because the file may have a schema called memory
 	}
 	if err != nil {
-		// The lock stays: to release it would also drop DuckDB's own lock.
+		// The lock is kept: releasing it would also release DuckDB's own lock.
 		slog.Error("DuckDB did not close the file", "error", err)
 		unclosed = append(unclosed, file)
 		return
@@ -223,11 +223,11 @@ func closeFile(c *Conn, file *lock, undo *journal) {
 	file.release()
 }
 
-// unclosed keeps the descriptors of files that DuckDB did not close: the
-// garbage collector would close them.
+// unclosed keeps the descriptors of files that DuckDB did not close. The garbage
+// collector would close them.
 var unclosed []*lock
 
-// explain makes an error of opening the file one that names the file.
+// explain turns an error of opening the file into one that names the file.
 func (d *Database) explain(err error) error {
 	switch {
 	case errors.Is(err, errNotDatabase):

@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// A database that is missing while files of it are there is not created, since
-// DuckDB would replay the dead database's WAL into the new one. Nothing is
-// written or deleted.
+// If a database is missing but its WAL or journal exists, the database is not
+// created, because DuckDB would replay the old WAL into the new database.
+// Nothing is written or deleted.
 func TestOrphan(t *testing.T) {
 	for _, suffix := range []string{".wal", ".wal.checkpoint", ".wal.recovery", ".journal"} {
 		for _, link := range []bool{false, true} {
@@ -38,7 +38,8 @@ func TestOrphan(t *testing.T) {
 			if _, err := os.Lstat(real); err == nil {
 				t.Errorf("%s: the database was created", suffix)
 			}
-			// Without the file it is created, and beside its database a WAL is fine.
+			// Without that file the database is created, and a WAL beside its
+			// database is allowed.
 			if err := os.Remove(real + suffix); err != nil {
 				t.Fatal(err)
 			}
@@ -48,7 +49,7 @@ func TestOrphan(t *testing.T) {
 	}
 }
 
-// The WAL of a killed process is read if the database is there.
+// If the database exists, the WAL of a killed process is read.
 func TestKilled(t *testing.T) {
 	if hold(t) {
 		return
@@ -66,8 +67,9 @@ func TestKilled(t *testing.T) {
 	}
 }
 
-// A new database is created where a link leads to, at once with its own name:
-// DuckDB would put the WAL beside the link and never look there again.
+// A new database is created at the target of a link, at once under its real
+// name: otherwise DuckDB would put the WAL beside the link, where it never looks
+// again.
 func TestLinkToMissing(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.Mkdir(filepath.Join(dir, "real"), 0o700); err != nil {

@@ -9,14 +9,14 @@ import (
 	"github.com/duckdb/duckdb-go/v2/mapping"
 )
 
-// A Conn is a connection and the file that it has open. DuckDB lets one process
-// write or many read: so a Conn lives as long as one transaction, and is never
-// held while a pipe or a network is waited for. It is not safe for concurrent
-// use.
+// A Conn is a connection with at most one open file. DuckDB allows one writing
+// process or many readers. So a Conn lives for one transaction, and is never
+// held while the command waits for a pipe or the network. It is not safe for
+// concurrent use.
 type Conn struct {
 	c      mapping.Connection
 	ctx    context.Context
-	stop   func() // ends the watch for the end of ctx
+	stop   func() // stops watching ctx
 	detach func() // closes the file; nil if there is none
 }
 
@@ -24,7 +24,7 @@ type Conn struct {
 func connect(ctx context.Context, db mapping.Database) (*Conn, error) {
 	c := &Conn{ctx: ctx}
 	if mapping.Connect(db, &c.c) == mapping.StateError {
-		return nil, errors.New("DuckDB gives no connection")
+		return nil, errors.New("DuckDB did not make a connection")
 	}
 	interrupted := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
@@ -39,7 +39,7 @@ func connect(ctx context.Context, db mapping.Database) (*Conn, error) {
 	return c, nil
 }
 
-// Close rolls an open transaction back, closes the file and ends the connection.
+// Close rolls back an open transaction, closes the file and ends the connection.
 func (c *Conn) Close() {
 	c.stop()
 	c.ctx = context.Background()
@@ -59,8 +59,8 @@ func (c *Conn) Exec(sql string, args ...any) error {
 	return nil
 }
 
-// Query runs a statement and returns its rows, which must be closed before the
-// connection is. An argument is a string, an int, an int64, a bool or nil.
+// Query runs a statement and returns its rows. Close the rows before the
+// connection. An argument is a string, an int, an int64, a bool or nil.
 func (c *Conn) Query(sql string, args ...any) (*Rows, error) {
 	r := &Rows{}
 	if len(args) == 0 {
@@ -87,7 +87,7 @@ func (c *Conn) Query(sql string, args ...any) (*Rows, error) {
 			state = mapping.BindNull(stmt, at)
 		}
 		if state == mapping.StateError {
-			return nil, fmt.Errorf("argument %d (%T) of %q cannot be bound", i+1, arg, firstLine(sql))
+			return nil, fmt.Errorf("argument %d (%T) of %q has a type that is not supported", i+1, arg, firstLine(sql))
 		}
 	}
 	state := mapping.ExecutePrepared(stmt, &r.result)

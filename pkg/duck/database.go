@@ -1,12 +1,11 @@
-// Package duck is DuckDB as the commands use it: a file that is opened for one
-// transaction only, rows and appenders that copy no value twice, and the
-// repair of what a killed process leaves. It knows SQL, but no table.
+// Package duck wraps DuckDB for the commands: a file that is open for one
+// transaction only, rows and appenders that do not copy a value twice, and the
+// repair of a file after its process was killed. It knows SQL, but no table.
 //
 // It is a thin layer over the driver's mapping package, DuckDB's C interface.
-// database/sql cannot give what the commands need: rows read and arrays
-// appended without a box around every value, an appender inside the transaction
-// of the statements around it, and a file that is closed the moment its
-// transaction ends.
+// The commands need what database/sql does not have: rows that are read and
+// arrays that are appended without boxing every value, an appender inside the
+// present transaction, and a file that is closed at the end of its transaction.
 package duck
 
 import (
@@ -23,24 +22,24 @@ import (
 	"gbatch/pkg/exit"
 )
 
-// Version is the DuckDB that this package is written for. Another one may have
-// other error texts (errors.go), another layout of values in memory (rows.go)
-// or another file format (journal.go): run this package's tests and read the
-// sources named there before changing Version.
+// Version is the DuckDB that this package is written for. Another version may
+// have other error texts (errors.go), another layout of values in memory
+// (rows.go) or another file format (journal.go). Before you change Version, run
+// this package's tests and read the sources that these files name.
 const Version = "v1.5.6"
 
-// A Database holds the flags of every command that takes a database, and the
-// process's DuckDB from the first connection to End.
+// A Database holds the flags of every command that takes a database. It also
+// holds the process's DuckDB, from the first connection to End.
 type Database struct {
 	DB          string        `arg:"" name:"db" help:"The DuckDB file."`
-	LockTimeout time.Duration `default:"1m" help:"How long to try again while another process holds the file."`
-	MemoryLimit string        `default:"1GB" help:"How much memory DuckDB may use; the rest goes to disk."`
+	LockTimeout time.Duration `default:"1m" help:"How long to wait while another process holds the file."`
+	MemoryLimit string        `default:"1GB" help:"How much memory DuckDB may use. It writes the rest to disk."`
 
-	db    mapping.Database // has no file of its own; a Conn attaches it
-	spill *spill           // nil if no folder can be made beside the file
+	db    mapping.Database // without a file; each Conn attaches the file
+	spill *spill           // nil if no folder can be created beside the file
 }
 
-// Access is what a transaction may do with the file.
+// Access says what a transaction may do with the file.
 type Access int
 
 const (
@@ -49,9 +48,9 @@ const (
 	Create               // a missing file is created
 )
 
-// Connect makes a connection that has no file open, but a database in memory,
+// Connect makes a connection that has no open file, but an in-memory database
 // called memory. The connection's statements are interrupted when ctx is done.
-// It must be closed before [Database.End] is called.
+// Close it before you call [Database.End].
 func (d *Database) Connect(ctx context.Context) (*Conn, error) {
 	if err := d.local(); err != nil {
 		return nil, err
@@ -66,25 +65,25 @@ func (d *Database) Connect(ctx context.Context) (*Conn, error) {
 
 var scheme = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]+:`)
 
-// local refuses the names that DuckDB has for databases that are no file.
+// local refuses DuckDB's names for databases that are not files.
 func (d *Database) local() error {
 	switch _, err := os.Stat(d.DB); {
 	case err == nil:
 		return nil
 	case d.DB == "" || strings.HasPrefix(d.DB, ":memory:"):
-		return exit.Errorf(exit.Usage, "%q is a database in memory, which ends with its process: give the path of a file", d.DB)
+		return exit.Errorf(exit.Usage, "%q is a database in memory, and would be lost at the end of the command: give the path of a file", d.DB)
 	case scheme.MatchString(d.DB):
-		return exit.Errorf(exit.Usage, "%.200q is not a file of this machine, and the database must be one: copy it here; a file of that name is ./%[1]s", d.DB)
+		return exit.Errorf(exit.Usage, "%.200q is not a local file: copy the database to this machine; if it is the name of a file, write ./%[1]s", d.DB)
 	}
 	return nil
 }
 
-// begin starts DuckDB. This takes longer than opening a file in it.
+// begin starts DuckDB. That takes longer than opening a file.
 func (d *Database) begin() error {
 	options := map[string]string{"temp_directory": ""}
 	var err error
 	if d.spill, err = newSpill(d.DB); err != nil {
-		slog.Debug("nothing can go to disk", "error", err)
+		slog.Debug("DuckDB cannot write temporary data to disk", "error", err)
 	} else {
 		options["temp_directory"] = d.spill.dir
 	}
@@ -99,7 +98,7 @@ func (d *Database) begin() error {
 	for name, value := range options {
 		if mapping.SetConfig(config, name, value) == mapping.StateError {
 			d.End()
-			return exit.Errorf(exit.Usage, "DuckDB does not take %q for %s", value, name)
+			return exit.Errorf(exit.Usage, "DuckDB does not accept %q for %s", value, name)
 		}
 	}
 	var message string
@@ -110,8 +109,8 @@ func (d *Database) begin() error {
 	return nil
 }
 
-// End stops DuckDB and frees its memory and its space on disk. All connections
-// must be closed.
+// End stops DuckDB and frees its memory and its disk space. Close all
+// connections before.
 func (d *Database) End() {
 	mapping.Close(&d.db)
 	d.spill.remove()

@@ -28,7 +28,7 @@ func open(t testing.TB, statements ...string) *kb {
 	return k
 }
 
-// transact runs work as a command of its own would.
+// transact runs work in a new DuckDB, as a command would.
 func (k *kb) transact(mode Access, work func(*Conn) error) error {
 	d := k.Database
 	defer d.End()
@@ -42,7 +42,7 @@ func (k *kb) must(mode Access, sql string) {
 	}
 }
 
-// rows gives the texts that a query yields.
+// rows returns the rows of a query as texts.
 func (k *kb) rows(query string) (lines []string) {
 	k.Helper()
 	err := k.transact(Read, func(c *Conn) error {
@@ -77,7 +77,7 @@ func contents(t testing.TB, path string) []byte {
 	return b
 }
 
-// leftovers lists what is beside a database.
+// leftovers lists the files beside a database.
 func (k *kb) leftovers() (names []string) {
 	entries, err := os.ReadDir(filepath.Dir(k.DB))
 	if err != nil {
@@ -119,8 +119,8 @@ func TestTransaction(t *testing.T) {
 	}
 }
 
-// A file that does not exist is made by Create only, and by a name that DuckDB
-// could misunderstand too.
+// Only Create makes a missing file. A name that DuckDB could misunderstand is
+// treated as the name of a file.
 func TestNamesOfFiles(t *testing.T) {
 	for _, name := range []string{"reserved.duckdb", "Reserved.db", "memory.duckdb", "temp", "select.duckdb", "it's my \"kb\".duckdb"} {
 		k := &kb{t, Database{DB: filepath.Join(t.TempDir(), name)}}
@@ -132,7 +132,7 @@ func TestNamesOfFiles(t *testing.T) {
 	k.expect("SELECT s FROM kb.main.t", "x")
 }
 
-// An interrupt ends a statement, and the file is closed and whole.
+// An interrupt ends a statement. The file is then closed and undamaged.
 func TestInterrupt(t *testing.T) {
 	k := open(t, "CREATE TABLE t AS SELECT 'x' AS s")
 	d := k.Database
@@ -151,7 +151,7 @@ func TestInterrupt(t *testing.T) {
 	k.expect("SELECT s FROM t", "x")
 }
 
-// Values go in and come out as they are, over the ends of data chunks.
+// Values are read back as they were written, also across data chunks.
 func TestValues(t *testing.T) {
 	const n = 5000
 	texts := []string{"", "twelve bytes", "thirteen byte", strings.Repeat("ж", 1000)}

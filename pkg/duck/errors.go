@@ -10,21 +10,21 @@ import (
 	"gbatch/pkg/lockfile"
 )
 
-// Most of DuckDB's errors are only texts. This file is the only one that reads
-// them. errors_test.go makes DuckDB give each of them.
+// Most of DuckDB's errors are only texts. Only this file reads the texts.
+// errors_test.go makes DuckDB produce each of them.
 
-// The kinds of errors that are told apart, for [errors.Is].
+// These are the kinds of errors that callers distinguish with [errors.Is].
 var (
 	// ErrMissing is the error of a file that does not exist.
 	ErrMissing = errors.New("does not exist")
 	// ErrConstraint is the error of a row that violates a constraint of its
-	// table. The error's text says which.
+	// table. The error's text names the constraint.
 	ErrConstraint = errors.New("constraint violation")
 	// ErrSyntax is the error of a statement that is not SQL.
 	ErrSyntax = errors.New("syntax error")
 
-	// ErrUnfinished is the error of a file that cannot be read until a process
-	// that opens it for writing has repaired it.
+	// ErrUnfinished is the error of a file that cannot be read until it is
+	// repaired. A process that opens the file for writing repairs it.
 	ErrUnfinished = errors.New("a process was killed while DuckDB wrote a checkpoint")
 
 	errLocked      = errors.New("the file is locked") // by another process
@@ -35,23 +35,23 @@ var (
 	errExists      = errors.New("the name is taken")
 )
 
-// kinds gives the words of DuckDB's text by which an error is recognized. The
-// first match counts.
+// kinds has the words that identify an error in DuckDB's text. The first match
+// counts.
 var kinds = []struct {
 	text string
 	err  error
 }{
 	{"Constraint Error: ", ErrConstraint},
 	{"Parser Error: ", ErrSyntax},
-	// The file is locked already when DuckDB opens it (lock.go): if DuckDB cannot
-	// lock it then, there are no locks.
+	// The file is already locked when DuckDB opens it (lock.go). If DuckDB cannot
+	// lock it then, the file system has no locks.
 	{"Could not set lock on file", errNoLocks},
 	{"Corrupt database file", errCorrupt},
 	{"not a valid DuckDB database file", errNotDatabase},
 	{"already exists", errExists},
 }
 
-// A duckError is an error of DuckDB's, in its own words.
+// A duckError is an error of DuckDB, in DuckDB's words.
 type duckError struct {
 	message string // one line
 	kind    error  // nil for all other errors
@@ -78,8 +78,8 @@ func newError(message string) *duckError {
 	return e
 }
 
-// appenderError is the error of an appender, whose text does not begin with its
-// type.
+// appenderError returns the error of an appender. Its text does not begin with
+// its type.
 func appenderError(a mapping.Appender) error {
 	data := mapping.AppenderErrorData(a)
 	defer mapping.DestroyErrorData(&data)
@@ -90,8 +90,8 @@ func appenderError(a mapping.Appender) error {
 	return e
 }
 
-// firstLine is what a message shows of a text of DuckDB's, which may hold all
-// the values of a type.
+// firstLine shortens a text of DuckDB for a message. The text may list all
+// values of a type.
 func firstLine(s string) string {
 	s, _, _ = strings.Cut(strings.TrimSpace(s), "\n")
 	if runes := []rune(s); len(runes) > 600 {

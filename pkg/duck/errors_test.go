@@ -14,7 +14,7 @@ import (
 
 var errTest = errors.New("a test ends this")
 
-// DuckDB's own errors are recognized, each as one kind.
+// Each of DuckDB's own errors is recognised as one kind.
 func TestErrors(t *testing.T) {
 	all := []error{ErrMissing, ErrConstraint, ErrSyntax, errLocked, errNotDatabase, errNewer, errExists}
 	is := func(err, want error, text string) {
@@ -63,7 +63,7 @@ func TestErrors(t *testing.T) {
 	is(add("t"), ErrConstraint, "id: 1")
 	is(add("nowhere"), nil, "nowhere")
 
-	// Files that cannot be opened. The error of DuckDB itself is the cause.
+	// These files cannot be opened. The error must wrap DuckDB's own error.
 	attach := func(db []byte) error {
 		path := filepath.Join(t.TempDir(), "other.duckdb")
 		if err := os.WriteFile(path, db, 0o600); err != nil {
@@ -88,7 +88,8 @@ func TestErrors(t *testing.T) {
 	is(k.transact(Create, nil), nil, "is a directory")
 }
 
-// A file that another process holds is waited for, and then it is exit 5.
+// If another process holds a file, the command waits, and then ends with exit
+// code 5.
 func TestLocked(t *testing.T) {
 	if hold(t) {
 		return
@@ -97,11 +98,11 @@ func TestLocked(t *testing.T) {
 	release := k.held()
 	k.LockTimeout = 10 * time.Millisecond
 	for _, mode := range []Access{Read, Write, Create} {
-		if err := k.transact(mode, nil); exit.Code(err) != exit.TryLater || !strings.Contains(err.Error(), "is held by another process, still after 10ms") {
+		if err := k.transact(mode, nil); exit.Code(err) != exit.TryLater || !strings.Contains(err.Error(), "is held by another process, which did not release it within 10ms") {
 			t.Errorf("mode %d: %v", mode, err)
 		}
 	}
-	// It is opened as soon as it is free.
+	// The file is opened as soon as it is free.
 	k.LockTimeout = time.Minute
 	done := make(chan error)
 	go func() { done <- k.transact(Write, func(c *Conn) error { return c.Exec("INSERT INTO t VALUES ('y')") }) }()

@@ -24,35 +24,35 @@ import (
 	"gbatch/pkg/lockfile"
 )
 
-// A journal repairs a database after a checkpoint that was not finished.
+// A journal repairs a database after an unfinished checkpoint.
 //
-// DuckDB never writes over data, and a checkpoint counts only when the file's
-// head points to it. But a block of metadata has 64 pieces. The file as it
-// stands may use some of them while a checkpoint fills free ones. DuckDB then
-// writes the whole block again, with a new checksum in its first 8 bytes. If
-// kill -9 or a power failure cuts such a write short, DuckDB refuses the file
-// from then on: "Corrupt database file: computed checksum … does not match
-// stored checksum". Yet only free pieces and the checksum differ: the pieces in
-// use have the same bytes in the old block and in the new one, so any mix of
-// the two has them as well.
+// DuckDB never overwrites data, and a checkpoint counts only when the file's
+// head points to it. But a block of metadata has 64 pieces: some may be in use
+// while a checkpoint fills free ones. DuckDB then writes the whole block again,
+// with a new checksum in its first 8 bytes. If kill -9 or a power failure
+// interrupts such a write, DuckDB refuses the file from then on: "Corrupt
+// database file: computed checksum … does not match stored checksum". Yet only
+// free pieces and the checksum differ. The pieces in use have the same bytes in
+// the old block and in the new one, so they also have these bytes in any mix of
+// the two.
 //
-// So before anything is written, a file beside the database records which
-// pieces are in use, and a hash of them. If a process is killed, the next
-// process to open the database for writing finds the record. If the head has
-// not changed and the hash is right, the process writes the right checksum into
-// each block that has a wrong one. Nothing else is ever written, and nothing at
-// all if anything does not fit.
+// So before anything is written, a file beside the database records which pieces
+// are in use, and a hash of them. If a process is killed, the next process to
+// open the database for writing finds the record. If the head has not changed
+// and the hash matches, that process writes the correct checksum into each block
+// that has a wrong one. It never writes anything else, and it writes nothing if
+// anything does not match.
 //
 // Source: DuckDB, src/storage/metadata/metadata_manager.cpp and
 // src/storage/single_file_block_manager.cpp.
 type journal struct {
 	path string
 	db   *lock
-	kept bool // the file at path is not this database's: it stays, and no journal is written
+	kept bool // the file at path is not this database's journal: it is kept, and no journal is written
 }
 
-// The DuckDB libraries and the storage versions that this file is known to be
-// right for. With any other one no journal is written, and none is used.
+// This file is known to be right for these DuckDB libraries and storage
+// versions. For any other, no journal is written and none is used.
 var (
 	journalLibraries = []string{"v1.5.6"}
 	journalStorage   = struct{ first, last uint64 }{64, 68}
@@ -63,22 +63,22 @@ const (
 	pieceCount = 64       // in a block of metadata
 )
 
-// journalMagic begins a journal.
+// journalMagic is the beginning of a journal.
 var journalMagic = [16]byte([]byte("gbatch journal 2"))
 
-// A journalHead begins a journal. The blocks and a CRC of everything before
-// follow.
+// A journalHead is the first part of a journal. The blocks follow, then a CRC of
+// everything before it.
 type journalHead struct {
 	Magic  [16]byte
 	State  state
-	Pieces [sha256.Size]byte // of the pieces in use, in the order of the blocks
-	Blocks uint64            // how many there are
+	Pieces [sha256.Size]byte // hash of the pieces in use, in the order of the blocks
+	Blocks uint64            // number of blocks
 }
 
-// A state identifies what a database file holds between two checkpoints.
+// A state identifies the content of a database file between two checkpoints.
 type state struct {
-	Head      [sha256.Size]byte // of the file's head
-	ID        [16]byte          // of the database; 0 before storage version 67
+	Head      [sha256.Size]byte // hash of the file's head
+	ID        [16]byte          // identifier of the database; 0 before storage version 67
 	Iteration uint64            // counts the checkpoints
 	BlockSize uint64
 }
@@ -103,9 +103,9 @@ var (
 	errUnknown = errors.New("not known to the journal")
 )
 
-// parseJournal reads a journal. The error is errForeign if the file is
-// something else, and errCut if a process was killed while it wrote the
-// journal: it has not written to the database then.
+// parseJournal reads a journal. The error is errForeign if the file is not a
+// journal. It is errCut if a process was killed while it wrote the journal: that
+// process has not written to the database.
 func parseJournal(b []byte) (h journalHead, blocks []metaBlock, err error) {
 	if n := min(len(b), len(journalMagic)); !bytes.Equal(b[:n], journalMagic[:n]) {
 		return h, nil, errForeign
@@ -140,7 +140,7 @@ func (h journalHead) encode(blocks []metaBlock) []byte {
 	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
 }
 
-// check refuses block sizes that DuckDB has not.
+// check refuses block sizes that DuckDB does not use.
 func (s state) check() error {
 	if s.BlockSize < 16<<10 || s.BlockSize > 256<<10 || s.BlockSize&(s.BlockSize-1) != 0 {
 		return fmt.Errorf("block size %d: %w", s.BlockSize, errUnknown)
@@ -166,13 +166,13 @@ func stateOf(db io.ReaderAt) (s state, err error) {
 		}
 	}
 	// The main header: checksum, "DUCK", storage version, 4 flags, the library
-	// that made the file (64), encryption (8), identifier (16).
+	// that made the file (64 bytes), encryption (8), identifier (16).
 	if v := word(12); string(head[8:12]) != "DUCK" || v < journalStorage.first || v > journalStorage.last || word(20) != 0 {
 		return s, fmt.Errorf("storage version %d, flags %x: %w", v, word(20), errUnknown)
 	}
 	copy(s.ID[:], head[124:140])
 	// A database header: checksum, iteration, meta block, free list, block count,
-	// block size. The one of the later checkpoint counts.
+	// block size. The header with the higher iteration counts.
 	at := 4096
 	if word(at+8) <= word(2*at+8) {
 		at *= 2
@@ -185,7 +185,7 @@ func stateOf(db io.ReaderAt) (s state, err error) {
 }
 
 // examine reads the blocks. It returns the hash of the pieces in use, and the
-// blocks whose checksum is wrong, with the right one.
+// correct checksum of each block whose checksum is wrong.
 func examine(db io.ReaderAt, s state, blocks []metaBlock) (pieces [sha256.Size]byte, torn map[int64]uint64, err error) {
 	h := sha256.New()
 	block := make([]byte, s.BlockSize)
@@ -217,20 +217,20 @@ func checksum(block []byte) uint64 {
 	return sum
 }
 
-// A verdict is what a journal means for the database beside it.
+// A verdict says what a journal means for the database beside it.
 type verdict int
 
 const (
 	none     verdict = iota // there is no journal
-	unneeded                // it has done its work
-	mendable                // a checkpoint was cut short: the checksums of torn blocks are to be written
-	damaged                 // blocks are torn, and the pieces in use are not the journal's
-	another                 // the journal is of another database, or of another copy of this one
-	foreign                 // the file is something else, or something here is not known
+	unneeded                // the journal is not needed any more
+	mendable                // a checkpoint was interrupted: the checksums of torn blocks must be written
+	damaged                 // blocks are torn, and the pieces in use do not match the journal
+	another                 // the journal belongs to another database, or to another copy of this one
+	foreign                 // the file is not a journal, or something in it is unknown
 )
 
-// judge compares a journal with the database, and changes neither. The database
-// must be locked: nobody writes to it then.
+// judge compares a journal with the database, and changes neither. The caller
+// must hold the database's lock, so that no other process writes to it.
 func judge(b []byte, db io.ReaderAt) (v verdict, torn map[int64]uint64, err error) {
 	h, blocks, err := parseJournal(b)
 	if errors.Is(err, errCut) {
@@ -268,8 +268,8 @@ func judge(b []byte, db io.ReaderAt) (v verdict, torn map[int64]uint64, err erro
 	return damaged, nil, nil
 }
 
-// maxJournal is the size in bytes up to which a file is read as a journal. It
-// suffices for the metadata of petabytes.
+// maxJournal is the size in bytes up to which a file is read as a journal. It is
+// enough for the metadata of petabytes.
 const maxJournal = 1 << 20
 
 func readJournal(path string) ([]byte, error) {
@@ -288,9 +288,9 @@ func readJournal(path string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, maxJournal))
 }
 
-// openJournal looks at the journal that a killed process left, and repairs the
-// database if it is opened for writing. A reader gets a nil journal, which does
-// nothing.
+// openJournal examines the journal that a killed process left. If mode allows
+// writing, it repairs the database. For a reader it returns a nil journal, which
+// does nothing.
 func openJournal(path string, db *lock, mode Access) (*journal, error) {
 	j := &journal{path: path + ".journal", db: db}
 	v, err := j.recover(mode != Read)
@@ -299,20 +299,20 @@ func openJournal(path string, db *lock, mode Access) (*journal, error) {
 	}
 	if v == another {
 		if _, err := os.Lstat(path + ".wal"); err == nil {
-			return nil, fmt.Errorf("%s and %s.wal are of another database, or of another copy of this one, and DuckDB would add the changes in the .wal to this file; move both files away, to the database that they belong to if it still exists", j.path, path)
+			return nil, fmt.Errorf("%s and %s.wal belong to another database, or to another copy of this one, and DuckDB would add the changes in the .wal to this file; move both files away: if their database still exists, move them to it", j.path, path)
 		}
 	}
 	if mode == Read {
 		return nil, nil
 	}
 	if v == another || v == foreign {
-		slog.Warn("a kill -9 can leave the database unreadable, since no journal can be kept: a file has its name that is not a journal of this database; move it away", "file", j.path)
+		slog.Warn("no journal can be written, because a file with its name is not a journal of this database; without a journal, a kill -9 can make the database unreadable: move the file away", "file", j.path)
 	}
 	return j, nil
 }
 
-// recover deletes a journal that has done its work, after repairing the
-// database if need be. A reader changes nothing.
+// recover repairs the database if necessary, and deletes a journal that is not
+// needed any more. A reader changes nothing.
 func (j *journal) recover(write bool) (verdict, error) {
 	b, err := readJournal(j.path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -326,7 +326,7 @@ func (j *journal) recover(write bool) (verdict, error) {
 	}
 	switch {
 	case v == damaged:
-		return v, fmt.Errorf("the file is damaged in a way that %s cannot repair: the journal is of another database, or more than the last checkpoint was lost; nothing was changed; restore a backup, and move the journal away", j.path)
+		return v, fmt.Errorf("the file is damaged in a way that %s cannot repair: the journal belongs to another database, or more than the last checkpoint was lost; nothing was changed; restore a backup, and move the journal away", j.path)
 	case v == mendable && !write:
 		return v, ErrUnfinished
 	case v == mendable:
@@ -338,7 +338,7 @@ func (j *journal) recover(write bool) (verdict, error) {
 		if err := j.db.Sync(); err != nil {
 			return v, err
 		}
-		slog.Info("repaired the database: a checkpoint was not finished", "db", j.db.Name(), "blocks", len(torn))
+		slog.Info("the database was repaired after an unfinished checkpoint", "db", j.db.Name(), "blocks", len(torn))
 	case v == another || v == foreign:
 		j.kept = true
 	}
@@ -365,7 +365,7 @@ func (j *journal) protect(c *Conn) error {
 	}
 	blocks, err := metadata(c)
 	if err != nil || !slices.ContainsFunc(blocks, func(b metaBlock) bool { return b.Free != 0 }) {
-		return err // a checkpoint writes no block twice
+		return err // a checkpoint then never overwrites a block
 	}
 	h.Blocks = uint64(len(blocks))
 	if h.Pieces, _, err = examine(j.db, h.State, blocks); err != nil {
@@ -377,7 +377,7 @@ func (j *journal) protect(c *Conn) error {
 	}
 	f, err := os.OpenFile(j.path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, info.Mode().Perm())
 	if errors.Is(err, fs.ErrExist) {
-		return exit.Errorf(exit.TryLater, "%s was created at this moment; run the command again", j.path)
+		return exit.Errorf(exit.TryLater, "another process has just created %s; run the command again", j.path)
 	} else if err != nil {
 		return err
 	}
@@ -414,12 +414,13 @@ func metadata(c *Conn) (blocks []metaBlock, err error) {
 	return blocks, cmp.Or(err, odd)
 }
 
-// close ends the journal of a database that DuckDB has closed.
+// close deletes the journal of a database that DuckDB has closed.
 func (j *journal) close() {
 	if j == nil || j.kept {
 		return
 	}
-	// If another process has the database by now, that process deletes the journal.
+	// If another process has opened the database by now, it will delete the
+	// journal.
 	err := j.db.acquire()
 	if err == nil {
 		_, err = j.recover(true)

@@ -22,10 +22,11 @@ import (
 	"gbatch/pkg/exit"
 )
 
-// A checkpoint is a database file before and after it, and its journal.
+// A checkpoint holds a database file before and after a checkpoint, and its
+// journal.
 type checkpoint struct{ before, after, journal []byte }
 
-// checkpoints changes a database again and again.
+// checkpoints changes a database many times and returns the checkpoints.
 func checkpoints(t testing.TB) (all []checkpoint) {
 	k := open(t, "CREATE TABLE texts AS SELECT range AS id, repeat('text ' || range || ' ', 20) AS text, NULL::VARCHAR AS status FROM range(5000)",
 		"CREATE SCHEMA s; CREATE TABLE s.batches (name VARCHAR, n BIGINT); CREATE TABLE s.items (seq BIGINT, id BIGINT, text VARCHAR)")
@@ -59,7 +60,7 @@ func checkpoints(t testing.TB) (all []checkpoint) {
 	return all
 }
 
-// blocks lists where the blocks of the journal are in the database.
+// blocks returns the offsets of the journal's blocks in the database.
 func (c checkpoint) blocks(t testing.TB) (at []int) {
 	h, blocks, err := parseJournal(c.journal)
 	if err != nil {
@@ -73,8 +74,8 @@ func (c checkpoint) blocks(t testing.TB) (at []int) {
 
 const blockSize = 256 << 10
 
-// unfinished is the file before DuckDB writes the head. Of the pages of 4 KB
-// that the checkpoint changes, those are on disk for which reached is true.
+// unfinished returns the file before DuckDB writes the head. Of the 4 KB pages
+// that the checkpoint changes, only those for which reached is true are on disk.
 func (c checkpoint) unfinished(reached func(at int) bool) []byte {
 	b := bytes.Clone(c.before)
 	if n := len(c.after) - len(b); n > 0 {
@@ -88,8 +89,8 @@ func (c checkpoint) unfinished(reached func(at int) bool) []byte {
 	return b
 }
 
-// torn is an unfinished file in which a block was written up to n bytes, and all
-// others completely.
+// torn returns an unfinished file in which one block was written up to n bytes,
+// and all others completely.
 func (c checkpoint) torn(block, n int) []byte {
 	return c.unfinished(func(at int) bool { return at < block+n || at >= block+blockSize })
 }
@@ -102,7 +103,7 @@ func (k *kb) everything() string {
 	return all.String()
 }
 
-// file is a database of the given bytes, with a journal.
+// file makes a database of the given bytes, with a journal.
 func file(t testing.TB, db, journal []byte) *kb {
 	k := &kb{t, Database{DB: filepath.Join(t.TempDir(), "kb.duckdb"), LockTimeout: 10 * time.Millisecond}}
 	for path, b := range map[string][]byte{k.DB: db, k.DB + ".journal": journal} {
@@ -118,7 +119,7 @@ func file(t testing.TB, db, journal []byte) *kb {
 
 func look(*Conn) error { return nil }
 
-// gone fails the test if a file's journal is there.
+// gone fails the test if the journal of the file exists.
 func (k *kb) gone() {
 	k.Helper()
 	if _, err := os.Lstat(k.DB + ".journal"); err == nil {
@@ -126,9 +127,9 @@ func (k *kb) gone() {
 	}
 }
 
-// A checkpoint that was cut short at any place leaves the database as it was.
+// If a checkpoint is interrupted at any place, the database keeps its content.
 // The next process that writes changes 8 bytes of each torn block, and nothing
-// else; a process that reads changes nothing.
+// else. A process that reads changes nothing.
 func TestCheckpointCutShort(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	files, refused, mended := 0, 0, 0
@@ -140,7 +141,7 @@ func TestCheckpointCutShort(t *testing.T) {
 				cuts = append(cuts, c.torn(at, 4096), c.torn(at, blockSize/2), c.torn(at, blockSize-4096))
 			}
 		}
-		// After a power failure any pages may be on disk.
+		// After a power failure any of the pages may be on disk.
 		for range 6 {
 			cuts = append(cuts, c.unfinished(func(int) bool { return random.IntN(2) == 0 }))
 		}
@@ -181,8 +182,8 @@ func TestCheckpointCutShort(t *testing.T) {
 	}
 }
 
-// examineAll examines the metadata of a database, of which c has a repaired
-// copy open.
+// examineAll examines the metadata of the database db. c has a repaired copy of
+// it open.
 func examineAll(c *Conn, db []byte) (pieces [32]byte, torn map[int64]uint64, err error) {
 	s, err := stateOf(bytes.NewReader(db))
 	if err != nil {
@@ -195,8 +196,8 @@ func examineAll(c *Conn, db []byte) (pieces [32]byte, torn map[int64]uint64, err
 	return examine(bytes.NewReader(db), s, blocks)
 }
 
-// What DuckDB says of a torn file itself, and that no other error is taken for
-// it.
+// DuckDB's own error for a torn file is recognised, and no other error is taken
+// for it.
 func TestTornWithoutJournal(t *testing.T) {
 	refused := 0
 	for _, c := range checkpoints(t) {
@@ -215,7 +216,7 @@ func TestTornWithoutJournal(t *testing.T) {
 }
 
 // A journal that was not written to its end, or whose checkpoint was finished,
-// changes nothing in the database and is deleted by the next writer.
+// changes nothing in the database. The next writer deletes it.
 func TestJournalOfNoUse(t *testing.T) {
 	all := checkpoints(t)
 	c, last := all[0], all[len(all)-1]
@@ -248,13 +249,13 @@ func TestJournalOfNoUse(t *testing.T) {
 	k.gone()
 }
 
-// A file that is no journal, or the journal of another database, is never
+// A file that is not a journal, or is the journal of another database, is never
 // used and never deleted. The database can be used, but not repaired.
 func TestJournalOfAnotherDatabase(t *testing.T) {
 	all := checkpoints(t)
 	c := all[0]
 	torn := c.torn(c.blocks(t)[0], 4096)
-	// A twin has the same head, since its checkpoints were of the same shape, but
+	// The twin has the same head, because its checkpoints had the same shape, but
 	// other metadata.
 	h, blocks, err := parseJournal(c.journal)
 	if err != nil {
@@ -271,13 +272,13 @@ func TestJournalOfAnotherDatabase(t *testing.T) {
 	other := h.encode(blocks)
 	for name, test := range map[string]struct {
 		journal       []byte
-		torn, withWAL string // the errors; "" is none
+		torn, withWAL string // the errors; "" means no error
 	}{
 		"a diary":         {journal: []byte("dear diary"), torn: "Corrupt database file"},
 		"a newer journal": {journal: []byte("gbatch journal 3, of which nothing is known here"), torn: "Corrupt database file"},
-		"a twin's":        {journal: twin, torn: "restore a backup", withWAL: "of another copy of this one"},
-		"a later state's": {journal: later, torn: "Corrupt database file", withWAL: "of another copy of this one"},
-		"another's":       {journal: other, torn: "Corrupt database file", withWAL: "of another copy of this one"},
+		"a twin's":        {journal: twin, torn: "restore a backup", withWAL: "to another copy of this one"},
+		"a later state's": {journal: later, torn: "Corrupt database file", withWAL: "to another copy of this one"},
+		"another's":       {journal: other, torn: "Corrupt database file", withWAL: "to another copy of this one"},
 	} {
 		expect := func(what string, db []byte, wal bool, want string) {
 			t.Helper()
@@ -301,7 +302,7 @@ func TestJournalOfAnotherDatabase(t *testing.T) {
 		expect("a good file", c.before, false, "")
 		expect("a good file with a WAL", c.before, true, test.withWAL)
 	}
-	// No link and no folder of the name is touched either.
+	// A link or a folder with the journal's name is not changed either.
 	for name, make := range map[string]func(path string) error{
 		"a link":   func(path string) error { return os.Symlink("/dev/null", path) },
 		"a folder": func(path string) error { return os.Mkdir(path, 0o700) },
@@ -319,7 +320,7 @@ func TestJournalOfAnotherDatabase(t *testing.T) {
 	}
 }
 
-// A file in which pieces that are in use have changed is not repaired.
+// A file is not repaired if pieces in use have changed.
 func TestJournalOfDamagedFile(t *testing.T) {
 	c := checkpoints(t)[0]
 	at := c.blocks(t)[0]
@@ -352,8 +353,8 @@ func TestJournalOfDamagedFile(t *testing.T) {
 	}
 }
 
-// With a DuckDB or a storage version that is not known no journal is written,
-// and none is used.
+// With an unknown version of DuckDB or of the storage, no journal is written and
+// none is used.
 func TestJournalOfUnknownVersion(t *testing.T) {
 	c := checkpoints(t)[0]
 	libraries, storage := journalLibraries, journalStorage
@@ -436,8 +437,8 @@ func TestJournalOfEachFormat(t *testing.T) {
 	}
 }
 
-// A block far into a large file is found. The file has a hole of 5 GB, into
-// which the block is moved.
+// A block far into a large file is found. The file has a hole of 5 GB before the
+// block.
 func TestJournalOfLargeFile(t *testing.T) {
 	const id = 20000 // at 5.2 GB
 	s := state{BlockSize: blockSize}
@@ -462,8 +463,8 @@ func TestJournalOfLargeFile(t *testing.T) {
 	}
 }
 
-// A transaction makes at most one checkpoint, also if DuckDB makes it before
-// the file is closed: the journal holds for one.
+// A transaction makes at most one checkpoint, even if DuckDB makes it before the
+// file is closed: a journal is right for one checkpoint.
 func TestOneCheckpoint(t *testing.T) {
 	k := open(t, "CREATE TABLE t AS SELECT 1 AS i")
 	iteration := func() uint64 {
@@ -487,7 +488,7 @@ func TestOneCheckpoint(t *testing.T) {
 	}
 }
 
-// Whatever bytes a journal has, nothing is written unless all of it fits.
+// Whatever bytes a journal has, nothing is written unless all of it matches.
 func FuzzJournal(f *testing.F) {
 	c := checkpoints(f)[0]
 	db := c.torn(c.blocks(f)[0], 4096)
@@ -497,7 +498,7 @@ func FuzzJournal(f *testing.F) {
 		f.Add(seed, true)
 	}
 	f.Fuzz(func(t *testing.T, b []byte, sum bool) {
-		if sum { // else hardly any input gets past the CRC
+		if sum { // otherwise hardly any input would have a valid CRC
 			b = binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
 		}
 		v, torn, err := judge(b, bytes.NewReader(db))
@@ -519,7 +520,7 @@ func FuzzJournal(f *testing.F) {
 	})
 }
 
-// hold is the other process of held.
+// hold is what the other process of held runs.
 func hold(t *testing.T) bool {
 	path := os.Getenv("GBATCH_TEST_HOLD")
 	if path == "" {
@@ -537,8 +538,8 @@ func hold(t *testing.T) bool {
 	return true
 }
 
-// held has another process, which runs the same test, open the database. kill
-// kills that process.
+// held starts another process, which runs the same test and opens the database.
+// kill kills that process.
 func (k *kb) held() (kill func()) {
 	other := exec.Command(os.Args[0], "-test.run=^"+k.Name()+"$")
 	other.Env = append(os.Environ(), "GBATCH_TEST_HOLD="+k.DB)
@@ -566,7 +567,7 @@ func (k *kb) held() (kill func()) {
 	return kill
 }
 
-// The journal of a running process stays.
+// The journal of a running process is not deleted.
 func TestJournalOfAnother(t *testing.T) {
 	if hold(t) {
 		return
@@ -578,14 +579,15 @@ func TestJournalOfAnother(t *testing.T) {
 		t.Errorf("a held database: %v", err)
 	}
 	if _, err := os.Stat(k.DB + ".journal"); err != nil {
-		t.Errorf("the journal of the other process is gone: %v", err)
+		t.Errorf("the journal of the other process was deleted: %v", err)
 	}
 	kill()
 	k.must(Write, "SELECT 1")
 	k.gone()
 }
 
-// In a folder that may not be written to, a journal does not keep readers out.
+// Readers can use a database in a folder without write permission, even if there
+// is a journal.
 func TestJournalThatStays(t *testing.T) {
 	if os.Getuid() == 0 {
 		t.Skip("root may write to every folder")

@@ -14,12 +14,12 @@ import (
 
 // A lock keeps a database file open and locked for one transaction.
 //
-// DuckDB locks a file with fcntl. Such a lock belongs to the process, not to
-// the descriptor. Two things follow from that. It does not keep the process
-// itself out: another DuckDB in this process could open the same file. And the
-// process loses it as soon as it closes any of its descriptors of the file. So
-// the file is also reserved within the process, by its inode: a file has the
-// same inode under all of its names.
+// DuckDB locks a file with fcntl. Such a lock belongs to the process, not to the
+// descriptor. This has two consequences. It does not exclude the process itself:
+// another DuckDB in this process could open the same file. And the process loses
+// the lock as soon as it closes any of its descriptors of the file. So the file
+// is also reserved within the process, by its inode, which is the same under all
+// names of the file.
 //
 // The lock is taken before DuckDB opens the file, and released after DuckDB has
 // closed it.
@@ -43,10 +43,10 @@ var (
 )
 
 // lockFile opens a file and locks it as DuckDB does. The error is errLocked if
-// somebody else has the file open.
+// another transaction or process has the file open.
 func lockFile(path string, mode Access) (*lock, error) {
-	// The file must be reserved before it is opened: to close a descriptor could
-	// drop another transaction's lock.
+	// The file must be reserved before it is opened, because closing the
+	// descriptor could release another transaction's lock.
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, err
@@ -70,10 +70,10 @@ func lockFile(path string, mode Access) (*lock, error) {
 		err = l.acquire()
 	}
 	if mode == Read && errors.Is(err, syscall.EOPNOTSUPP) {
-		err = nil // DuckDB reads a file without its lock then
+		err = nil // DuckDB then reads the file without a lock
 	}
 	if err == nil && !l.is(path) {
-		err = errLocked // another file has just got the name
+		err = errLocked // the name now belongs to another file
 	}
 	if err != nil {
 		l.release()
@@ -82,7 +82,7 @@ func lockFile(path string, mode Access) (*lock, error) {
 	return l, nil
 }
 
-// is reports whether a path leads to the file.
+// is reports whether a path leads to the locked file.
 func (l *lock) is(path string) bool {
 	opened, err := l.Stat()
 	if err != nil {
@@ -94,7 +94,7 @@ func (l *lock) is(path string) bool {
 
 var setLock = syscall.FcntlFlock // for tests
 
-// acquire takes the lock again. DuckDB drops it when it closes the file.
+// acquire takes the lock again. DuckDB releases it when it closes the file.
 func (l *lock) acquire() error {
 	err := setLock(l.Fd(), syscall.F_SETLK, &syscall.Flock_t{Type: l.kind, Whence: io.SeekStart})
 	switch {
@@ -108,7 +108,7 @@ func (l *lock) acquire() error {
 	return err
 }
 
-// release closes the file, and with that drops the lock. A nil lock holds
+// release closes the file, which releases the lock. On a nil lock it does
 // nothing.
 func (l *lock) release() {
 	if l == nil {

@@ -15,8 +15,8 @@ import (
 	"gbatch/pkg/exit"
 )
 
-// Two transactions of one process take turns, by whatever name each knows the
-// file: fcntl would let both in.
+// Two transactions of one process run one after the other, whatever name each
+// uses for the file. fcntl alone would admit both.
 func TestLockWithinProcess(t *testing.T) {
 	k := open(t, "CREATE TABLE t (i BIGINT)")
 	names := []string{k.DB, k.DB + ".link", k.DB + ".hard"}
@@ -31,7 +31,7 @@ func TestLockWithinProcess(t *testing.T) {
 					t.Errorf("%s, mode %d: %v", name, mode, err)
 				}
 			}
-			// Nor has the attempt dropped the lock that keeps other processes out.
+			// The attempt has not released the lock that excludes other processes.
 			if pid := holder(t, k.DB); pid != os.Getpid() {
 				t.Errorf("%s: process %d has the lock, not this one", name, pid)
 			}
@@ -57,8 +57,8 @@ func TestLockWithinProcess(t *testing.T) {
 	k.expect("SELECT i::VARCHAR FROM t ORDER BY i", "0", "1", "2", "3", "4", "5", "6", "7")
 }
 
-// holder is the process that keeps another one from locking a file. It is 0 if
-// none does.
+// holder returns the process that prevents another one from locking a file, or
+// 0.
 func holder(t *testing.T, path string) (pid int) {
 	if os.Getenv("GBATCH_TEST_HOLDER") != "" {
 		f, err := os.Open(path)
@@ -83,14 +83,15 @@ func holder(t *testing.T, path string) (pid int) {
 	return pid
 }
 
-// TestHolder is the other process of holder.
+// TestHolder is what the other process of holder runs.
 func TestHolder(t *testing.T) {
 	if path := os.Getenv("GBATCH_TEST_HOLDER"); path != "" {
 		holder(t, path)
 	}
 }
 
-// A file system without locks is not a file that another process holds.
+// A file system without locks is not reported as another process that holds the
+// file.
 func TestNoLocks(t *testing.T) {
 	defer func() { setLock = syscall.FcntlFlock }()
 	k := open(t, "CREATE TABLE t AS SELECT 'x' AS s")
@@ -107,8 +108,8 @@ func TestNoLocks(t *testing.T) {
 			}
 		}
 	}
-	// What DuckDB itself says. It is not the lock of another process, since the
-	// file is locked already.
+	// These are DuckDB's own texts. They do not mean the lock of another process,
+	// because the file is already locked.
 	for _, text := range []string{
 		"File locks are not supported for this file system, cannot open the file in read-write mode. Try opening the file in read-only mode",
 		"Conflicting lock is held in PID 0", "No locks available", "Function not implemented",
@@ -120,7 +121,7 @@ func TestNoLocks(t *testing.T) {
 	}
 }
 
-// Files that are not regular files are refused, and not waited for.
+// A file that is not a regular file is refused at once.
 func TestOddFiles(t *testing.T) {
 	pipe := filepath.Join(t.TempDir(), "pipe")
 	if err := syscall.Mkfifo(pipe, 0o600); err != nil {

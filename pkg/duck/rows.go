@@ -7,9 +7,9 @@ import (
 	"github.com/duckdb/duckdb-go/v2/mapping"
 )
 
-// A Rows walks over the rows of a result. It stands before the first row until
-// Next is called. Its methods read the values where DuckDB has them, so the
-// type of a column must be the one that the method is for.
+// A Rows iterates over the rows of a result. Call Next before the first row. Its
+// methods read the values in DuckDB's memory, so the type of a column must be
+// the type of the method.
 type Rows struct {
 	result  mapping.Result
 	chunk   mapping.DataChunk
@@ -20,10 +20,10 @@ type Rows struct {
 // A column is the data of one column in the present data chunk.
 type column struct {
 	data     unsafe.Pointer
-	validity unsafe.Pointer // nil: no value is NULL
+	validity unsafe.Pointer // nil if no value is NULL
 }
 
-// Next steps to the next row, and reports whether there is one.
+// Next moves to the next row, and reports whether there is one.
 func (r *Rows) Next() bool {
 	if r.row++; r.row < r.n {
 		return true
@@ -57,7 +57,7 @@ func (r *Rows) null(col int) bool {
 	return v != nil && *(*uint64)(unsafe.Add(v, r.row/64*8))&(1<<(r.row%64)) == 0
 }
 
-// Int is the value of a BIGINT column, 0 if it is NULL.
+// Int returns the value of a BIGINT column, 0 if it is NULL.
 func (r *Rows) Int(col int) int64 {
 	if r.null(col) {
 		return 0
@@ -65,25 +65,26 @@ func (r *Rows) Int(col int) int64 {
 	return *(*int64)(unsafe.Add(r.columns[col].data, r.row*8))
 }
 
-// A Uint128 is a UHUGEINT as DuckDB has it in memory: the low half, then the
-// high half.
+// A Uint128 is a UHUGEINT in DuckDB's memory layout: the low half, then the high
+// half.
 type Uint128 [2]uint64
 
-// Uint128 is the value of a UHUGEINT column, which must not be NULL.
+// Uint128 returns the value of a UHUGEINT column, which must not be NULL.
 func (r *Rows) Uint128(col int) Uint128 {
 	return *(*Uint128)(unsafe.Add(r.columns[col].data, r.row*16))
 }
 
-// Bool is the value of a BOOLEAN column, false if it is NULL.
+// Bool returns the value of a BOOLEAN column, false if it is NULL.
 func (r *Rows) Bool(col int) bool {
 	return !r.null(col) && *(*bool)(unsafe.Add(r.columns[col].data, r.row))
 }
 
-// Borrow is the value of a VARCHAR column, "" if it is NULL. The string is
+// Borrow returns the value of a VARCHAR column, "" if it is NULL. The string is
 // valid until the next call of Next or Close.
 //
-// A value is a duckdb_string_t of 16 bytes: the length in 4 bytes, then up to
-// 12 bytes of text, or the first 4 bytes of the text and a pointer to all of it.
+// A value is a duckdb_string_t of 16 bytes: the length in 4 bytes, then up to 12
+// bytes of text, or the first 4 bytes of the text and a pointer to the whole
+// text.
 func (r *Rows) Borrow(col int) string {
 	if r.null(col) {
 		return ""
@@ -96,7 +97,7 @@ func (r *Rows) Borrow(col int) string {
 	return unsafe.String(*(**byte)(unsafe.Add(p, 8)), n)
 }
 
-// Text is a copy of the value of a VARCHAR column, "" if it is NULL.
+// Text returns a copy of the value of a VARCHAR column, "" if it is NULL.
 func (r *Rows) Text(col int) string { return strings.Clone(r.Borrow(col)) }
 
 // Floats copies the value of a FLOAT[n] column to dst, whose length must be n.

@@ -10,15 +10,17 @@ import (
 	"gbatch/pkg/lockfile"
 )
 
-// A spill is the folder beside the database for what does not fit into DuckDB's
-// memory. Each process has its own, since two would write over each other's
-// files. Only the user may enter it, whoever may read the database.
+// A spill is the folder beside the database for data that does not fit into
+// DuckDB's memory. Each process has its own folder, because two processes would
+// overwrite each other's files. Only the user may enter it, even if others may
+// read the database.
 type spill struct {
 	dir  string
-	lock *os.File // in the folder; held as long as the process lives
+	lock *os.File // a file in the folder; locked until the process ends
 }
 
-// newSpill makes a folder, and deletes the folders of processes that were killed.
+// newSpill creates a folder, and deletes the folders of processes that were
+// killed.
 func newSpill(db string) (*spill, error) {
 	parent, prefix := filepath.Dir(db), filepath.Base(db)+".tmp-"
 	if entries, err := os.ReadDir(parent); err == nil {
@@ -39,7 +41,8 @@ func newSpill(db string) (*spill, error) {
 		if err == nil {
 			return s, nil
 		}
-		// Another process took it for one of a killed process, and deletes it.
+		// Another process took the new folder for that of a killed process, and
+		// deletes it.
 		if err != errHeld && !os.IsNotExist(err) {
 			os.RemoveAll(dir)
 			return nil, err
@@ -50,7 +53,7 @@ func newSpill(db string) (*spill, error) {
 // errHeld is the error of a folder that another process uses or deletes.
 var errHeld = errors.New("the folder is held by another process")
 
-// lockSpill takes the lock of a folder, unless a living process has it.
+// lockSpill takes the lock of a folder, unless a running process holds it.
 func lockSpill(dir string) (*spill, error) {
 	path := filepath.Join(dir, "lock")
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
@@ -68,7 +71,7 @@ func lockSpill(dir string) (*spill, error) {
 	return &spill{dir, f}, nil
 }
 
-// remove deletes the folder. A nil spill has none.
+// remove deletes the folder. On a nil spill it does nothing.
 func (s *spill) remove() {
 	if s != nil {
 		os.RemoveAll(s.dir)

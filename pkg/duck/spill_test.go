@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// Processes that spill at the same time must not see each other's rows.
+// Processes that spill at the same time must not read each other's rows.
 func TestSpillAtOnce(t *testing.T) {
 	k := open(t, "CREATE TABLE t (s VARCHAR)")
 	var group sync.WaitGroup
@@ -23,7 +23,7 @@ func TestSpillAtOnce(t *testing.T) {
 				return
 			}
 			defer c.Close()
-			// Each thread takes memory of its own.
+			// Each thread takes its own memory.
 			err = c.Exec(fmt.Sprintf("SET threads = 2; CREATE TABLE t AS SELECT range AS i, %d || repeat(md5(range::VARCHAR), 5) AS s FROM range(500000)", i))
 			if err != nil {
 				t.Error(err)
@@ -47,7 +47,7 @@ func TestSpillAtOnce(t *testing.T) {
 	}
 }
 
-// The folder of a killed process is deleted, that of a living one is not.
+// The folder of a killed process is deleted, that of a running process is not.
 func TestSpillLeft(t *testing.T) {
 	k := open(t, "CREATE TABLE t (s VARCHAR)")
 	dead := k.DB + ".tmp-dead"

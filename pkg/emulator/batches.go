@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// The states of a job, as metadata.state has them on the wire. A fault may end a
-// job in any other state.
+// These are the states of a job, as metadata.state has them in a reply. A fault
+// may end a job in any other state.
 const (
 	pending   = "BATCH_STATE_PENDING"
 	running   = "BATCH_STATE_RUNNING"
@@ -28,13 +28,13 @@ const (
 
 func ended(state string) bool { return state != pending && state != running }
 
-// hasResults returns whether a job that ended in this state has results.
+// hasResults reports whether a job that ended in this state has results.
 func hasResults(state string) bool {
 	return ended(state) && state != failed && state != cancelled && state != expired
 }
 
-// job is the content of jobs/<id>.json. It is written again at every change of
-// state.
+// job is the content of jobs/<id>.json. The file is written again at every
+// change of state.
 type job struct {
 	ID, Project, Model, DisplayName string
 	Seq                             int64
@@ -42,7 +42,7 @@ type job struct {
 	InputFile                       string // without files/; "" for inline input
 	Inline                          bool
 	State                           string
-	Polls                           int // status GETs so far; on disk, those until the last change of state
+	Polls                           int // number of status GETs; on disk, the number at the last change of state
 	Created, Updated, Ended         time.Time
 	Requests, Succeeded, Failed     int64
 	Tokens                          int64
@@ -50,10 +50,10 @@ type job struct {
 	CancelAt                        int // the status GET at which a cancel ends the job; 0: none
 	Deleted                         bool
 
-	working chan struct{} // closed at the worker's end; nil before its start
+	working chan struct{} // closed when the worker ends; nil before it starts
 }
 
-// rpcStatus is google.rpc.Status. Its code is a gRPC code.
+// rpcStatus is a google.rpc.Status. Its code is a gRPC code.
 type rpcStatus struct {
 	Code    int    `json:"code"`
 	Message string `json:"message"`
@@ -93,9 +93,9 @@ func (s *Server) lookupJob(c *call) (*job, error) {
 // embeddingModels are the models of asyncBatchEmbedContent and embedContent.
 var embeddingModels = []string{"gemini-embedding-001", "gemini-embedding-2", "gemini-embedding-2-preview"}
 
-// checkModel answers as Google does for a model that does not exist or does not
-// have the method. The generic create takes any model whose name is not that of
-// an embedding model. Its results are embeddings all the same.
+// checkModel answers like Google for a model that does not exist or does not
+// have the method. The generic create accepts any model name that is not an
+// embedding model's. Its results are embeddings too.
 func checkModel(model, verb string) error {
 	ok := slices.Contains(embeddingModels, model)
 	if verb == "batchGenerateContent" {
@@ -169,7 +169,7 @@ func (s *Server) jobCreate(w http.ResponseWriter, r *http.Request, c *call) erro
 		ID: newID(36), Project: c.project, Model: c.model, Generate: c.verb == "batchGenerateContent",
 		DisplayName: body.Batch.DisplayName + body.Batch.DisplayName2, State: pending, Created: time.Now(),
 	}
-	// If the job does not get to disk, the files made for it are removed.
+	// If the job cannot be written to disk, the files made for it are removed.
 	made := false
 	defer func() {
 		if !made {
@@ -204,7 +204,7 @@ func (s *Server) jobCreate(w http.ResponseWriter, r *http.Request, c *call) erro
 	return s.sendOperation(w, c, j)
 }
 
-// invalidPayload is the refusal of a body that is not the expected message.
+// invalidPayload is the error for a body that is not the expected message.
 func invalidPayload(err error) error {
 	if field, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
 		return errorf(http.StatusBadRequest, "Invalid JSON payload received. Unknown name %s: Cannot find field.", field)
@@ -231,8 +231,8 @@ func (s *Server) fileInput(j *job, name string) error {
 	return os.Link(s.filePath(id, ".data"), s.jobPath(j.ID, ".input"))
 }
 
-// inlineInput writes inline requests as the lines of an input file. If metadata
-// has a key, the books use it.
+// inlineInput writes inline requests as the lines of an input file. If the
+// metadata of a request has a key, the books use it.
 func (s *Server) inlineInput(j *job, requests []inlineRequest) error {
 	var lines bytes.Buffer
 	enc := json.NewEncoder(&lines)
@@ -257,7 +257,7 @@ func (s *Server) inlineInput(j *job, requests []inlineRequest) error {
 	return os.WriteFile(s.jobPath(j.ID, ".input"), lines.Bytes(), 0o600)
 }
 
-// check reads the whole input, and writes what its lines cost to the books.
+// check reads the whole input, and writes the cost of its lines to the books.
 func (s *Server) check(j *job) error {
 	input, err := os.Open(s.jobPath(j.ID, ".input"))
 	if err != nil {
@@ -272,7 +272,7 @@ func (s *Server) check(j *job) error {
 	return paid.close(err)
 }
 
-// quota needs s.mu held. It refuses a job for which there is no quota left.
+// quota needs s.mu held. It refuses a job if the quota is not sufficient.
 func (s *Server) quota(j *job) error {
 	jobs, tokens := 1, j.Tokens
 	for _, other := range s.jobs {
@@ -292,14 +292,13 @@ func (s *Server) quota(j *job) error {
 
 // ---- get, list, cancel, delete
 
-// longestWork is the time for which a status GET waits for the work on a job. So
-// a small job ends at a known GET. A larger job is RUNNING until its work is
-// done.
+// longestWork is how long a status GET waits for the work on a job. So a small
+// job ends at a known GET. A larger job is RUNNING until its work is done.
 const longestWork = 10 * time.Second
 
-// jobGet answers the job's state and moves the job on. The job is RUNNING from
-// GET number Options.Polls on. The work on it begins at the next GET, if the job
-// is as old as Options.Delay.
+// jobGet answers with the job's state, and moves the job on. The job is RUNNING
+// from GET number Options.Polls on. The work on it begins at the next GET, if
+// the job is at least Options.Delay old.
 func (s *Server) jobGet(w http.ResponseWriter, r *http.Request, c *call) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -381,8 +380,9 @@ func (s *Server) jobList(w http.ResponseWriter, r *http.Request, c *call) error 
 	return nil
 }
 
-// jobCancel ends a job, at once or at a later status GET. Google's reply for a job that has ended is not known; 400
-// FAILED_PRECONDITION is the code for it.
+// jobCancel ends a job, at once or at a later status GET. Google's reply for a
+// job that has already ended is unknown; 400 FAILED_PRECONDITION is the usual
+// code.
 func (s *Server) jobCancel(w http.ResponseWriter, _ *http.Request, c *call) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -407,13 +407,13 @@ func (s *Server) jobCancel(w http.ResponseWriter, _ *http.Request, c *call) erro
 	return nil
 }
 
-// endCancelled needs s.mu held.
+// endCancelled ends a job as CANCELLED. The caller must hold s.mu.
 func (s *Server) endCancelled(j *job) error {
 	return s.end(j, cancelled, &rpcStatus{Code: 1, Message: "The operation was cancelled."})
 }
 
-// jobDelete hides a job. It does not cancel the job, as the reference says: the
-// books count a job that was deleted before its end as paid.
+// jobDelete hides a job. According to the reference it does not cancel the job:
+// a job that was deleted before its end counts as paid in the books.
 func (s *Server) jobDelete(w http.ResponseWriter, _ *http.Request, c *call) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -443,8 +443,8 @@ func (s *Server) end(j *job, state string, status *rpcStatus) error {
 
 // ---- the operation on the wire
 
-// batchStats has counts as strings. A count of zero is absent (a real reply is
-// in googleapis/js-genai, test/unit/batch_embedding_test.ts).
+// batchStats has counts as strings. A count of zero is absent. A real reply is
+// in googleapis/js-genai, test/unit/batch_embedding_test.ts.
 type batchStats struct {
 	Requests   int64 `json:"requestCount,omitempty,string"`
 	Succeeded  int64 `json:"successfulRequestCount,omitempty,string"`
@@ -526,8 +526,8 @@ func (s *Server) operation(j *job, results bool) (*operation, error) {
 	return op, nil
 }
 
-// resultPrefix and the job's id are the name of the file of the job's results, as
-// at Google (google-gemini/cookbook, quickstarts/Batch_mode.ipynb).
+// resultPrefix and the job's id form the name of the file with the job's
+// results, as at Google (google-gemini/cookbook, quickstarts/Batch_mode.ipynb).
 const resultPrefix = "batch-"
 
 func resultFile(j *job) string { return resultPrefix + j.ID }
@@ -539,8 +539,8 @@ func (s *Server) sendOperation(w http.ResponseWriter, c *call, j *job) error {
 		return err
 	}
 	if c.state != "" {
-		// A fault gives this reply another state, such as one that a later
-		// version of the service may have.
+		// A fault gives this reply another state, for example one of a later
+		// version of the service.
 		op.Metadata.State, op.Metadata.Output = c.state, nil
 		op.Done, op.Error, op.Response = false, nil, nil
 	}

@@ -27,7 +27,7 @@ func TestJobStates(t *testing.T) {
 		}
 		job := op["name"].(string)
 		for i, state := range want {
-			// A list shows the state and does not move it.
+			// A list shows the state and does not change it.
 			listed := at(c.do("GET", "/v1beta/batches", nil).ok(t), "operations").([]any)[0]
 			if i > 0 && at(listed, "metadata.state") != want[i-1] {
 				t.Errorf("polls %d: list before GET %d: %v", polls, i+1, at(listed, "metadata.state"))
@@ -151,7 +151,7 @@ func TestEachCreateIsAJob(t *testing.T) {
 	}
 }
 
-// A text that is longer than the model reads is cut without an error.
+// A text that is longer than the model reads is truncated without an error.
 func TestLongTextIsCut(t *testing.T) {
 	c := serve(t, Options{})
 	for model, limit := range map[string]int{model001: 2048, model2: 8192} {
@@ -344,7 +344,7 @@ func TestListPages(t *testing.T) {
 			got = append(got, at(op, "name"))
 		}
 		if len(got) == 3 {
-			c.create(model001, file).ok(t) // comes first, and must not shift the pages
+			c.create(model001, file).ok(t) // is listed first, and must not shift the pages
 		}
 		if token, _ = v["nextPageToken"].(string); token == "" {
 			break
@@ -460,15 +460,15 @@ func TestEmbed(t *testing.T) {
 	c.do("POST", "/v1beta/models/none:embedContent", `{}`).refused(t, 404, "NOT_FOUND", "models/none")
 }
 
-// A job cancelled or deleted while its results are made has none, and a server
-// that closes lets its jobs go.
+// If a job is cancelled or deleted while its results are made, it has no
+// results. A server that closes stops the work on its jobs.
 func TestWorkIsGivenUp(t *testing.T) {
 	dir := t.TempDir()
 	c := serve(t, Options{Dir: dir})
 	name := c.job(model001, line("a", "x", 3))
 	j := c.s.jobs[strings.TrimPrefix(name, "batches/")]
 	c.s.mu.Lock()
-	c.s.startWork(j) // has to wait for the lock
+	c.s.startWork(j) // the worker waits for the lock
 	c.s.end(j, cancelled, nil)
 	c.s.mu.Unlock()
 	<-j.working

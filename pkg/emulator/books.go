@@ -12,12 +12,13 @@ import (
 	"strings"
 )
 
-// Each job has a file <id>.paid with a line "<hash> <kind> <key>\n" for each line
-// of its input: 32 hex digits of textHash, then t or, for a canary, c, then the
-// key as it was written, or "" in quotes. The file is made with the job, and is
-// never changed or removed. <id>.outcome is made with the results. It has "<line,
-// from 0> failed\n" for each line that got an error, and "<line> spoiled\n" for
-// each line whose vector did not get to its key because of a fault.
+// Each job has a file <id>.paid. For each line of its input the file has a line
+// "<hash> <kind> <key>\n": the 32 hex digits of textHash, then t or, for a
+// canary, c, then the key as it was written, or "" in quotes. The file is made
+// with the job, and is never changed or removed. <id>.outcome is made with the
+// results. It has "<line, from 0> failed\n" for each line that got an error, and
+// "<line> spoiled\n" for each line whose vector did not reach its key because of
+// a fault.
 
 // canaryPrefix is the beginning of the keys of lines that repeat a text on
 // purpose.
@@ -46,16 +47,16 @@ func appendJSON(dst []byte, s string) []byte {
 	return append(dst, b...)
 }
 
-// Books is what the server was asked for, and what that would have cost.
+// Books is what was requested from the server, and what that would have cost.
 //
 // A line of a job is paid for as soon as the job exists. It is not paid for if
-// the job ends FAILED, CANCELLED or EXPIRED, or if the line gets an error. A line
-// that a fault spoiled (it is missing, its vector has another length, …) has a
-// count of its own: its vector was made, but can only be had by a second
-// payment.
+// the job ends FAILED, CANCELLED or EXPIRED, or if the line gets an error. A
+// line is spoiled if a fault removed its answer or changed its vector. Spoiled
+// lines are counted separately: their vectors were made, but a client can get
+// them only by paying again.
 type Books struct {
-	Creates         int            `json:"creates"`          // jobs ever created
-	Jobs            map[string]int `json:"jobs"`             // by state; deleted ones too
+	Creates         int            `json:"creates"`          // jobs that were created, including deleted ones
+	Jobs            map[string]int `json:"jobs"`             // by state, including deleted ones
 	DeletedJobs     int            `json:"deleted_jobs"`     //
 	RequestsCreated int            `json:"requests_created"` // lines of all jobs, without canaries
 	RequestsPaid    int            `json:"requests_paid"`    // of requests_created, those paid for and not spoiled
@@ -63,7 +64,7 @@ type Books struct {
 	RequestsSpoiled int            `json:"requests_spoiled"` // of requests_created, those that a fault spoiled
 	Canaries        int            `json:"canaries"`         // canary lines paid for
 	Texts           int            `json:"texts"`            // different texts paid for: model, title, task type, dim and text
-	MaxPaid         int            `json:"max_paid"`         // how often the text that was paid for most often was paid for
+	MaxPaid         int            `json:"max_paid"`         // the largest number of times that one text was paid for
 	PaidTwice       []PaidText     `json:"paid_twice"`       // the texts paid for more than once
 	Uploaded        []BookFile     `json:"uploaded"`         // files that exist
 	Generated       []BookFile     `json:"generated"`        //
@@ -87,7 +88,7 @@ type BookFile struct {
 	SizeBytes   int64  `json:"size_bytes"`
 }
 
-// Books reads the books of all projects from disk. They need memory for each
+// Books reads the books of all projects from disk. It needs memory for each
 // text.
 func (s *Server) Books() (*Books, error) {
 	b := &Books{

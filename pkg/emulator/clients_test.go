@@ -33,7 +33,7 @@ func TestGoSDK(t *testing.T) {
 	g := sdk(t, c)
 	ctx := context.Background()
 
-	// With n times 8 MiB the SDK finalizes with a chunk of no bytes.
+	// If the size is a multiple of 8 MiB, the SDK finalizes with an empty chunk.
 	input := line("a", "one text", 16) + "\n" + line("b", "", 16) + "\n"
 	input += strings.Repeat(" ", 8<<20-len(input)-1) + "\n"
 	file, err := g.Files.Upload(ctx, strings.NewReader(input), &genai.UploadFileConfig{DisplayName: "input", MIMEType: "jsonl"})
@@ -165,7 +165,7 @@ func TestGoSDKInlineAndEmbed(t *testing.T) {
 	}
 }
 
-// What Google's Go SDK makes of the less usual replies.
+// These are unusual replies, and what Google's Go SDK makes of them.
 func TestGoSDKOddReplies(t *testing.T) {
 	c := serve(t, Options{Processing: 1, Faults: []string{"job state=PARTIALLY_SUCCEEDED", "list drip=1us"}})
 	g := sdk(t, c)
@@ -184,8 +184,8 @@ func TestGoSDKOddReplies(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The SDK's enum has JOB_STATE_PARTIALLY_SUCCEEDED, yet it does not map the
-	// state of the wire to it.
+	// The SDK's enum has JOB_STATE_PARTIALLY_SUCCEEDED, but the SDK does not map
+	// the REST API's name of the state to it.
 	if job, err = g.Batches.Get(ctx, job.Name, nil); err != nil || job.State != "BATCH_STATE_PARTIALLY_SUCCEEDED" || job.Dest.FileName == "" {
 		t.Fatalf("%+v, %v", job, err)
 	}
@@ -217,7 +217,7 @@ func TestGoSDKRefusals(t *testing.T) {
 	if err := create(c); !errors.As(err, &apiErr) || apiErr.Code != 429 || apiErr.Message != "full" || fmt.Sprint(apiErr.Details) != "[map[@type:type.googleapis.com/google.rpc.RetryInfo retryDelay:30s]]" {
 		t.Errorf("%v, details %v", apiErr, apiErr.Details)
 	}
-	// A 429 of Google's own.
+	// This is one of Google's own 429 replies.
 	c.faults("create times=1 status=429")
 	if err := create(c); !errors.As(err, &apiErr) || apiErr.Message != quotaMessage || len(apiErr.Details) != 1 || apiErr.Details[0]["@type"] != "type.googleapis.com/google.rpc.Help" {
 		t.Errorf("%v, details %v", apiErr, apiErr.Details)
@@ -229,8 +229,8 @@ func TestGoSDKRefusals(t *testing.T) {
 	}
 }
 
-// curl has no reading of the API: this test has the paths, headers and bodies of
-// Google's documentation.
+// curl knows nothing about the API. This test uses the paths, headers and bodies
+// of Google's documentation.
 func TestCurl(t *testing.T) {
 	if _, err := exec.LookPath("curl"); err != nil {
 		t.Skip("no curl")
@@ -305,7 +305,8 @@ func TestCurl(t *testing.T) {
 	if code != fmt.Sprint(http.StatusOK) {
 		t.Errorf("delete: %s", code)
 	}
-	// An upload without a declared length. Its data has curl's chunked encoding.
+	// An upload without a declared length: curl sends its data with chunked
+	// encoding.
 	head = curl("-D", "-", "-o", os.DevNull, "-H", "X-Goog-Upload-Protocol: resumable", "-H", "X-Goog-Upload-Command: start", "-X", "POST", c.url+"/upload/v1beta/files")
 	_, after, _ := strings.Cut(strings.ToLower(head), "x-goog-upload-url: ")
 	url, _, _ = strings.Cut(after, "\r")

@@ -17,21 +17,21 @@ import (
 // Emulator is the command gemini-emulator. Its fields are its flags.
 type Emulator struct {
 	Listen      string        `help:"Address to listen on; port 0 picks a free one." default:"127.0.0.1:0"`
-	AllowRemote bool          `help:"Let --listen be an address other than loopback."`
-	BasePath    string        `help:"Path below which all calls are, as behind a gateway, such as /gemini." placeholder:"PATH"`
-	Dir         string        `help:"Folder for the state, which survives a restart. Without it the folder is a temporary one, and is removed at the end." type:"path"`
-	Key         string        `help:"The only API key that is accepted. Without it any key is."`
-	Polls       int           `help:"Status requests for which a job is not at its end." default:"1"`
+	AllowRemote bool          `help:"Allow an address other than loopback for --listen."`
+	BasePath    string        `help:"Serve all calls below this path, such as /gemini, as behind a gateway." placeholder:"PATH"`
+	Dir         string        `help:"Folder for the state, which survives a restart. Without it the state is in a temporary folder, which is removed at the end." type:"path"`
+	Key         string        `help:"The only API key that is accepted. Without it every key is accepted."`
+	Polls       int           `help:"Number of status requests before a job can end." default:"1"`
 	Delay       time.Duration `help:"Minimum time that a job takes." default:"0s"`
-	Processing  int           `help:"Status requests for which an uploaded file is PROCESSING." default:"0"`
+	Processing  int           `help:"Number of status requests for which an uploaded file is PROCESSING." default:"0"`
 	Vectors     string        `help:"Kind of vectors: ngrams (similar for similar texts) or cheap (fast)." enum:"ngrams,cheap" default:"ngrams"`
 	Digits      string        `help:"Digits of the values: float32 (the shortest) or float64." enum:"float32,float64" default:"float32"`
-	Tokens      string        `help:"Form of token counts: string, number, usage, or mixed for each in turn." enum:"string,number,usage,mixed" default:"string"`
-	InOrder     bool          `help:"Results in the order of the input, not shuffled."`
-	Spaces      bool          `help:"Blanks after colons and commas in result lines."`
-	QuotaJobs   int           `help:"Jobs per project that have not ended. One more is a 429." default:"100"`
-	QuotaTokens int64         `help:"Tokens per project in jobs that have not ended. More is a 429. 0 is no limit." default:"0"`
-	MaxFile     int64         `help:"Bytes of the largest file that may be uploaded." default:"2147483648"`
+	Tokens      string        `help:"Form of token counts: string, number, usage, or mixed (each form in turn)." enum:"string,number,usage,mixed" default:"string"`
+	InOrder     bool          `help:"Write results in the order of the input, not shuffled."`
+	Spaces      bool          `help:"Write blanks after colons and commas in result lines."`
+	QuotaJobs   int           `help:"Most jobs per project that have not ended. A create above this is a 429." default:"100"`
+	QuotaTokens int64         `help:"Most tokens per project in jobs that have not ended. A create above this is a 429. 0 is no limit." default:"0"`
+	MaxFile     int64         `help:"Size in bytes of the largest file that may be uploaded." default:"2147483648"`
 	Fault       []string      `help:"A fault to inject; may be repeated." sep:"none" placeholder:"SPEC"`
 	FaultFile   string        `help:"A file with one fault in each line." type:"path"`
 }
@@ -94,7 +94,7 @@ func (e *Emulator) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 }
 
 // checkListen refuses an address that other machines can reach, because the
-// emulator takes any key and stores what it is sent.
+// emulator accepts any key and stores everything that it receives.
 func (e *Emulator) checkListen() error {
 	host, _, err := net.SplitHostPort(e.Listen)
 	if err != nil {
@@ -104,5 +104,5 @@ func (e *Emulator) checkListen() error {
 	if host == "localhost" || ip != nil && ip.IsLoopback() || e.AllowRemote {
 		return nil
 	}
-	return usageErrorf("--listen %s is not a loopback address: add --allow-remote if others may reach it", e.Listen)
+	return usageErrorf("--listen %s is not a loopback address: add --allow-remote if other machines may reach it", e.Listen)
 }

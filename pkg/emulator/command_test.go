@@ -39,7 +39,7 @@ func TestListenOnLoopbackOnly(t *testing.T) {
 	}
 }
 
-// Behind a gateway with a path, the upload URL has the path too.
+// Behind a gateway with a path, the upload URL also has the path.
 func TestBasePath(t *testing.T) {
 	for _, base := range []string{"/gemini", "gemini/", "/a/b"} {
 		c, _ := spawn(t, Emulator{Listen: "127.0.0.1:0", BasePath: base})
@@ -61,7 +61,7 @@ func TestBasePath(t *testing.T) {
 		if b := c.books(); b.Creates != 1 || b.Operations["upload.start"]["200"] != 2 {
 			t.Errorf("%+v", b)
 		}
-		// Above the path there are the control calls only.
+		// Above the path there are only the control calls.
 		root := *c
 		root.url = strings.TrimSuffix(c.url, "/"+strings.Trim(base, "/"))
 		for _, path := range []string{"/v1beta/batches", "/upload/v1beta/files", "/geminix/v1beta/batches", "/"} {
@@ -101,9 +101,9 @@ func TestRun(t *testing.T) {
 		t.Errorf("the temporary folder is left: %v", err)
 	}
 	if err := (&Emulator{Listen: "127.0.0.1:0", FaultFile: faults + "x"}).Run(t.Context(), nil, io.Discard); err == nil {
-		t.Error("a missing fault file is no error")
+		t.Error("a missing fault file was not refused")
 	}
 	if err := (&Emulator{Listen: "127.0.0.1:0", Tokens: "x"}).Run(t.Context(), nil, io.Discard); err == nil {
-		t.Error("an unknown form of token counts is no error")
+		t.Error("an unknown form of token counts was not refused")
 	}
 }

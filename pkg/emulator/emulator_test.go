@@ -15,8 +15,8 @@ import (
 	"testing"
 )
 
-// The test binary is also the command: with childEnv set it is the emulator,
-// for tests that kill it.
+// The test binary is also the command, for tests that kill the emulator: it runs
+// the emulator if childEnv is set.
 const childEnv = "EMULATOR_TEST_CHILD"
 
 func TestMain(m *testing.M) {
@@ -39,8 +39,8 @@ const (
 	testKey  = "k@project"
 )
 
-// client is a plain HTTP client of a server: the tests' own reading of the API,
-// beside the SDK's.
+// client is a plain HTTP client of a server. It implements the API independently
+// of the SDK.
 type client struct {
 	t   testing.TB
 	url string
@@ -66,7 +66,7 @@ func serve(t testing.TB, opts Options) *client {
 	return &client{t, h.URL, testKey, s}
 }
 
-// spawn starts a server in another process, to be killed.
+// spawn starts a server in another process, which the test can kill.
 func spawn(t testing.TB, e Emulator) (*client, *exec.Cmd) {
 	t.Helper()
 	flags, _ := json.Marshal(e)
@@ -95,7 +95,7 @@ func spawn(t testing.TB, e Emulator) (*client, *exec.Cmd) {
 	return &client{t, hello.URL, testKey, nil}, cmd
 }
 
-// reply is an answer with its body read. A connection that broke is in err.
+// reply is a reply with its body. If the connection broke, err is set.
 type reply struct {
 	code   int
 	header http.Header
@@ -103,7 +103,7 @@ type reply struct {
 	err    error
 }
 
-// do sends a request. headers are pairs.
+// do sends a request. headers are pairs of a name and a value.
 func (c *client) do(method, path string, body any, headers ...string) reply {
 	c.t.Helper()
 	return c.doContext(context.Background(), method, path, body, headers...)
@@ -138,7 +138,8 @@ func (c *client) doContext(ctx context.Context, method, path string, body any, h
 	for i := 0; i+1 < len(headers); i += 2 {
 		q.Header.Set(headers[i], headers[i+1])
 	}
-	// A connection each, so that a cut one is never retried by net/http.
+	// Each request has its own connection, so that net/http never retries one
+	// that was cut.
 	transport := &http.Transport{DisableKeepAlives: true}
 	defer transport.CloseIdleConnections()
 	p, err := transport.RoundTrip(q)
@@ -150,7 +151,7 @@ func (c *client) doContext(ctx context.Context, method, path string, body any, h
 	return reply{p.StatusCode, p.Header, data, err}
 }
 
-// ok fails the test unless the reply is a 2xx, and returns it decoded.
+// ok fails the test unless the reply is a 2xx, and returns the decoded body.
 func (r reply) ok(t testing.TB) map[string]any {
 	t.Helper()
 	if r.err != nil || r.code/100 != 2 {
@@ -163,8 +164,8 @@ func (r reply) ok(t testing.TB) map[string]any {
 	return v
 }
 
-// refused fails the test unless the reply is an error of this code whose
-// message holds text.
+// refused fails the test unless the reply is an error with this code and its
+// message contains text.
 func (r reply) refused(t testing.TB, code int, status, text string) {
 	t.Helper()
 	var v struct {
@@ -181,7 +182,7 @@ func (r reply) refused(t testing.TB, code int, status, text string) {
 	}
 }
 
-// at looks up a dotted path, "" where there is nothing.
+// at returns the value at a dotted path, "" if there is none.
 func at(v any, path string) any {
 	for name := range strings.SplitSeq(path, ".") {
 		m, ok := v.(map[string]any)
@@ -209,7 +210,7 @@ func (c *client) sendChunk(url, command string, offset int, body string) reply {
 	return c.do("POST", url, body, "X-Goog-Upload-Command", command, "X-Goog-Upload-Offset", fmt.Sprint(offset))
 }
 
-// upload returns the name of a new file.
+// upload uploads a file and returns its name.
 func (c *client) upload(content string) string {
 	c.t.Helper()
 	v := c.sendChunk(c.startUpload("input"), "upload, finalize", 0, content).ok(c.t)
@@ -222,7 +223,7 @@ func (c *client) create(model, file string) reply {
 		`{"batch":{"displayName":"job of `+file+`","inputConfig":{"file_name":"`+file+`"}}}`)
 }
 
-// job creates a job of these lines and returns its name.
+// job creates a job with these lines and returns its name.
 func (c *client) job(model string, lines ...string) string {
 	c.t.Helper()
 	v := c.create(model, c.upload(strings.Join(lines, "\n")+"\n")).ok(c.t)
@@ -266,7 +267,7 @@ func line(key, text string, dim int) string {
 	return fmt.Sprintf(`{"key":%q,"request":{"content":{"parts":[{"text":%q}]},"taskType":"RETRIEVAL_DOCUMENT","outputDimensionality":%d}}`, key, text, dim)
 }
 
-// result is what the tests read of a result line.
+// result is the part of a result line that the tests read.
 type result struct {
 	Key      string
 	Response struct {
@@ -363,8 +364,8 @@ func TestUnknownPaths(t *testing.T) {
 	c.do("PATCH", "/v1beta/batches/x", nil).refused(t, 404, "NOT_FOUND", "no such")
 }
 
-// A server that is killed knows, when it starts again, all that it answered
-// for, and the job whose reply was lost.
+// A server is killed and started again. It knows everything that it has replied
+// to, and the job whose reply was lost.
 func TestKilledAndStartedAgain(t *testing.T) {
 	dir := t.TempDir()
 	c, process := spawn(t, Emulator{Listen: "127.0.0.1:0", Dir: dir, Polls: 1, Fault: []string{"create nth=3 hold=made when=after"}})
@@ -383,7 +384,7 @@ func TestKilledAndStartedAgain(t *testing.T) {
 	}
 
 	c, _ = spawn(t, Emulator{Listen: "127.0.0.1:0", Dir: dir, Polls: 1})
-	c.do("DELETE", "/v1beta/"+file, nil).ok(t) // jobs keep their input
+	c.do("DELETE", "/v1beta/"+file, nil).ok(t) // a job keeps its input
 	jobs := at(c.do("GET", "/v1beta/batches", nil).ok(t), "operations").([]any)
 	if len(jobs) != 3 || at(jobs[1], "name") != active || at(jobs[2], "name") != ended {
 		t.Fatalf("jobs after the restart: %v", jobs)

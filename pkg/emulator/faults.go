@@ -19,7 +19,7 @@ type fault struct {
 	op   string
 
 	match    string
-	from, to int // nth; 0 for all
+	from, to int // of nth; 0 for all calls
 	every    int
 	times    int
 	p        float64
@@ -51,7 +51,8 @@ type fault struct {
 	calls, fired int
 }
 
-// FaultCount is a fault, how many calls it saw and how many of them it struck.
+// FaultCount is a fault, with the number of calls that it saw and of those that
+// it struck.
 type FaultCount struct {
 	Fault string `json:"fault"`
 	Calls int    `json:"calls"`
@@ -63,8 +64,8 @@ type faultSet struct {
 	list []*fault
 }
 
-// SetFaults replaces the faults. It skips blank lines and lines that begin with
-// #.
+// SetFaults replaces the faults. It ignores blank lines and lines that begin
+// with #.
 //
 // A fault is one line of words:
 //
@@ -94,36 +95,36 @@ type faultSet struct {
 // takes the place of the reply:
 //
 //	status=503     answer this HTTP code; message="…", retry=30s (a RetryInfo detail), retry-after=30 (the header);
-//	               1xx but 101 is an interim reply, and the call goes on
+//	               1xx except 101 is an interim reply, and the call continues
 //	body=TEXT      answer 200, or the code of status=, with TEXT; body=html and body=empty have these contents
 //	drop           cut the connection
-//	hang           say nothing until the client goes away
-//	delay=2s       wait, then go on
-//	hold=NAME      wait for a release of NAME, then go on; the call ends if the client goes away
+//	hang           send nothing until the client disconnects
+//	delay=2s       wait, then continue
+//	hold=NAME      wait for a release of NAME, then continue; the call ends if the client disconnects
 //	nostatus       upload.data: a reply without X-Goog-Upload-Status
 //
-// These have no when=after, because the emulator does the work in any case:
+// These do not allow when=after, because the emulator always does the work:
 //
-//	set=PATH=JSON  the real reply with another value at PATH (names and indexes with dots between; * is each index);
+//	set=PATH=JSON  the real reply with this value at PATH (names and indexes, separated by dots; * is every index);
 //	               set=PATH removes the value; may be repeated
 //	header=NAME:VALUE  the real reply with this header; header=NAME removes it; may be repeated; also a detail of status and body
-//	drip=50ms      send the reply's body byte by byte, this long for each byte
+//	drip=50ms      send the reply's body byte by byte, 50 ms apart
 //	cut=N          cut the connection after N bytes of the reply's body; its Content-Length is that of the whole body
 //	at=N           detail of hang, delay, hold and drip: begin after N bytes of the reply's body
 //	unread         detail of hang, delay and hold, for upload.data: wait before the request's body is read
-//	state=NAME     get: another state in this reply only
-//	hide=N         list: without the newest N jobs, as if they did not show yet
+//	state=NAME     get: this state, in this reply only
+//	hide=N         list: without the newest N jobs, as if the list lagged
 //	order=oldest   list: oldest job first; order=shuffled is a fixed random order
 //	repeat         list: each page begins with the last job of the page before
 //	short=N        download: the file seems to have only N bytes, one less if a line ends at N
 //	late=N         cancel: the job is CANCELLED at the Nth status GET after this call, and not at once
 //
-// ACTION for job: state=NAME. FAILED, CANCELLED and EXPIRED are ends without
-// results, with code=13 and message="…". Any other name, such as
-// PARTIALLY_SUCCEEDED or one that Google does not have, is an end with results.
+// ACTION for job: state=NAME. With FAILED, CANCELLED and EXPIRED the job ends
+// without results, with code=13 and message="…". With any other name, such as
+// PARTIALLY_SUCCEEDED or one that Google does not have, it ends with results.
 //
-// ACTION for results. It applies to the lines that keys=a,b,c or each=N or
-// first=N or last=N select, in the order of the input, or to all lines:
+// ACTION for results. keys=a,b,c, each=N, first=N and last=N select lines, in the
+// order of the input. Without them the action applies to all lines:
 //
 //	error=13       an error in place of the vector, with this gRPC code and message="…"; place=response puts it inside response
 //	error=JSON     this error
@@ -131,7 +132,7 @@ type faultSet struct {
 //	duplicate      the line twice
 //	foreign        one more line, for the key foreign-<key>
 //	nokey          the line without its key
-//	swap           the vectors of the selected lines are exchanged, two by two
+//	swap           the vectors of the selected lines are swapped in pairs
 //	length=N       a vector of N values; if N is negative, of -N values fewer
 //	values=WHAT    nan, nan-string, inf, huge (1e39) and null-element replace the first value;
 //	               empty, null and absent replace all values
@@ -188,8 +189,8 @@ func (fs *faultSet) call(op, subject string) []*fault {
 	return struck
 }
 
-// results returns the fault that gives job j another end, and the faults of its
-// results.
+// results returns the fault that makes job j end in another state, and the
+// faults of its results.
 func (fs *faultSet) results(j *job) (end *fault, lines []*fault) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
@@ -223,7 +224,7 @@ func (f *fault) strikes(subject string) bool {
 	return true
 }
 
-// selects returns whether a fault of results applies to line i of n.
+// selects reports whether a fault of results applies to line i of n.
 func (f *fault) selects(i, n int, key []byte) bool {
 	switch {
 	case f.keys != nil:
@@ -245,7 +246,7 @@ var callOps = []string{
 	"delete", "embed",
 }
 
-// actions are the actions of one operation, beside callActions.
+// actions are the actions of one operation, in addition to callActions.
 var actions = map[string][]string{
 	"upload.data": {"nostatus"},
 	"get":         {"state"},
@@ -258,7 +259,16 @@ var actions = map[string][]string{
 
 var callActions = []string{"status", "drop", "hang", "delay", "hold", "set", "drip", "cut"}
 
-// afterActions are the actions that when=after is for.
+// Actions returns the actions that a fault of an operation may have. For a word
+// that is not an operation it returns nil.
+func Actions(op string) []string {
+	if slices.Contains(callOps, op) {
+		return slices.Concat(callActions, actions[op])
+	}
+	return slices.Clone(actions[op])
+}
+
+// afterActions are the actions that allow when=after.
 var afterActions = []string{"status", "drop", "hang", "delay", "hold", "nostatus"}
 
 const defaultMessage = "injected fault"
@@ -282,7 +292,7 @@ func parseFault(spec string) (*fault, error) {
 	if f.p > 0 {
 		f.random = rand.New(rand.NewPCG(seed, seed))
 	}
-	// These words are an action if no other word is.
+	// These words are the action if there is no other action.
 	switch {
 	case f.do != "":
 	case f.body != nil:
@@ -294,12 +304,12 @@ func parseFault(spec string) (*fault, error) {
 	switch {
 	case f.do == "":
 		return nil, errors.New("no action")
-	case !slices.Contains(actions[f.op], f.do) && !(isCall && slices.Contains(callActions, f.do)):
+	case !slices.Contains(Actions(f.op), f.do):
 		return nil, fmt.Errorf("%s has no action %s", f.op, f.do)
 	case f.after && (!slices.Contains(afterActions, f.do) || f.at >= 0 || f.unread):
-		return nil, fmt.Errorf("%s is not for after the work", f.do)
+		return nil, fmt.Errorf("%s cannot be used with when=after", f.do)
 	case f.after && f.op == "download":
-		return nil, errors.New("a download has no after: use cut, or hold with at")
+		return nil, errors.New("a download does not allow when=after: use cut, or hold with at")
 	case f.body != nil && f.do != "status":
 		return nil, fmt.Errorf("%s has no body", f.do)
 	case f.headers != nil && (!isCall || f.do != "status" && f.do != "set"):
@@ -307,11 +317,11 @@ func parseFault(spec string) (*fault, error) {
 	case f.edits != nil && (f.do != "set" || f.op == "download"):
 		return nil, fmt.Errorf("%s %s has no set", f.op, f.do)
 	case f.unread && (!waits || f.op != "upload.data" || f.at >= 0):
-		return nil, errors.New("unread is for hang, delay and hold of upload.data")
+		return nil, errors.New("unread can only be used with hang, delay and hold of upload.data")
 	case f.op == "job":
 		f.state = "BATCH_STATE_" + strings.TrimPrefix(f.state, "BATCH_STATE_")
 		if f.state == pending || f.state == running || f.state == succeeded {
-			return nil, fmt.Errorf("%s is not an end of its own", f.state)
+			return nil, fmt.Errorf("%s is not a state in which a job can end", f.state)
 		}
 	}
 	switch {
@@ -323,13 +333,13 @@ func parseFault(spec string) (*fault, error) {
 	return f, nil
 }
 
-// word takes one word after the operation.
+// word parses one word after the operation.
 func (f *fault) word(w string, seed *uint64) error {
 	name, value, valued := strings.Cut(w, "=")
 	do := func(takesValue bool) error {
 		switch {
 		case valued != takesValue:
-			return errors.New("has a value too many or too few")
+			return errors.New("has a value that it must not have, or lacks one")
 		case f.do != "":
 			return fmt.Errorf("a second action after %s", f.do)
 		}
@@ -457,12 +467,12 @@ func (f *fault) word(w string, seed *uint64) error {
 	return err
 }
 
-// splitWords splits at blanks. Quotes keep blanks together, anywhere in a word,
-// and each kind of quotes keeps the other kind.
+// splitWords splits at blanks. Quotes keep blanks together, anywhere in a word.
+// Inside one kind of quotes, the other kind is an ordinary character.
 func splitWords(s string) ([]string, error) {
 	var words []string
 	var word strings.Builder
-	var quote rune // the open one, or 0
+	var quote rune // the open quote, or 0
 	started := false
 	for _, r := range s + " " {
 		switch {

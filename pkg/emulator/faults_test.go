@@ -55,25 +55,25 @@ var faultSpecs = []struct{ spec, err string }{
 	{"results drop", "results has no action drop"},
 	{"results values=odd", "use nan"},
 	{"results error=13 place=key", "use response"},
-	{"job state=SUCCEEDED", "not an end of its own"},
-	{"job state=BATCH_STATE_RUNNING", "not an end of its own"},
-	{"download drop when=after", "a download has no after"},
-	{"get cut=5 when=after", "not for after"},
+	{"job state=SUCCEEDED", "is not a state in which a job can end"},
+	{"job state=BATCH_STATE_RUNNING", "is not a state in which a job can end"},
+	{"download drop when=after", "a download does not allow when=after"},
+	{"get cut=5 when=after", "cannot be used with when=after"},
 	{"get set=a=b", "not JSON"},
-	{`get set=a="b"`, "not JSON"}, // the quotes are the fault's, not the value's
+	{`get set=a="b"`, "not JSON"}, // the quotes belong to the word, not to the value
 	{"get set=a..b", "path is empty"},
-	{"get set=a when=after", "not for after"},
-	{"get drip=1ms when=after", "not for after"},
-	{"get hang at=5 when=after", "not for after"},
+	{"get set=a when=after", "cannot be used with when=after"},
+	{"get drip=1ms when=after", "cannot be used with when=after"},
+	{"get hang at=5 when=after", "cannot be used with when=after"},
 	{"get drop set=a", "get drop has no set"},
 	{"get drop header=A", "drop has no header"},
 	{"get drop body=x", "drop has no body"},
 	{"download set=a", "has no set"},
 	{"results header=A", "has no header"},
 	{"results body=x", "no action status"},
-	{"get hang unread", "unread is for"},
-	{"upload.data drop unread", "unread is for"},
-	{"upload.data hang unread when=after", "not for after"},
+	{"get hang unread", "unread can only be used with"},
+	{"upload.data drop unread", "unread can only be used with"},
+	{"upload.data hang unread when=after", "cannot be used with when=after"},
 	{"get repeat", "no action repeat"},
 	{"list order=newest", "use oldest, shuffled"},
 	{"results error=x", "invalid syntax"},
@@ -108,7 +108,7 @@ func TestFaultGrammar(t *testing.T) {
 	}
 }
 
-// Each example of the manual is a fault, and the manual has each action.
+// Each example in the manual is a valid fault, and the manual has each action.
 func TestManual(t *testing.T) {
 	manual, err := os.ReadFile("../../cmd/gemini-emulator/main.go")
 	if err != nil {
@@ -140,7 +140,8 @@ func TestManual(t *testing.T) {
 	}
 }
 
-// Every text sent to /emulator/faults is either a list of faults or refused.
+// Every text sent to /emulator/faults is either accepted as a list of faults or
+// refused.
 func FuzzFault(f *testing.F) {
 	for _, tt := range faultSpecs {
 		f.Add(tt.spec)
@@ -189,7 +190,7 @@ func TestWhichCallsAreStruck(t *testing.T) {
 	c.create(model001, "files/x").refused(t, 500, "INTERNAL", "injected")
 }
 
-// One job can be chosen by its id and by its display name, for each call.
+// For each call, match selects one job by its id and by its display name.
 func TestMatch(t *testing.T) {
 	c := serve(t, Options{})
 	file := c.upload(line("a", "x", 3))
@@ -277,7 +278,7 @@ func TestResultFaults(t *testing.T) {
 	vector := func(i int) []float32 { return Vector(model001, fmt.Sprintf("text %d", i), 5) }
 	for _, tt := range []struct {
 		spec    string
-		bad     []int // of these lines the answer is not the right vector
+		bad     []int // lines whose answer is not the right vector
 		lines   int
 		check   func(t *testing.T, raw map[string]string, lines []string)
 		paid    int
@@ -397,7 +398,7 @@ func TestResultFaults(t *testing.T) {
 				}
 			}
 			if tt.bad != nil && tt.bad[0] == -1 {
-				tt.bad = wrong[:min(1, len(wrong))] // whichever came last
+				tt.bad = wrong[:min(1, len(wrong))] // the line that came last
 			}
 			if !slices.Equal(wrong, tt.bad) {
 				t.Errorf("bad answers for %v, want %v", wrong, tt.bad)

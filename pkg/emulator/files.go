@@ -21,7 +21,7 @@ import (
 	"unicode/utf8"
 )
 
-// fileLife is the time for which Google keeps a file.
+// fileLife is how long Google keeps a file.
 const fileLife = 48 * time.Hour
 
 const (
@@ -35,23 +35,23 @@ type file struct {
 	Seq                   int64
 	DisplayName, MimeType string
 	Size                  int64
-	SHA256                string // hex, of an uploaded file
+	SHA256                string // in hex; only for an uploaded file
 	Source                string // uploaded or generated
-	Upload                string // the upload it came from
-	Polls                 int    // GETs and refused creates so far; on disk once the file is ACTIVE
+	Upload                string // the id of its upload
+	Polls                 int    // number of GETs and refused creates; on disk after the file is ACTIVE
 	Created, Expires      time.Time
 }
 
 // upload is the content of uploads/<id>.json. The bytes received so far are in
-// uploads/<id>.data. Their number is nowhere else.
+// uploads/<id>.data. Their number is not stored elsewhere.
 type upload struct {
 	ID, Project                 string
 	Name, DisplayName, MimeType string
-	Length                      *int64 // bytes declared at the start; nil if none were
+	Length                      *int64 // declared number of bytes; nil if none was declared
 	Created                     time.Time
 
-	mu   sync.Mutex // one chunk at a time
-	file *file      // once finalized
+	mu   sync.Mutex // held while one chunk is received
+	file *file      // set when the upload is final
 }
 
 func (s *Server) filePath(id, ext string) string   { return filepath.Join(s.dir, "files", id+ext) }
@@ -114,9 +114,9 @@ func removeOthers(dir string, known func(id string) bool) {
 }
 
 // fileReply needs s.mu held. It returns the REST form of a file. An int64 is a
-// string. The hash is base64 of the hex digits, as in real replies. It is not
-// known whether a generated file has a hash. Here it has none, so that no client
-// relies on it.
+// string. The hash is base64 of the hex digits, as in real replies. It is
+// unknown whether a generated file has a hash. Here it has none, so that no
+// client depends on it.
 func (s *Server) fileReply(r *http.Request, f *file) map[string]any {
 	base := s.baseURL(r)
 	state := "ACTIVE"
@@ -146,7 +146,7 @@ func (s *Server) fileReply(r *http.Request, f *file) map[string]any {
 	return m
 }
 
-// sendUploaded answers an upload that is final.
+// sendUploaded answers the call that made an upload final.
 func (s *Server) sendUploaded(w http.ResponseWriter, r *http.Request, f *file) {
 	s.mu.Lock()
 	reply := s.fileReply(r, f)
@@ -154,7 +154,7 @@ func (s *Server) sendUploaded(w http.ResponseWriter, r *http.Request, f *file) {
 	writeJSON(w, http.StatusOK, map[string]any{"file": reply})
 }
 
-// processing returns whether a file is PROCESSING: until it was polled
+// processing reports whether a file is PROCESSING: it is until it was polled
 // Options.Processing times.
 func (s *Server) processing(f *file) bool { return f.Source == uploaded && f.Polls < s.opts.Processing }
 
@@ -181,10 +181,10 @@ func (s *Server) lookupFile(project, id string) (*file, error) {
 
 var fileID = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$`)
 
-// checkFileID refuses an id that the calls for metadata do not take. Those of
-// result files have 42 characters, so that they can be downloaded and nothing
-// else (googleapis/python-genai, issues 1613 and 1759). The text about dashes is
-// not known.
+// checkFileID refuses an id that the metadata calls do not accept. Ids of result
+// files have 42 characters, so they can only be downloaded
+// (googleapis/python-genai, issues 1613 and 1759). Google's text about dashes is
+// unknown.
 func checkFileID(method, id string) error {
 	const format = "* %s.name: File ID (name excluding 'files/') %s.\n"
 	switch {
@@ -244,8 +244,8 @@ func (s *Server) newUpload(meta []byte, mimeType string, c *call) (*upload, erro
 	return u, s.nameFree(u.Name)
 }
 
-// nameFree needs s.mu held. Google's reply for a name that is in use is not
-// known; 409 is the code for it.
+// nameFree needs s.mu held. Google's reply for a name that is in use is unknown;
+// 409 is the usual code.
 func (s *Server) nameFree(id string) error {
 	if id != "" && s.files[id] != nil {
 		return errorf(http.StatusConflict, "file files/%s already exists", id)
@@ -253,7 +253,7 @@ func (s *Server) nameFree(id string) error {
 	return nil
 }
 
-// uploadStart opens a resumable upload, or takes a whole file as
+// uploadStart starts a resumable upload, or receives a whole file as
 // multipart/related.
 func (s *Server) uploadStart(w http.ResponseWriter, r *http.Request, c *call) error {
 	if r.URL.Query().Get("uploadType") == "multipart" || r.Header.Get("X-Goog-Upload-Protocol") == "multipart" {
@@ -335,8 +335,8 @@ func (s *Server) uploadMultipart(w http.ResponseWriter, r *http.Request, c *call
 	return nil
 }
 
-// uploadData takes one request of a resumable upload. Every reply has the state
-// of the upload in X-Goog-Upload-Status (active, final, cancelled) and
+// uploadData handles one request of a resumable upload. Every reply has the
+// state of the upload in X-Goog-Upload-Status (active, final, cancelled) and
 // X-Goog-Upload-Size-Received.
 func (s *Server) uploadData(w http.ResponseWriter, r *http.Request, c *call) error {
 	s.mu.Lock()
@@ -405,7 +405,7 @@ func (s *Server) uploadData(w http.ResponseWriter, r *http.Request, c *call) err
 }
 
 // receive appends body to the bytes of an upload. The bytes that arrived before
-// an error stay, and the query command counts them.
+// an error are kept, and the query command counts them.
 func (s *Server) receive(u *upload, size int64, body io.Reader) (int64, error) {
 	f, err := os.OpenFile(s.uploadPath(u.ID, ".data"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
@@ -421,8 +421,8 @@ func (s *Server) receive(u *upload, size int64, body io.Reader) (int64, error) {
 	return n, err
 }
 
-// finalize turns an upload into a file. It refuses an upload whose size is not
-// the declared one. Google's text for that is not known.
+// finalize turns an upload into a file. It refuses an upload whose size differs
+// from the declared one. Google's text for that is unknown.
 func (s *Server) finalize(u *upload) (*file, error) {
 	data := s.uploadPath(u.ID, ".data")
 	sum, size, err := hashFile(data)
@@ -468,8 +468,8 @@ func (s *Server) addFile(f *file, path string) error {
 	return nil
 }
 
-// hashFile returns the SHA-256 in hex and the size. A file that does not exist is
-// made: it is an upload of no bytes.
+// hashFile returns the SHA-256 in hex and the size. It creates a missing file,
+// because an upload may have no bytes.
 func hashFile(path string) (string, int64, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|os.O_CREATE, 0o600)
 	if err != nil {
@@ -579,8 +579,8 @@ func (s *Server) download(w http.ResponseWriter, r *http.Request, c *call) error
 		http.ServeContent(w, r, "", f.Created, data)
 		return nil
 	}
-	// The file ends in the middle of a line: it has one byte less if the cut
-	// falls between two lines.
+	// The file ends in the middle of a line: if the cut is between two lines, the
+	// file has one byte less.
 	n := min(c.short, f.Size)
 	if n > 0 {
 		var last [1]byte

@@ -136,7 +136,7 @@ func TestDeclaredLength(t *testing.T) {
 			t.Errorf("%+v is final", tt)
 		}
 	}
-	// The missing bytes may still be sent.
+	// The client may still send the missing bytes.
 	url := start("5").header.Get("X-Goog-Upload-URL")
 	c.sendChunk(url, "upload, finalize", 0, "123").refused(t, 400, "INVALID_ARGUMENT", "3 bytes were uploaded")
 	c.sendChunk(url, "upload, finalize", 3, "45").ok(t)
@@ -148,7 +148,7 @@ func TestDeclaredLength(t *testing.T) {
 	}
 }
 
-// A file is PROCESSING for two questions: GETs, or creates that are refused.
+// A file is PROCESSING for two calls: GETs, or creates that are refused.
 func TestProcessing(t *testing.T) {
 	dir := t.TempDir()
 	c := serve(t, Options{Dir: dir, Processing: 2})
@@ -220,7 +220,7 @@ func TestFileGetListDelete(t *testing.T) {
 	if got, next := list(""); len(got) != 10 || next == "" {
 		t.Errorf("a default page of %d", len(got))
 	}
-	// The last page is full: no token for an empty one.
+	// The last page is full, and has no token for an empty page.
 	if got, next := list("page_size=25"); len(got) != 25 || next != "" {
 		t.Errorf("a page of %d, next %q", len(got), next)
 	}

@@ -11,7 +11,7 @@ import (
 type holdSet struct {
 	mu      sync.Mutex
 	held    []*heldCall
-	changed chan struct{} // closed, and replaced, when a call begins to wait
+	changed chan struct{} // closed and replaced when a call begins to wait
 }
 
 type heldCall struct {
@@ -19,8 +19,8 @@ type heldCall struct {
 	released chan struct{}
 }
 
-// hold waits for a release of name. It returns false if the client went away or
-// the server closes.
+// hold waits for a release of name. It returns false if the client disconnects
+// or the server closes.
 func (h *holdSet) hold(ctx context.Context, done <-chan struct{}, name string) bool {
 	held := &heldCall{name, make(chan struct{})}
 	h.mu.Lock()
@@ -70,8 +70,8 @@ func (s *Server) WaitHold(ctx context.Context, name string) error {
 	}
 }
 
-// Release lets the calls that are held at name go on, and returns their number.
-// It does not release later calls.
+// Release lets the calls that are held at name continue, and returns their
+// number. It does not release later calls.
 func (s *Server) Release(name string) int {
 	s.holds.mu.Lock()
 	defer s.holds.mu.Unlock()

@@ -13,8 +13,8 @@ func TestHolds(t *testing.T) {
 		file := c.upload(line("a", "x", 3))
 		made := func() int { return c.books().Creates }
 
-		// The client goes away. Before the work there is no job, after it there
-		// is one.
+		// The client disconnects. If the hold was before the work there is no job,
+		// if it was after the work there is one.
 		ctx, leave := context.WithCancel(t.Context())
 		answer := make(chan reply)
 		body := `{"batch":{"inputConfig":{"fileName":"` + file + `"}}}`
@@ -29,13 +29,13 @@ func TestHolds(t *testing.T) {
 		if made() != want {
 			t.Errorf("%s: %d jobs after the client left, want %d", when, made(), want)
 		}
-		for len(c.s.holds.list()) > 0 { // the server has to notice it
+		for len(c.s.holds.list()) > 0 { // until the server notices it
 			if n := c.s.Release("other"); n != 0 {
 				t.Errorf("%d released", n)
 			}
 		}
 
-		// It is released.
+		// The call is released.
 		go func() { answer <- c.doContext(t.Context(), "POST", path, body) }()
 		if err := c.s.WaitHold(t.Context(), "sent"); err != nil {
 			t.Fatal(err)
@@ -53,7 +53,7 @@ func TestHolds(t *testing.T) {
 		if made() != want+1 {
 			t.Errorf("%s: %d jobs", when, made())
 		}
-		c.create(model001, file).ok(t) // the third is not held
+		c.create(model001, file).ok(t) // the third call is not held
 	}
 }
 
@@ -92,8 +92,8 @@ func TestHoldInTheMiddleOfADownload(t *testing.T) {
 	}
 }
 
-// A call that hangs, a call that is held, and a wait for a hold all end when their
-// client goes away, or when the server closes.
+// A call that hangs, a call that is held, and a wait for a hold all end when
+// their client disconnects, or when the server closes.
 func TestCloseEndsHangingCalls(t *testing.T) {
 	c := serve(t, Options{Faults: []string{"get hang", "list hold=x", "file.list delay=1000h"}})
 	ctx, leave := context.WithTimeout(t.Context(), time.Millisecond)

@@ -16,26 +16,26 @@ import (
 	"unicode/utf8"
 )
 
-// This file reads the lines of an input file as Google's parser does. It refuses
-// unknown fields inside "request" and skips those beside it. It takes camel and
-// snake case, null for absent, and numbers as strings. Its errors name the line
-// and the column. The parser is written by hand, because it must know columns
-// and be fast enough for files of gigabytes.
+// This file reads the lines of an input file like Google's parser. It refuses
+// unknown fields inside "request" and skips those outside of it. It accepts
+// camel case and snake case, null for absent, and numbers as strings. Its errors
+// name the line and the column. The parser is written by hand, because it must
+// know columns and be fast enough for files of gigabytes.
 
 // item is one line of an input file, or one request of a synchronous call. Its
 // slices are valid until the next parse.
 type item struct {
 	key      []byte // unescaped
 	rawKey   []byte // as written, with its quotes; nil if the line has no key
-	metadata []byte // as written, of an inline request
+	metadata []byte // metadata of an inline request, as written
 	model    []byte
-	text     []byte // the parts with a newline between: several parts make one vector
+	text     []byte // the parts joined by newlines, because several parts make one vector
 	title    []byte
 	task     []byte
 	dim      int // 0 if not given
 }
 
-// parseError is a fault of a line, at a column counted in bytes from 1.
+// parseError is an error in a line, at a column counted in bytes from 1.
 type parseError struct {
 	column int
 	msg    string
@@ -58,12 +58,12 @@ const (
 
 // parser reads one line at a time and keeps its buffers.
 type parser struct {
-	generate bool // also takes contents and config, which the generic create has
+	generate bool // also accepts contents and config, as the generic create does
 	b        []byte
 	i        int
 	item     item
-	text     []byte // buffer of item.text
-	unescape []byte // buffer of the other strings
+	text     []byte // buffer for item.text
+	unescape []byte // buffer for the other strings
 }
 
 // line parses {"key":…,"request":{…}}. It skips fields beside request, as Google
@@ -102,7 +102,7 @@ func (p *parser) line(b []byte) (*item, error) {
 	return &p.item, err
 }
 
-// bare parses one EmbedContentRequest, with nothing around it.
+// bare parses one EmbedContentRequest without an outer object.
 func (p *parser) bare(b []byte) (*item, error) {
 	p.reset(b)
 	err := p.request()
@@ -300,7 +300,7 @@ func (p *parser) peek() byte {
 	return 0
 }
 
-// next skips white space, and then c if c is there. It returns whether it was.
+// next skips white space and the byte c. It reports whether c was there.
 func (p *parser) next(c byte) bool {
 	p.space()
 	if p.peek() != c {
@@ -310,7 +310,7 @@ func (p *parser) next(c byte) bool {
 	return true
 }
 
-// null takes a null. In proto JSON it stands for an absent field.
+// null reads a null, which stands for an absent field in proto JSON.
 func (p *parser) null() bool {
 	if p.space(); !bytes.HasPrefix(p.b[p.i:], []byte("null")) {
 		return false
@@ -319,7 +319,8 @@ func (p *parser) null() bool {
 	return true
 }
 
-// object calls field with the position at each value; field must consume it.
+// object calls field with the position of each value; field must consume the
+// value.
 func (p *parser) object(field func(name []byte, at int) error) error {
 	if p.null() {
 		return nil
@@ -379,7 +380,8 @@ func (p *parser) array(element func() error) error {
 	}
 }
 
-// optionalString reads a string into the parser's buffer. For null it returns nil.
+// optionalString reads a string into the parser's buffer. It returns nil for
+// null.
 func (p *parser) optionalString() ([]byte, error) {
 	if p.null() {
 		return nil, nil
@@ -505,7 +507,7 @@ func (p *parser) number() error {
 	return nil
 }
 
-// skip reads a value, checks it, and drops it.
+// skip reads a value, checks it, and ignores it.
 func (p *parser) skip(depth int) error {
 	if depth > maxDepth {
 		return p.fail(p.i, "nested too deeply")
@@ -533,11 +535,11 @@ func (p *parser) skip(depth int) error {
 // maxLine limits one line of an input file, in bytes.
 const maxLine = 64 << 20
 
-// lineReader reads the lines of a file that are not blank.
+// lineReader reads the lines of a file and skips blank lines.
 type lineReader struct {
 	r      *bufio.Reader
-	number int   // of the line last read, from 1; blank lines count
-	offset int64 // of the line last read
+	number int   // number of the last line, from 1, counting blank lines
+	offset int64 // offset of the last line
 	next   int64
 	long   []byte
 }
@@ -597,7 +599,7 @@ func (it *item) size() int {
 	return it.dim
 }
 
-// bytesPerToken is the emulator's measure of a token.
+// bytesPerToken is how many bytes of a text count as a token.
 const bytesPerToken = 4
 
 // maxTokens returns how many tokens of a text the model reads, or 0 for no limit
@@ -612,8 +614,8 @@ func maxTokens(model string) int {
 	return 0
 }
 
-// cut returns the part of text that the model reads. Google cuts a longer text
-// without an error.
+// cut returns the part of text that the model reads. Google truncates a longer
+// text without an error.
 func cut(model string, text []byte) []byte {
 	n := maxTokens(model) * bytesPerToken
 	if n == 0 || len(text) <= n {
@@ -630,7 +632,7 @@ func (it *item) tokens(model string) int64 {
 	return max(1, int64(len(cut(model, it.text))+bytesPerToken-1)/bytesPerToken)
 }
 
-// listedErrors is the number of bad lines that one refusal names.
+// listedErrors is how many bad lines one error names.
 const listedErrors = 1000
 
 // checkInput reads the whole input of a job, writes the cost of its lines to paid,
@@ -657,7 +659,7 @@ func checkInput(j *job, input io.Reader, paid io.Writer) error {
 			err = errors.New("invalid UTF-8")
 		}
 		if err == nil && len(it.model) > 0 && string(it.model) != "models/"+j.Model {
-			// Google's reply for another model's name is not known.
+			// Google's reply for the name of another model is unknown.
 			err = fmt.Errorf("model '%s' is not the job's, 'models/%s'", it.model, j.Model)
 		}
 		if err != nil {

@@ -76,8 +76,8 @@ func TestRequestLines(t *testing.T) {
 	}
 }
 
-// What the parser takes is JSON, and it reads the key and the text as
-// encoding/json does.
+// A line that the parser accepts is JSON, and encoding/json reads the same key
+// and text from it.
 func FuzzRequestLine(f *testing.F) {
 	for _, tt := range requestLines {
 		f.Add([]byte(tt.line))
@@ -99,8 +99,8 @@ func FuzzRequestLine(f *testing.F) {
 			}
 		}
 		json.Unmarshal(b, &twice)
-		// encoding/json ignores case and lets a later field add to an earlier
-		// one of the same name: compare where neither matters.
+		// encoding/json ignores case, and merges two fields with the same name.
+		// Compare only lines where neither matters.
 		if strings.Count(strings.ToLower(string(b)), `"key"`) > 1 || strings.Count(strings.ToLower(string(b)), "request") > 1 ||
 			strings.Count(strings.ToLower(string(b)), "content") > 1 || strings.Count(strings.ToLower(string(b)), "parts") > 1 ||
 			strings.Count(strings.ToLower(string(b)), "text") > 1 || strings.Contains(string(b), `\u`) || twice["key"] == nil {

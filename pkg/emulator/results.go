@@ -13,11 +13,11 @@ import (
 	"time"
 )
 
-// errStopped ends the work on a job because the server closes, or because the
-// job was cancelled or deleted.
+// errStopped ends the work on a job if the server closes, or if the job was
+// cancelled or deleted.
 var errStopped = errors.New("stopped")
 
-// startWork needs s.mu held. It starts to make a job's results in the background.
+// startWork needs s.mu held. It starts making a job's results in the background.
 // A second call does nothing.
 func (s *Server) startWork(j *job) {
 	if j.working != nil || isDone(s.done) {
@@ -110,8 +110,8 @@ func (s *Server) makeResults(j *job, faults []*fault) (*made, error) {
 		return nil, out.close(err)
 	}
 	m.out, m.outcome = out, outcome
-	// Jobs of the same size have the same order, so that a test that fails does
-	// so again.
+	// Jobs of the same size have the same order, so that a failing test fails
+	// again.
 	order := make([]int32, n)
 	for i := range order {
 		order[i] = int32(i)
@@ -134,8 +134,8 @@ func (s *Server) makeResults(j *job, faults []*fault) (*made, error) {
 	return &made{failed: m.failed, bytes: m.bytes}, nil
 }
 
-// stopped returns errStopped if the worker is to stop. It looks at the job's
-// state at each 256th line.
+// stopped returns errStopped if the worker must stop. It checks the job's state
+// at every 256th line.
 func (s *Server) stopped(j *job, at int) error {
 	if isDone(s.done) {
 		return errStopped
@@ -183,7 +183,7 @@ type resultMaker struct {
 	input   *os.File
 	starts  []int64
 	faults  []*fault
-	partner map[int]int // lines whose vectors a fault exchanges
+	partner map[int]int // pairs of lines whose vectors a fault swaps
 	out     *outFile
 	outcome *outFile
 	failed  int64
@@ -191,12 +191,12 @@ type resultMaker struct {
 
 	parser, other parser
 	raw, rawOther []byte
-	buf           []byte // the line being made
+	buf           []byte // the line that is being made
 	digits        []byte
 	vectorizer    vectorizer
 }
 
-// values returns the digits of a vector, with commas between. They are valid
+// values returns the digits of a vector, separated by commas. They are valid
 // until the next call.
 func (m *resultMaker) values(model string, text []byte, dim int) []byte {
 	text = cut(model, text)
@@ -231,8 +231,8 @@ func (m *resultMaker) read(p *parser, raw *[]byte, i int) (*item, error) {
 	return p.line(*raw)
 }
 
-// pairUp finds the lines whose vectors a swap exchanges: the selected lines, two
-// by two in the order of the input.
+// pairUp finds the lines whose vectors a swap exchanges: the selected lines, in
+// pairs, in the order of the input.
 func (m *resultMaker) pairUp() error {
 	for _, f := range m.faults {
 		if f.do != "swap" {
@@ -289,7 +289,7 @@ func (m *resultMaker) line(i, at int, last bool) error {
 		case "set":
 			edits = append(edits, f.edits...)
 			for _, e := range f.edits {
-				// Other members do not keep the vector from its key.
+				// A change of any other member does not spoil the line.
 				path := strings.Join(e.path, ".")
 				changed = changed || path == "key" || path == "response" || strings.HasPrefix(path+".", "response.embedding.")
 			}
@@ -380,8 +380,8 @@ func (m *resultMaker) comma() {
 	}
 }
 
-// put adds one line of results: the key and the body. The key comes first in each
-// third line. An inline job has the metadata in place of the key.
+// put writes one line of results: the key and the body. In every third line the
+// key comes first. An inline job has the metadata in place of the key.
 func (m *resultMaker) put(it *item, key []byte, at int, body func()) {
 	label, value := "key", key
 	if m.j.Inline {
@@ -459,7 +459,7 @@ func (m *resultMaker) errorBody(f *fault) {
 	m.add('}')
 }
 
-// oddValues adds an answer whose values are not a vector.
+// oddValues writes an answer whose values are not a vector.
 func (m *resultMaker) oddValues(it *item, at int, what string, text []byte) {
 	instead := map[string]string{"nan": "NaN", "nan-string": `"NaN"`, "inf": "Infinity", "huge": "1e39", "null-element": "null"}[what]
 	switch {

@@ -2,11 +2,11 @@
 // embedding in batches needs. It is an http.Handler with state on disk, faults
 // on demand, and books of what was paid for.
 //
-// It imports the standard library and nothing else, so that it cannot repeat
-// the client's reading of the API. Its replies follow Google's REST reference
+// It imports only the standard library, so that it cannot share a mistake about
+// the API with the client. Its replies follow Google's REST reference
 // (ai.google.dev/api/batch-api, /api/files, /api/embeddings), the traffic of
-// Google's Go and JavaScript SDKs, and real replies that were published. A
-// comment says so if Google's reply is not known.
+// Google's Go and JavaScript SDKs, and published real replies. If Google's reply
+// is unknown, a comment says so.
 //
 // # State
 //
@@ -53,8 +53,8 @@ import (
 	"time"
 )
 
-// Options of a Server. The zero value is a server in a new temporary folder
-// whose jobs have ended at the first GET.
+// Options are the settings of a Server. With the zero value the server has a new
+// temporary folder, and jobs end at the first GET.
 type Options struct {
 	Dir           string        // state folder, created if missing; "" makes a temporary one, see Server.Dir
 	BasePath      string        // all calls are below this path, as behind a gateway; "" is the root
@@ -136,12 +136,12 @@ func New(opts Options) (*Server, error) {
 	return s, nil
 }
 
-// Dir is the folder with the state. If Options.Dir was empty, the caller removes
-// the folder.
+// Dir is the folder with the state. If Options.Dir was empty, the caller must
+// remove the folder.
 func (s *Server) Dir() string { return s.dir }
 
-// Close ends held and hanging calls. It stops the work on jobs and waits for it
-// to stop. Such a job stays RUNNING on disk.
+// Close ends calls that are held or hang. It stops the work on jobs and waits
+// until it has stopped. Such a job stays RUNNING on disk.
 func (s *Server) Close() error {
 	s.mu.Lock()
 	close(s.done)
@@ -152,8 +152,7 @@ func (s *Server) Close() error {
 	return s.opsLog.Close()
 }
 
-// load reads the state folder, and removes what a killed server left
-// unfinished.
+// load reads the state folder, and removes what a killed server left incomplete.
 func (s *Server) load() error {
 	if err := s.loadFiles(); err != nil {
 		return err
@@ -193,21 +192,21 @@ func (s *Server) tally(op, outcome string) {
 	s.ops[op][outcome]++
 }
 
-// call is one request: what its path and headers say, and what faults ask of the
-// handler.
+// call is one request: what its path and headers say, and what faults ask the
+// handler to change.
 type call struct {
 	op      string // upload.start, upload.data, file.get, … as in faults.go
-	project string // hashed; "" for upload data, which its URL authorises
+	project string // hash of the project; "" for upload data, which is authorised by its URL
 	id      string // file, job or upload
 	model   string // without models/
-	verb    string // what follows the colon of a model's path
+	verb    string // the part after the colon of a model's path
 
-	short  int64  // bytes that a download's file seems to have; -1 for all
-	hide   int    // number of newest jobs that a list leaves out
+	short  int64  // number of bytes that the downloaded file seems to have; -1 for all
+	hide   int    // how many of the newest jobs a list leaves out
 	order  string // of a list: oldest, shuffled, or "" for newest first
 	repeat bool   // each page of a list begins with the last job of the page before
-	state  string // state that a status GET answers
-	late   int    // status GETs until a cancel ends its job; 0: at once
+	state  string // state in the reply to a status GET
+	late   int    // number of status GETs until a cancel ends its job; 0: at once
 	edits  []edit // changes of the reply
 }
 
@@ -324,10 +323,10 @@ func (s *Server) route(r *http.Request) (*call, handler) {
 	return nil, nil
 }
 
-// authorize sets the project of the call. Texts and codes are Google's.
+// authorize sets the project of the call. The texts and codes are Google's.
 func (s *Server) authorize(r *http.Request, c *call) error {
 	if c.op == "upload.data" {
-		return nil // the upload URL is the permission, as at Google
+		return nil // the upload URL is sufficient, as at Google
 	}
 	key := r.Header.Get("X-Goog-Api-Key")
 	if key == "" {
@@ -356,8 +355,8 @@ func (s *Server) authorize(r *http.Request, c *call) error {
 func (s *Server) serveWithFaults(w http.ResponseWriter, r *http.Request, c *call, h handler) {
 	subject := r.URL.Path + " " + s.displayName(c)
 	if c.op == "create" || c.op == "upload.start" && r.Header.Get("X-Goog-Upload-Protocol") == "resumable" {
-		// The body is read here because a fault may match it. The handler
-		// refuses a body that is too long.
+		// The body is read here, because a fault may match it. The handler refuses
+		// a body that is too long.
 		body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
 		if err != nil {
 			panic(http.ErrAbortHandler)
@@ -404,8 +403,8 @@ func (s *Server) serveWithFaults(w http.ResponseWriter, r *http.Request, c *call
 	kept.sendTo(w)
 }
 
-// displayName returns the display name of the file, upload or job that a call
-// is about. For a file of results it is the job's.
+// displayName returns the display name of the file, upload or job of a call. For
+// a file of results it is the name of the job.
 func (s *Server) displayName(c *call) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -450,8 +449,8 @@ func errorf(code int, format string, args ...any) *apiError {
 const quotaMessage = "You exceeded your current quota, please check your plan and billing details. " +
 	"For more information on this error, head to: https://ai.google.dev/gemini-api/docs/rate-limits."
 
-// quotaError is Google's refusal of a create for lack of quota. It is known to
-// come without a retry delay. Here reason says which quota it is.
+// quotaError is Google's error for a create that exceeds the quota. Google is
+// known to send it without a retry delay. Here reason names the quota.
 func quotaError(reason string) *apiError {
 	e := errorf(http.StatusTooManyRequests, "%s%s", quotaMessage, reason)
 	e.details = []any{map[string]any{
@@ -532,7 +531,7 @@ func (w *replyWriter) code() int {
 	return w.status
 }
 
-// recorder keeps a reply back for faults that change it or take its place.
+// recorder holds a reply back for faults that change or replace it.
 type recorder struct {
 	header http.Header
 	code   int
@@ -543,7 +542,7 @@ func (k *recorder) Header() http.Header         { return k.header }
 func (k *recorder) WriteHeader(code int)        { k.code = code }
 func (k *recorder) Write(p []byte) (int, error) { return k.body.Write(p) }
 
-// edit changes the body, and the headers that go with it.
+// edit changes the body, and the headers that depend on it.
 func (k *recorder) edit(edits []edit) {
 	if edits == nil {
 		return
@@ -609,7 +608,7 @@ func (s *Server) control(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// ---- small things
+// ---- helpers
 
 const idLetters = "abcdefghijklmnopqrstuvwxyz0123456789"
 
@@ -623,11 +622,11 @@ func newID(n int) string {
 	return string(b)
 }
 
-// page returns one page of a list that is sorted by falling seq, and the token of
-// the next page. Both spellings of the parameters are proto JSON. A token is the
-// seq of the last item shown. So an item that comes or goes between two pages
-// neither repeats nor hides others. With repeat a page begins with the last item
-// of the page before.
+// page returns one page of a list that is sorted by falling seq, and the token
+// of the next page. Both spellings of the parameters are proto JSON. A token is
+// the seq of the last item shown, so an item that is added or removed between
+// two pages neither repeats nor hides others. With repeat a page begins with the
+// last item of the page before.
 func page[T any](r *http.Request, items []T, seq func(T) int64, size int, repeat bool) (shown []T, next string, err error) {
 	q := r.URL.Query()
 	get := func(camel, snake string) string {
@@ -686,8 +685,8 @@ func (s *Server) baseURL(r *http.Request) string { return "http://" + r.Host + s
 // timestamp is the JSON form of a protobuf Timestamp.
 func timestamp(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }
 
-// pause waits. It returns false if the client goes away or the server closes
-// before the time is over.
+// pause waits for d. It returns false if the client disconnects or the server
+// closes before that.
 func (s *Server) pause(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -700,7 +699,7 @@ func (s *Server) pause(ctx context.Context, d time.Duration) bool {
 	return false
 }
 
-// outFile is a buffered file being written.
+// outFile is a file that is written through a buffer.
 type outFile struct {
 	*bufio.Writer
 	f *os.File
@@ -714,7 +713,8 @@ func createFile(path string) (*outFile, error) {
 	return &outFile{bufio.NewWriterSize(f, 1<<18), f}, nil
 }
 
-// close flushes and closes. It returns err, or else the first error of its own.
+// close flushes and closes the file. It returns err, or the first error of its
+// own if err is nil.
 func (o *outFile) close(err error) error {
 	return cmp.Or(err, o.Flush(), o.f.Close())
 }

@@ -11,7 +11,7 @@ import (
 )
 
 // strike applies f to a call. It returns the writer for the rest of the call,
-// and whether the call has ended here.
+// and whether the call ends here.
 func (s *Server) strike(w http.ResponseWriter, r *http.Request, c *call, f *fault) (http.ResponseWriter, bool) {
 	switch f.do {
 	case "status":
@@ -31,8 +31,8 @@ func (s *Server) strike(w http.ResponseWriter, r *http.Request, c *call, f *faul
 			ctx, stop = untilClosed(ctx, w)
 			defer stop()
 		} else {
-			// The server notices that a client has gone only after it has read
-			// the body.
+			// The server notices that a client has disconnected only after it has
+			// read the body.
 			body, err := io.ReadAll(r.Body)
 			if err != nil {
 				panic(http.ErrAbortHandler)
@@ -70,7 +70,7 @@ func (s *Server) strike(w http.ResponseWriter, r *http.Request, c *call, f *faul
 }
 
 // wait is the pause of a hang, a delay, a hold or a drip. It returns false if
-// the call ends with the pause.
+// the call must end.
 func (s *Server) wait(ctx context.Context, f *fault) bool {
 	switch f.do {
 	case "hang":
@@ -83,8 +83,8 @@ func (s *Server) wait(ctx context.Context, f *fault) bool {
 }
 
 // untilClosed returns a context that also ends when the server closes the
-// connection. The server cannot see that a client has gone as long as bytes of
-// that client are unread.
+// connection. The server cannot notice that a client has disconnected while
+// bytes from it are unread.
 func untilClosed(ctx context.Context, w http.ResponseWriter) (context.Context, context.CancelFunc) {
 	ctx, stop := context.WithCancel(ctx)
 	connection := http.NewResponseController(w)
@@ -103,8 +103,8 @@ func untilClosed(ctx context.Context, w http.ResponseWriter) (context.Context, c
 	return ctx, stop
 }
 
-// answer sends the reply of a status fault. It returns whether the reply is
-// final: after an interim one (1xx, except 101) the call goes on.
+// answer sends the reply of a status fault. It reports whether the reply is
+// final: after an interim reply (1xx, except 101) the call continues.
 func (f *fault) answer(w http.ResponseWriter) (final bool) {
 	setHeaders(w, f.headers)
 	switch {
@@ -145,7 +145,7 @@ func (f *fault) apiError() *apiError {
 	return e
 }
 
-// stopWriter passes left bytes of a reply's body. Then it waits, once or, with
+// stopWriter writes left bytes of a reply's body. Then it waits, once or, with
 // drip, before each further byte. It cuts the connection when wait returns
 // false.
 type stopWriter struct {
@@ -164,7 +164,7 @@ func (w *stopWriter) Write(p []byte) (int, error) {
 	n, err := w.ResponseWriter.Write(p[:w.left])
 	w.left = 0
 	for err == nil && (n < len(p) || !w.drip) {
-		// The bytes so far must reach the client before the pause or the cut.
+		// The client must receive these bytes before the pause or the cut.
 		http.NewResponseController(w.ResponseWriter).Flush()
 		if !w.wait() {
 			panic(http.ErrAbortHandler)

@@ -18,7 +18,7 @@ import (
 	"time"
 )
 
-// Each call can be refused and dropped, before the work and after it.
+// Every call can be refused and dropped, before the work and after it.
 func TestEachCallFails(t *testing.T) {
 	var c *client
 	var file, job, results, upload string
@@ -100,7 +100,7 @@ func TestStatusFaults(t *testing.T) {
 	if strings.Contains(string(r.body), "details") || r.header.Get("Retry-After") != "" {
 		t.Errorf("%v %s", r.header, r.body)
 	}
-	// Without a message it is Google's.
+	// Without message= the message is Google's.
 	r = get("get status=429")
 	r.refused(t, 429, "RESOURCE_EXHAUSTED", "You exceeded your current quota, please check your plan and billing details")
 	if !strings.Contains(string(r.body), "google.rpc.Help") || strings.Contains(string(r.body), "RetryInfo") || r.header.Get("Retry-After") != "" {
@@ -127,7 +127,7 @@ func TestStatusFaults(t *testing.T) {
 	get("get delay=1ns").refused(t, 404, "NOT_FOUND", "")
 }
 
-// Every code can be answered, to every call, before and after its work.
+// Every code can be the reply to every call, before and after the work.
 func TestEveryStatus(t *testing.T) {
 	for _, when := range []string{"before", "after"} {
 		c := serve(t, Options{})
@@ -148,7 +148,7 @@ func TestEveryStatus(t *testing.T) {
 				t.Errorf("%d %s: %d in the books", status, when, n)
 			}
 		}
-		// An interim reply comes before the real one.
+		// An interim reply comes before the real reply.
 		for _, status := range []int{100, 102, 103, 199} {
 			c.faults(fmt.Sprintf("create status=%d when=%s header=A:b", status, when))
 			var interim []int
@@ -170,7 +170,7 @@ func TestEveryStatus(t *testing.T) {
 	}
 }
 
-// The real reply with other values, and the work is done.
+// The real reply is sent with other values, and the work is done.
 func TestChangedReplies(t *testing.T) {
 	c := serve(t, Options{})
 	first, second := c.job(model001, line("a", "x", 3)), c.job(model001, line("a", "y", 3))
@@ -296,18 +296,18 @@ func TestListOrders(t *testing.T) {
 	if !slices.Equal(shuffled, reversed) {
 		t.Errorf("shuffled: %v", shuffled)
 	}
-	// Jobs 3 and 5 are on two pages each.
+	// Jobs 3 and 5 are each on two pages.
 	want := []string{made[0], made[1], made[2], made[2], made[3], made[4], made[4], made[5], made[6]}
 	if got := list("list repeat"); !slices.Equal(got, want) {
 		t.Errorf("repeated: %v\nwant %v", got, want)
 	}
-	// A token that leads back to the first page.
+	// A fault sets a token that leads back to the first page.
 	if got := list(`list set='nextPageToken="zzz"'`); got != nil {
 		t.Errorf("tokens that go round: %v", got)
 	}
 }
 
-// A reply that drips comes a byte at a time.
+// A reply that drips comes one byte at a time.
 func TestDrip(t *testing.T) {
 	c := serve(t, Options{})
 	job := c.job(model001, line("a", "x", 50))
@@ -324,7 +324,8 @@ func TestDrip(t *testing.T) {
 	if r := c.do("GET", "/v1beta/"+job, nil); r.err != nil || string(r.body) != string(op) {
 		t.Errorf("%v, %s", r.err, r.body)
 	}
-	// A pause of an hour after the 10th byte, until the client goes away.
+	// A pause of an hour begins after the 10th byte, and ends when the client
+	// disconnects.
 	for _, spec := range []string{"download drip=1h at=10", "download delay=1h at=10", "download hang at=10"} {
 		c.faults(spec)
 		q, _ := http.NewRequestWithContext(t.Context(), "GET", c.url+"/v1beta/"+file+":download?alt=media", nil)
@@ -339,12 +340,12 @@ func TestDrip(t *testing.T) {
 		}
 		p.Body.Close()
 	}
-	for n := int64(0); n < 3; n = c.books().Operations["download"]["dropped"] { // the server has to notice it
+	for n := int64(0); n < 3; n = c.books().Operations["download"]["dropped"] { // until the server notices it
 		time.Sleep(time.Millisecond)
 	}
 }
 
-// A server that does not read an upload: the sender cannot send all of it.
+// If a server does not read an upload, the client cannot send all of it.
 func TestUnreadUpload(t *testing.T) {
 	c := serve(t, Options{})
 	url := c.startUpload("")
@@ -377,7 +378,7 @@ func TestUnreadUpload(t *testing.T) {
 		t.Errorf("%+v, %v", r, err)
 	}
 
-	// The call ends when its connection is closed on the server's side.
+	// The call ends when the server closes its connection.
 	c.faults("upload.data hang unread")
 	h := httptest.NewServer(c.s)
 	connection, err = net.Dial("tcp", h.Listener.Addr().String())

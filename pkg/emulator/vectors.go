@@ -9,26 +9,27 @@ import (
 	"unicode/utf8"
 )
 
-// The direction of a vector depends on text and dim alone, not on title and task
-// type. The model decides how much of the text counts, and the vector's length:
-// gemini-embedding-2 has unit vectors at every dim, other models only at 3072.
-// Their shorter vectors have a length between 0.55 and 0.75, so that a client
-// that forgets to normalize is noticed (ai.google.dev/gemini-api/docs/embeddings,
-// "Ensuring quality for smaller dimensions").
+// The direction of a vector depends only on the text and dim, not on the title
+// and the task type. The model decides how much of the text counts, and the
+// length of the vector. gemini-embedding-2 has unit vectors at every dim, other
+// models only at 3072. Their shorter vectors have a length between 0.55 and
+// 0.75, so that a client that forgets to normalize is noticed
+// (ai.google.dev/gemini-api/docs/embeddings, "Ensuring quality for smaller
+// dimensions").
 
-// Vector returns the emulator's vector of text as float32 values. It hashes the
-// words, their beginnings and their triples of letters, so that texts that share
-// words have a high cosine. Function words do not count. Only the part of text
-// that the model reads does.
+// Vector returns the emulator's vector of text. It hashes the words, their
+// beginnings and their triples of letters, so that texts that share words have a
+// high cosine. It ignores function words, and the part of the text that the
+// model does not read.
 func Vector(model, text string, dim int) []float32 {
 	var v vectorizer
 	return v.vector(model, string(cut(model, []byte(text))), dim)
 }
 
-// CheapVector is Vector in the cheap mode: a hash of the text picks values from a
-// table. It is as fast as possible with digits that look real. The vectors of
-// similar texts are not similar, and no vector has length 1. The caller cuts a
-// text that is longer than its model reads.
+// CheapVector is Vector in the cheap mode: a hash of the text selects values
+// from a table. It is as fast as possible, with realistic digits. The vectors of
+// similar texts are not similar, and no vector has length 1. The caller must
+// truncate a text that is longer than the model reads.
 func CheapVector(text string, dim int) []float32 {
 	v := make([]float32, dim)
 	g := newRandom(text)
@@ -38,18 +39,18 @@ func CheapVector(text string, dim int) []float32 {
 	return v
 }
 
-// normalizes returns whether the model's vectors of this dim have length 1.
+// normalizes reports whether the model's vectors of this dim have length 1.
 func normalizes(model string, dim int) bool {
 	return dim == maxDim || strings.HasPrefix(model, "gemini-embedding-2")
 }
 
 // vectorizer keeps its buffers between texts.
 type vectorizer struct {
-	seen     map[uint64]int // feature to its place in features
+	seen     map[uint64]int // index of each feature in features
 	features []feature
 	sums     []float64
 	word     []byte
-	starts   []int // offsets of the runes of word
+	starts   []int // offset of each rune of word
 }
 
 type feature struct {
@@ -96,8 +97,8 @@ func (v *vectorizer) vector(model, text string, dim int) []float32 {
 	for _, x := range sums {
 		square += float64(x * x)
 	}
-	// A little noise that depends on the text, a tenth of the length, fills every
-	// place and makes the vectors of different texts different.
+	// Noise of a tenth of the length fills every place. It depends on the text,
+	// and makes the vectors of different texts different.
 	noise := 1.0
 	if square > 0 {
 		noise = 0.1 * math.Sqrt(square)
@@ -222,8 +223,8 @@ func (g *random) next() uint32 {
 
 const cheapSize = 1 << 12
 
-// cheapTable has values and their digits. The values have the distribution of
-// those of a real vector of 768.
+// cheapTable has values and their digits. Their distribution is that of the
+// values of a real vector with dim 768.
 var cheapTable = func() (table [cheapSize]struct {
 	value  float32
 	length uint8
@@ -246,8 +247,7 @@ var cheapTable = func() (table [cheapSize]struct {
 	return table
 }()
 
-// appendCheap appends the digits of CheapVector(text, dim), with commas
-// between.
+// appendCheap appends the digits of CheapVector(text, dim), separated by commas.
 func appendCheap(dst, text []byte, dim int) []byte {
 	g := newRandom(text)
 	const width = len(cheapTable[0].digits)
@@ -263,10 +263,10 @@ func appendCheap(dst, text []byte, dim int) []byte {
 	return dst[:len(dst)-1]
 }
 
-// appendDigits appends values with commas between. With bits 32 it appends the
-// shortest decimal that reads back as the same float32. With bits 64 it appends
-// the shortest decimal of the float64 of the same value. That is longer, and
-// also reads back as the same float32.
+// appendDigits appends values separated by commas. With bits 32 it writes the
+// shortest decimal that reads back as the same float32. With bits 64 it writes
+// the shortest decimal of the same value as a float64. That is longer, and also
+// reads back as the same float32.
 func appendDigits(dst []byte, values []float32, bits int) []byte {
 	for i, x := range values {
 		if i > 0 {

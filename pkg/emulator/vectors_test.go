@@ -55,8 +55,8 @@ func TestVectorIsAFunctionOfTextAndDim(t *testing.T) {
 			t.Errorf("%q: another vector for another model of the same kind", text)
 		}
 	}
-	// These values are what earlier versions gave: files made with them must go
-	// on matching.
+	// Earlier versions gave these values. Files that were made with them must
+	// still match.
 	if got := fmt.Sprint(Vector(model2, "hello world", 4)); got != "[-0.42759815 0.20491616 0.36619934 -0.80066675]" {
 		t.Errorf("the vector of hello world is now %s", got)
 	}
@@ -116,7 +116,7 @@ func TestDigitsReadBackTheSame(t *testing.T) {
 				t.Fatalf("%d bits: %v, want %v", bits, got, v)
 			}
 		}
-		// Whatever the spare room of the buffer.
+		// The result is the same with any free space in the buffer.
 		for _, dst := range [][]byte{nil, make([]byte, 0, 7), bytes.Repeat([]byte("x"), 20)} {
 			if got := parseDigits(t, appendCheap(dst, []byte(text), 100)[len(dst):]); !sameBits(got, CheapVector(text, 100)) {
 				t.Fatal("cheap digits differ from the cheap vector")

@@ -7,16 +7,16 @@ import (
 	"fmt"
 )
 
-// The exit codes are the same for every command. A code above 128 is a
-// signal's.
+// The exit codes are the same for every command. Codes above 128 are for
+// signals.
 const (
 	OK         = 0
 	Failed     = 1
 	Usage      = 2 // wrong flags or arguments
 	Partial    = 3 // done, but some keys or jobs failed
 	Unfinished = 4 // not finished yet: --timeout, --once
-	TryLater   = 5 // transient: quota, lock
-	Unknown    = 6 // the outcome of a submission is not known
+	TryLater   = 5 // try later: quota, lock
+	Unknown    = 6 // the outcome of a submission is unknown
 	Malformed  = 7 // the input is cut short or malformed
 	Refused    = 8 // refused by a cap
 )
@@ -29,7 +29,7 @@ type coded struct {
 func (c coded) ExitCode() int { return c.code }
 func (c coded) Unwrap() error { return c.error }
 
-// With gives err an exit code, which it keeps when it is wrapped.
+// With gives err an exit code. The code is kept when the error is wrapped.
 func With(code int, err error) error { return coded{err, code} }
 
 // Errorf is fmt.Errorf with an exit code.
@@ -37,8 +37,8 @@ func Errorf(code int, format string, args ...any) error {
 	return coded{fmt.Errorf(format, args...), code}
 }
 
-// Code is the exit code of a command that ends with err: the code of the
-// outermost error in err's chain that has one, else [Failed].
+// Code returns the exit code for a command that ends with err: the code of the
+// outermost error in err's chain that has one, or else [Failed].
 func Code(err error) int {
 	if err == nil {
 		return OK

@@ -3,13 +3,13 @@
 //
 // Its promise is that a batch is paid for once. Google's create call is not
 // idempotent and takes no request id (ai.google.dev/gemini-api/docs/batch-api,
-// best practices). So everything around the call is arranged for the case that
-// its reply is lost: see submit.go and ledger.go.
+// best practices). So everything around the call is built for the case that its
+// reply is lost: see submit.go.
 //
 // The files from the bottom up: errors, retry, transport, paging and download
-// are the wire. backend is what submit, wait and fetch need of a service of
-// Google's, and gemini… is the Gemini API. ledger says how far a submission has
-// come, and intent is the ledger that is a folder of files.
+// talk HTTP. backend is what submit, wait and fetch need from one of Google's
+// services, and gemini… is the Gemini API. The package ledger records how far
+// each submission has come.
 package gbatch
 
 import (
@@ -23,51 +23,51 @@ import (
 	"gbatch/pkg/record"
 )
 
-// A backend is one of Google's services that run batches. Except for status and
-// create, its calls repeat what fails transiently.
+// A backend is one of Google's services that run batches. All of its calls retry
+// transient errors, except status and create.
 type backend interface {
 	// lookUp searches the service's list of jobs for those whose display name
 	// holds p's batch name or hash. It also counts the active jobs of the
-	// project. A list that breaks off is an error and never means that there is
-	// no job.
+	// project. An incomplete list is an error: it never means that there is no
+	// job.
 	lookUp(ctx context.Context, p *payload) (found []*operation, active int, err error)
-	// upload stores p and returns the name of its input. With again, an earlier
-	// attempt may have stored it: that one is used, and other leftovers are
-	// deleted.
+	// upload stores p and returns the name of its input. If again is true, an
+	// earlier attempt may have stored p: that input is then used, and other
+	// leftovers are deleted.
 	upload(ctx context.Context, p *payload, again bool) (input string, err error)
 	// tidy deletes what earlier attempts at p stored, except for used.
 	tidy(ctx context.Context, p *payload, used string) error
-	// holds reports whether an input is still stored. It is deleted when its
-	// job's results are collected.
+	// holds reports whether an input is still stored. Inputs expire, and are
+	// deleted when the results of their job are collected.
 	holds(ctx context.Context, input string) (bool, error)
-	// create makes a job. It is the one call that costs money and is sent once.
-	// See [refused] and [notDone] for what its errors mean.
+	// create makes a job. It is the only call that costs money, and it is sent
+	// once. [refused] and [notDone] say what its errors mean.
 	create(ctx context.Context, p *payload, input string) (*operation, error)
 	// status asks for a job once.
 	status(ctx context.Context, job string) (*operation, error)
-	// results are the lines of a job that succeeded.
+	// results returns the lines of the result of a job that succeeded.
 	results(ctx context.Context, op *operation) (io.ReadCloser, error)
-	// drop deletes an input. It only warns: inputs expire.
+	// drop deletes an input. If that fails it only warns: inputs expire.
 	drop(ctx context.Context, input string)
 	// jobs and files call each with the jobs, or the files, of the project, page
-	// by page, until each wants no more.
+	// by page, until each returns false.
 	jobs(ctx context.Context, each func([]*operation) (more bool, err error)) error
 	files(ctx context.Context, each func([]*storedFile) (more bool, err error)) error
 	// file asks for a file.
 	file(ctx context.Context, name string) (*storedFile, error)
-	// cancel asks for the end of a job. The job may end later, or not by this.
+	// cancel asks for the end of a job. The job may end later, and may still succeed.
 	cancel(ctx context.Context, job string) error
-	// remove deletes a file. One that does not exist counts as deleted.
+	// remove deletes a file. A missing file counts as deleted.
 	remove(ctx context.Context, name string) error
-	// hide takes the credential out of a text of the service's.
+	// hide removes the credential from a text that came from the service.
 	hide(text string) string
 }
 
-// backends are the services that jobs may be at.
+// backends are the services that jobs can belong to.
 type backends struct{ gemini backend }
 
-// newBackends sets the services up from the environment. Transient failures are
-// repeated for as long as patience.
+// newBackends sets up the services from the environment. Transient errors are
+// retried for up to patience.
 func newBackends(patience time.Duration) (*backends, error) {
 	g, err := newGemini(patience)
 	if err != nil {
@@ -76,59 +76,59 @@ func newBackends(patience time.Duration) (*backends, error) {
 	return &backends{g}, nil
 }
 
-// of returns the service that a job is at, by the form of the job's name, and
-// refuses names that do not have the form: they become part of a URL.
+// of returns the service of a job, by the form of the job's name. It refuses any
+// other name, because the name becomes part of a URL.
 func (b *backends) of(job *record.Job) (backend, error) {
 	if geminiJobs.MatchString(job.Job) {
 		return b.gemini, geminiInput(job)
 	}
-	// projects/…/batchPredictionJobs/… would be Vertex AI's.
+	// projects/…/batchPredictionJobs/… would be a job of Vertex AI.
 	return nil, errors.New("not a job: a record with job batches/… is expected")
 }
 
-// An operation is what a service knows of a job.
+// An operation is what a service knows about a job.
 type operation struct {
 	name, display, model string            // model without "models/"
 	state                string            // as in [record.Job]
 	created, ended       string            // RFC 3339
-	input, output        string            // names of what holds the requests and the responses
-	inlined              []json.RawMessage // responses that the reply itself holds
+	input, output        string            // names of the files with the requests and the responses
+	inlined              []json.RawMessage // responses inside the reply itself
 	err                  *record.Status
-	answers, failed      int64 // requests with an answer, and with a failure for one; -1: not told
-	requests             int64 // -1: not told
+	answers, failed      int64 // requests with an answer, and those whose answer is an error; -1: unknown
+	requests             int64 // -1: unknown
 	partial              bool  // some requests may have no answer
 }
 
-// A storedFile is what a service knows of a file.
+// A storedFile is what a service knows about a file.
 type storedFile struct {
 	name, display, state, source string
 	created, expires             string // RFC 3339
 	sha256                       string // as the service writes it
-	size                         int64  // -1: not told
+	size                         int64  // -1: unknown
 }
 
-// createdAt is zero if it is not told.
+// createdAt returns the zero time if the creation time is unknown.
 func (op *operation) createdAt() time.Time {
 	t, _ := time.Parse(time.RFC3339, op.created)
 	return t
 }
 
-// lives reports whether a job in this state has results or may get some.
+// lives reports whether a job in this state has results or may still get some.
 func lives(state string) bool {
 	return state != record.Failed && state != record.Cancelled && state != record.Expired
 }
 
-// sameModel compares models. A reply may leave its out.
+// sameModel compares two models. A reply may leave out its model.
 func sameModel(theirs, ours string) bool { return theirs == "" || model.Bare(theirs) == ours }
 
-// record is the record of p's job.
+// record returns the record of p's job.
 func (p *payload) record(op *operation) *record.Job {
 	_, _, canary, _ := parseLabel(op.display)
 	return &record.Job{Job: op.name, Batch: p.Batch, State: op.state, Model: p.Model, Dim: p.Dim, Requests: p.Count, Input: op.input, Canary: canary}
 }
 
-// listed is the record of a job that only Google knows. hide takes the
-// credential out of texts that anybody may have written.
+// listed returns the record of a job from the list. hide removes the credential
+// from texts of other programs.
 func (op *operation) listed(hide func(string) string) *record.Job {
 	batch, _, canary, _ := parseLabel(op.display)
 	job := &record.Job{
@@ -142,7 +142,7 @@ func (op *operation) listed(hide func(string) string) *record.Job {
 	return job
 }
 
-// listed is the record of a file.
+// listed returns the record of a file.
 func (f *storedFile) listed(hide func(string) string) *record.File {
 	batch, _, canary, _ := parseLabel(f.display)
 	return &record.File{
@@ -151,7 +151,7 @@ func (f *storedFile) listed(hide func(string) string) *record.File {
 	}
 }
 
-// update brings the record of a job to what Google says of it.
+// update copies what Google says about the job into its record.
 func (op *operation) update(job *record.Job) {
 	job.State, job.Error = op.state, op.err
 	if job.Input == "" {
@@ -161,9 +161,9 @@ func (op *operation) update(job *record.Job) {
 	if job.Error != nil {
 		return
 	}
-	switch op.state { // not every job that ended without results says why
+	switch op.state { // Google does not always give a reason
 	case record.Failed:
-		job.Error = &record.Status{Code: 2, Status: codeName(2), Message: "the job failed, google does not say why"}
+		job.Error = &record.Status{Code: 2, Status: codeName(2), Message: "the job failed, and google gives no reason"}
 	case record.Cancelled:
 		job.Error = &record.Status{Code: 1, Status: codeName(1), Message: "the job was cancelled"}
 	case record.Expired:

@@ -16,15 +16,15 @@ import (
 	"gbatch/pkg/record"
 )
 
-// Cancel asks for the end of jobs that have not ended, and deletes files that no
-// living job uses. It touches only what carries a display name of ours.
+// Cancel cancels jobs that have not ended, and deletes files that no active job
+// uses. It changes only jobs and files with a display name of gbatch-submit.
 type Cancel struct {
-	DryRun   bool          `help:"Change nothing; print what is at Google, and say what would be done."`
+	DryRun   bool          `help:"Change nothing; print the states at Google, and report what would be done."`
 	RetryFor time.Duration `help:"How long to retry transient failures." default:"10m"`
 }
 
-// Run handles the records of in one after the other. What is refused is not
-// printed and does not keep the others back. The error is returned at the end.
+// Run handles the records of in one after the other. A refused record is not
+// printed, and the next one is handled. The error is returned at the end.
 func (c *Cancel) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	services, err := newBackends(c.RetryFor)
 	if err != nil {
@@ -53,7 +53,7 @@ func (c *Cancel) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 			return context.Cause(ctx)
 		case errors.As(err, new(*oneBatch)):
 			refused.add(err)
-		case exit.Code(err) == exit.TryLater && late < 2: // three in a row are not about one job
+		case exit.Code(err) == exit.TryLater && late < 2: // after three in a row the cause is not one job
 			late++
 			refused.add(err)
 		case exit.Code(err) == exit.Malformed:
@@ -64,18 +64,18 @@ func (c *Cancel) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	}
 }
 
-// cancelling is what the records of one run share.
+// cancelling is the state of one run.
 type cancelling struct {
 	*Cancel
 	services *backends
 	at       backend
-	used     map[string]string // inputs of jobs that had not ended, each with such a job; nil before the first file
+	used     map[string]string // input files of jobs that had not ended, each with its job; nil before the first file
 	notes    *ledger.Files
 
-	jobs, files, requests, answered int // that were changed, or would be
+	jobs, files, requests, answered int // counts of what was changed, or would be in a dry run
 }
 
-// keep is the refusal of one record.
+// keep returns the error for a record that is refused.
 func keep(format string, args ...any) error {
 	return &oneBatch{exit.Errorf(exit.Partial, format, args...)}
 }
@@ -85,11 +85,11 @@ func keepInput(file, job string) error {
 }
 
 func keepResults(file string) error {
-	return keep("%s holds results: google has no call that deletes them, they expire", file)
+	return keep("%s holds results: google cannot delete them, they expire", file)
 }
 
-// about says of which record an error of Google's is, and whether others may be
-// handled in spite of it.
+// about adds the name of the record to an error from Google. The error is a
+// oneBatch if the other records can still be handled.
 func about(name string, err error) error {
 	err = fmt.Errorf("%s: %w", name, err)
 	var e *apiError
@@ -99,7 +99,7 @@ func about(name string, err error) error {
 	return err
 }
 
-// handle does what a record is for, and returns the line to print.
+// handle cancels or deletes what the record names, and returns the line to print.
 func (r *cancelling) handle(ctx context.Context, line []byte) ([]byte, error) {
 	f, err := record.ParseFile(line)
 	if err != nil {
@@ -138,17 +138,17 @@ func (r *cancelling) handle(ctx context.Context, line []byte) ([]byte, error) {
 
 func malformed(err error) error { return exit.With(exit.Malformed, err) }
 
-// ours reports whether a display name is one that gbatch-submit gives.
+// ours reports whether a display name was given by gbatch-submit.
 func ours(display string) bool {
 	_, _, _, ok := parseLabel(display)
 	return ok
 }
 
 func notOurs(name, display string) error {
-	return keep("%s is not ours: its display name is %.100q, which gbatch-submit does not give: nothing was done to it", name, display)
+	return keep("%s was not made by gbatch-submit: its display name is %.100q: it was not changed", name, display)
 }
 
-// job asks for the end of a job, and brings its record up to date.
+// job cancels a job, and updates its record.
 func (r *cancelling) job(ctx context.Context, job *record.Job) error {
 	op, err := r.status(ctx, job.Job)
 	switch {
@@ -165,18 +165,18 @@ func (r *cancelling) job(ctx context.Context, job *record.Job) error {
 		if missing(refusal) || refusal != nil && (ctx.Err() != nil || transient(refusal)) {
 			return aboutJob(op.name, refusal)
 		}
-		// A cancel is refused also where the job has just ended, or where it was
-		// cancelled by a call whose reply was lost.
+		// Google may also refuse a cancel if the job has just ended, or if an earlier
+		// call cancelled the job and its reply was lost.
 		now, err := r.status(ctx, op.name)
 		switch {
 		case err == nil:
 			now.update(job)
 		case refusal == nil:
-			slog.Warn("google was asked to end a job, its new state is not known", "job", op.name, "error", err)
+			slog.Warn("google was asked to cancel a job; its new state is unknown", "job", op.name, "error", err)
 		}
 		switch {
 		case refusal != nil && !job.Ended():
-			return about(op.name, fmt.Errorf("google does not end the job: %w", refusal))
+			return about(op.name, fmt.Errorf("google does not cancel the job: %w", refusal))
 		case job.Ended() && job.State != record.Cancelled:
 			return nil
 		}
@@ -206,7 +206,7 @@ func aboutJob(name string, err error) error {
 // The name of a real result file is longer.
 const longestFileName = len("files/") + 40
 
-// file deletes a file, and returns its record.
+// file deletes a file, and returns its record with the new state.
 func (r *cancelling) file(ctx context.Context, f *record.File) (*record.File, error) {
 	if f.Display != "" && !ours(f.Display) {
 		return nil, notOurs(f.File, f.Display)
@@ -250,8 +250,9 @@ func (r *cancelling) file(ctx context.Context, f *record.File) (*record.File, er
 	return now, nil
 }
 
-// look finds out, before the first file, which inputs living jobs use. A list
-// that breaks off is an error and never means that a file is not in use.
+// look reads which inputs the active jobs use, once, before the first file is
+// deleted. If the list cannot be read completely, look returns an error, and no
+// file is deleted.
 func (r *cancelling) look(ctx context.Context) (err error) {
 	if r.used != nil {
 		return nil
@@ -273,16 +274,16 @@ func (r *cancelling) look(ctx context.Context) (err error) {
 		return true, nil
 	})
 	if err != nil {
-		return fmt.Errorf("look for the jobs that use the files: %w", err)
+		return fmt.Errorf("read the list of jobs that use the files: %w", err)
 	}
 	r.used = used
 	return nil
 }
 
-// hold keeps gbatch-submit on this machine from using a file while it is
-// deleted, and refuses a file whose submission is under way. The entry may be
-// nil in a dry run. The list of jobs may lag behind a create, so what a note says
-// counts too.
+// hold locks the notes of the file's batch, so that gbatch-submit on this machine
+// cannot use the file while it is deleted. It refuses a file that is being
+// submitted. The list may show a new job late, so hold also reads the notes. The
+// entry may be nil in a dry run.
 func (r *cancelling) hold(ctx context.Context, file, display string) (ledger.Entry, error) {
 	batch, hash, _, _ := parseLabel(display)
 	name := ledger.Name(batch, hash)
@@ -296,11 +297,11 @@ func (r *cancelling) hold(ctx context.Context, file, display string) (ledger.Ent
 	case err != nil:
 		return nil, err
 	case entry == nil:
-		return nil, keep("%s is in use: gbatch-submit works on its batch: it was not deleted", file)
+		return nil, keep("%s is in use: gbatch-submit is working on its batch: it was not deleted", file)
 	}
 	switch m := entry.Mark(); m.Phase {
 	case ledger.Create:
-		err = keep("%s may be in use: the outcome of a create is unknown, as %s says: it was not deleted; run the line of that batch again, which settles it", file, entry)
+		err = keep("%s may be in use: the outcome of a create is unknown according to %s: the file was not deleted; run the pipe of that batch again to settle it", file, entry)
 	case ledger.Created:
 		op, e := r.status(ctx, m.Job)
 		switch {
@@ -318,12 +319,13 @@ func (r *cancelling) hold(ctx context.Context, file, display string) (ledger.Ent
 	return entry, nil
 }
 
-// tell says what was done, or would be, and what is forfeited.
+// tell reports what was done, or would be done, and how many requests lose their
+// results.
 func (r *cancelling) tell() {
-	what := "google was asked to end "
+	what := "google was asked to cancel "
 	if r.DryRun && r.jobs+r.files > 0 {
-		slog.Warn("nothing was changed, this is what would be done", "end", count(r.jobs, "job"), "delete", count(r.files, "file"))
-		what = "google would be asked to end "
+		slog.Warn("nothing was changed; this would be done", "cancel", count(r.jobs, "job"), "delete", count(r.files, "file"))
+		what = "google would be asked to cancel "
 	}
 	if r.jobs == 0 {
 		return
@@ -332,5 +334,5 @@ func (r *cancelling) tell() {
 	if r.answered > 0 {
 		what += ", of which " + commas(r.answered) + " were answered"
 	}
-	slog.Warn(what + "; a job that ends CANCELLED has no results, and google does not say whether it charges for requests that were under way")
+	slog.Warn(what + "; a job that ends CANCELLED has no results, and google may charge for the requests that it has worked on")
 }

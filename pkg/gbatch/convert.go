@@ -22,19 +22,18 @@ import (
 // are not faster and take more memory.
 const blockSize = 256 << 10
 
-// A block is some whole lines of a result, and what became of them.
+// A block is some whole lines of a result, and what they were converted to.
 type block struct {
 	in, out []byte
 	got     answers
-	line    int // the line that err is about, the first is 1
+	line    int // number of the line that err is about; the first is 1
 	err     error
 	done    chan struct{}
 }
 
-// convert turns a result file into vector and error records, in the order of
-// its lines. As many workers as processors parse blocks. The number of blocks is
-// fixed, so that memory does not grow with the file. stop ends a Read of r that
-// hangs.
+// convert turns a result file into vector and error records, in the order of its
+// lines. One worker per processor parses blocks. The number of blocks is fixed,
+// so memory does not grow with the file. stop ends a Read of r that hangs.
 func convert(r io.Reader, stop func(), c *converter, out io.Writer) (got answers, err error) {
 	workers := runtime.GOMAXPROCS(0)
 	free := make(chan *block, 3*workers)
@@ -59,18 +58,18 @@ func convert(r io.Reader, stop func(), c *converter, out io.Writer) (got answers
 			}
 		}()
 	}
-	defer func() { // the reader has ended before the caller closes r
+	defer func() { // the reading goroutine must end before the caller closes r
 		close(quit)
 		stop()
 		for b := range order {
 			<-b.done
 		}
 	}()
-	lines := 0 // before the block
+	lines := 0 // in the blocks before this one
 	for b := range order {
 		<-b.done
 		if b.err != nil {
-			if _, err := out.Write(b.out); err != nil { // what came before is paid for
+			if _, err := out.Write(b.out); err != nil { // the answers before the error are paid for
 				return got, err
 			}
 			return got, fmt.Errorf("line %d of the result: %w", lines+b.line, b.err)
@@ -88,8 +87,8 @@ func convert(r io.Reader, stop func(), c *converter, out io.Writer) (got answers
 	return got, readErr
 }
 
-// cutBlocks reads r into free blocks, which end with a line each but for the
-// last, and sends them both to the workers and to the writer.
+// cutBlocks reads r into free blocks and sends each block both to the workers
+// and to the writer. All blocks but the last end at a line end.
 func cutBlocks(r io.Reader, free <-chan *block, todo, order chan<- *block, quit <-chan struct{}) error {
 	var rest []byte
 	for {
@@ -124,7 +123,7 @@ func cutBlocks(r io.Reader, free <-chan *block, todo, order chan<- *block, quit 
 		if err != nil && err != io.EOF {
 			return err
 		}
-		if err == io.EOF && len(rest) > 0 { // Read gave the last bytes together with the end
+		if err == io.EOF && len(rest) > 0 { // Read returned the last bytes together with io.EOF
 			b.in = append(b.in, rest...)
 		}
 		if len(b.in) > 0 {
@@ -137,8 +136,9 @@ func cutBlocks(r io.Reader, free <-chan *block, todo, order chan<- *block, quit 
 	}
 }
 
-// lastLF is bytes.LastIndexByte for '\n', which looks at a byte at a time.
-// IndexByte looks at 32, here in pieces from the end.
+// lastLF is bytes.LastIndexByte for '\n', but faster: LastIndexByte compares one
+// byte at a time, IndexByte 32. So lastLF calls IndexByte on pieces from the
+// end.
 func lastLF(b []byte) int {
 	for end := len(b); end > 0; {
 		start := max(0, end-1024)
@@ -155,13 +155,13 @@ func lastLF(b []byte) int {
 type converter struct {
 	*Fetch
 	job    *record.Job
-	hide   func(string) string // of the job's backend
+	hide   func(string) string // hide of the job's backend
 	parser record.ResponseParser
 }
 
-// block converts the lines of a block. A line that cannot be read fails its own
-// key, if that can be read. Otherwise the key gets no answer. Only a file that
-// ends within a line is an error: it was cut off.
+// block converts the lines of a block. A line that cannot be read is an error of
+// its key, if the key can be read. Otherwise the key gets no answer. Only a file
+// that ends within a line is an error of the job: it was cut off.
 func (c *converter) block(b *block) {
 	for in := b.in; len(in) > 0; {
 		b.line++
@@ -211,8 +211,8 @@ func (c *converter) block(b *block) {
 	}
 }
 
-// parse reads a line of a result. A line that has a key, and neither a vector
-// nor an error, is an error of its key.
+// parse reads a line of a result. If the line has a key but neither a vector nor
+// an error, parse returns an error of that key.
 func parse(p *record.ResponseParser, line []byte) (*record.Response, error) {
 	r, err := p.Parse(line)
 	var bad *record.AnswerError
@@ -225,12 +225,12 @@ func parse(p *record.ResponseParser, line []byte) (*record.Response, error) {
 	return r, err
 }
 
-// keyMember is a member "key" with a string. Within a string its quotes would be
-// escaped.
+// keyMember matches a member "key" with a string value. It matches nothing
+// inside a string, because quotes are escaped there.
 var keyMember = regexp.MustCompile(`"key"\s*:\s*("(?:[^"\\]|\\.)*")`)
 
-// salvage makes an error of its key of a line that cannot be parsed because of
-// cause, if the line has exactly one key.
+// salvage handles a line that cannot be parsed because of cause. If the line has
+// exactly one key, salvage returns an error of that key.
 func salvage(line []byte, cause error) (*record.Response, error) {
 	found := keyMember.FindAllSubmatch(line, 2)
 	if len(found) != 1 {
@@ -250,7 +250,8 @@ func internal(format string, args ...any) *record.Status {
 	return &record.Status{Code: 13, Message: oneLine(fmt.Sprintf(format, args...))}
 }
 
-// check returns what is wrong with an answer, or nil and a vector to print.
+// check returns what is wrong with an answer, or nil if its vector can be
+// printed.
 func (c *converter) check(r *record.Response) *record.Status {
 	switch {
 	case r.Err != nil:
@@ -265,16 +266,17 @@ func (c *converter) check(r *record.Response) *record.Status {
 	return nil
 }
 
-// alike is the cosine from which on two vectors count as one text's.
+// alike is the lowest cosine at which two vectors count as vectors of the same
+// text.
 const alike = 0.999
 
-// verify compares the answers to n canaries with those to the requests that
-// they repeat. all starts the result anew each time.
+// verify compares the answers to n canaries with the answers to the requests
+// that they repeat. all returns a new reader of the whole result at each call.
 func verify(all func() io.Reader, n int) error {
 	type pair struct {
 		key           string
 		canary, first []float32
-		failed        bool // one of the two, with an error of its own
+		failed        bool // the answer to the request or to its canary is an error
 	}
 	pairs := make(map[string]*pair) // by the canary's key
 	repeated := make(map[string][]*pair)
@@ -309,14 +311,14 @@ func verify(all func() io.Reader, n int) error {
 			bad = append(bad, fmt.Sprintf("%q", p.key))
 		}
 	}
-	const advice = "no vector of the job is printed and its input is kept: fetch it again, and if it stays so, do not trust the job"
+	const advice = "no vector of the job is printed and its input is kept: fetch it again; if the result is the same, do not trust the job"
 	switch {
 	case len(bad) > 0:
-		return exit.Errorf(exit.Partial, "the answers to %d of %d requests sent twice differ or are missing, they may be swapped: keys %s; %s", len(bad), n, few(bad), advice)
+		return exit.Errorf(exit.Partial, "the answers to %d of %d requests that were sent twice differ or are missing, so answers may be under wrong keys: keys %s; %s", len(bad), n, few(bad), advice)
 	case len(pairs) < n:
-		return exit.Errorf(exit.Partial, "%d of %d requests sent twice have one answer only; %s", n-len(pairs), n, advice)
+		return exit.Errorf(exit.Partial, "%d of %d requests that were sent twice have only one answer; %s", n-len(pairs), n, advice)
 	case failed > 0:
-		slog.Warn("requests sent twice were answered with an error, and were not compared", "requests", failed, "of", n)
+		slog.Warn("requests that were sent twice have an error as answer, and were not compared", "requests", failed, "of", n)
 	}
 	return nil
 }
@@ -327,11 +329,11 @@ func same(a, b []float32) bool {
 	}) || vector.Cosine(a, b) >= alike)
 }
 
-// eachAnswer calls f with every line of a result that can be read. The values
-// are f's during the call. A file that ends within a line is an error.
+// eachAnswer calls f with every line of a result that can be read. f must not
+// keep the values after it returns. A file that ends within a line is an error.
 func eachAnswer(r io.Reader, f func(*record.Response)) error {
 	var parser record.ResponseParser
-	var bad error // of the last line
+	var bad error // the error of the last line
 	end := new(lastByte)
 	for in := ndjson.NewReader(io.TeeReader(r, end)); ; {
 		line, err := in.Next()

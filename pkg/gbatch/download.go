@@ -12,12 +12,13 @@ import (
 	"time"
 )
 
-// progress is how many bytes must come for a download to count as going on.
+// progress is how many bytes must arrive until a download counts as working
+// again.
 const progress = 64 << 10
 
-// A download reads a result file from its beginning to its end. When a
-// connection breaks it continues at the next byte, so that its reader sees the
-// file whole and once.
+// A download reads a result file from its beginning to its end. If a connection
+// breaks, it continues at the next byte, so that its reader sees every byte of
+// the file exactly once.
 type download struct {
 	ctx      context.Context
 	name     string
@@ -25,16 +26,16 @@ type download struct {
 	get      func(header http.Header) (*http.Response, error)
 	failures *backoff
 
-	body    io.ReadCloser // nil: not connected
-	begun   int64         // bytes read when failures began to count
-	skip    int64         // bytes that come again
+	body    io.ReadCloser // nil if not connected
+	begun   int64         // value of off when the present failures began
+	skip    int64         // bytes that the server sends again
 	off     int64         // bytes read
-	size    int64         // of the file; -1: not told
+	size    int64         // of the file; -1: unknown
 	version string        // ETag or Last-Modified
 }
 
-// newDownload returns a download of what get asks for. It repeats what fails
-// transiently for as long as patience, counted from the last byte that came.
+// newDownload returns a download of the file that get requests. It retries
+// transient errors for up to patience, counted from the last byte that arrived.
 func newDownload(ctx context.Context, name string, patience time.Duration, get func(header http.Header) (*http.Response, error)) *download {
 	return &download{ctx: ctx, name: name, patience: patience, get: get, failures: newBackoff(patience), size: -1}
 }
@@ -50,7 +51,7 @@ func (d *download) Read(p []byte) (int, error) {
 			if d.off-d.begun >= progress {
 				d.failures, d.begun = newBackoff(d.patience), d.off
 			}
-			return n, nil // err shows again at the next call
+			return n, nil // the next call returns err
 		case err == nil:
 		case d.ctx.Err() != nil:
 			return 0, context.Cause(d.ctx)
@@ -69,7 +70,7 @@ func (d *download) Read(p []byte) (int, error) {
 	}
 }
 
-// try reads once. After an error it is not connected any more.
+// try reads once. After an error the download is not connected.
 func (d *download) try(p []byte) (n int, err error) {
 	if d.body == nil {
 		if err := d.open(); err != nil {
@@ -86,10 +87,10 @@ func (d *download) try(p []byte) (n int, err error) {
 		d.skip -= int64(again)
 	}
 	if d.off += int64(n); err == io.EOF && d.size < 0 {
-		d.size = d.off // the end tells
+		d.size = d.off // the end of the body gives the size
 	}
 	if d.size >= 0 && d.off > d.size {
-		return 0, permanent{fmt.Errorf("%s is longer than the %d bytes it was said to have", d.name, d.size)}
+		return 0, permanent{fmt.Errorf("%s is longer than %d bytes, the size that google gave", d.name, d.size)}
 	}
 	return n, err
 }
@@ -103,7 +104,7 @@ func (d *download) Close() error {
 	return nil
 }
 
-// open asks for the file from byte d.off.
+// open requests the file from byte d.off on.
 func (d *download) open() error {
 	header := http.Header{}
 	if d.off > 0 {
@@ -126,7 +127,7 @@ func (d *download) open() error {
 	if resp.StatusCode == http.StatusPartialContent {
 		said := resp.Header.Get("Content-Range")
 		if from, size, err = contentRange(said); err != nil || from != d.off {
-			return permanent{fmt.Errorf("%s: asked for the bytes from %d on, google sent %q", d.name, d.off, said)}
+			return permanent{fmt.Errorf("%s: the bytes from %d on were requested, google sent %q", d.name, d.off, said)}
 		}
 	}
 	version := cmp.Or(resp.Header.Get("ETag"), resp.Header.Get("Last-Modified"))
@@ -140,8 +141,8 @@ func (d *download) open() error {
 	return nil
 }
 
-// contentRange reads a Content-Range of a 206 (RFC 9110, 14.4). The size is -1 if
-// it is *.
+// contentRange parses the Content-Range of a 206 (RFC 9110, 14.4). The size is
+// -1 if the header has * for it.
 func contentRange(s string) (from, size int64, err error) {
 	span, total, _ := strings.Cut(strings.TrimPrefix(s, "bytes "), "/")
 	first, _, _ := strings.Cut(span, "-")

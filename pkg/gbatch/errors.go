@@ -18,20 +18,20 @@ import (
 	"gbatch/pkg/record"
 )
 
-// An apiError is a reply other than 2xx.
+// An apiError is a reply whose status is not 2xx.
 type apiError struct {
 	http    int
 	google  bool   // the body has the form of Google's errors
-	status  string // google.rpc.Code's name, if the body has one
+	status  string // name of the google.rpc.Code, if the body has one
 	message string // one line
-	reason  string // of google.rpc.ErrorInfo, API_KEY_INVALID
+	reason  string // of google.rpc.ErrorInfo, such as API_KEY_INVALID
 	wait    time.Duration
-	size    int64  // of the file that a 416 is about; -1: not told
-	advice  string // what to check if the credential was refused
+	size    int64  // of the file that a 416 is about; -1: unknown
+	advice  string // what the user should check if the credential was refused
 }
 
-// newAPIError reads {"error":{code,message,status,details}}; proxies send
-// other bodies.
+// newAPIError reads {"error":{code,message,status,details}}. Proxies send other
+// bodies.
 func newAPIError(resp *http.Response, body []byte, c credential) *apiError {
 	e := &apiError{http: resp.StatusCode, size: -1, advice: c.refused}
 	var doc struct {
@@ -91,7 +91,7 @@ func (e *apiError) auth() bool {
 	return e.http == 401 || e.http == 403 && !e.missing() || e.reason == "API_KEY_INVALID"
 }
 
-// missing reports whether the thing does not exist, or this credential may not
+// missing reports whether the object does not exist, or this credential may not
 // see it. For files Google answers 403 in both cases.
 func (e *apiError) missing() bool {
 	return e.http == 404 || e.http == 403 && strings.Contains(e.message, "may not exist")
@@ -103,15 +103,15 @@ func missing(err error) bool {
 	return errors.As(err, &e) && e.missing()
 }
 
-// refused reports whether a create that failed with err has surely created
-// nothing, and would fail again. Only these codes say so: gateways answer with
-// others, such as 3xx, 409 and 499, also after Google has done the work.
+// refused reports whether a create that failed with err has certainly created
+// nothing, and would fail again. Only these codes say so. Gateways answer with
+// other codes, such as 3xx, 409 and 499, even after Google has done the work.
 func refused(err error) bool {
 	var e *apiError
 	return errors.As(err, &e) && slices.Contains([]int{400, 401, 403, 404, 405, 413}, e.http)
 }
 
-// notDone reports whether a create that failed with err has surely created
+// notDone reports whether a create that failed with err has certainly created
 // nothing, and may be sent again later.
 func notDone(err error) bool {
 	var e *apiError
@@ -134,19 +134,20 @@ type permanent struct{ error }
 
 func (p permanent) Unwrap() error { return p.error }
 
-// notSent is an error before anything of a request had left.
+// A notSent error means that no part of the request was sent.
 type notSent struct{ error }
 
 func (e notSent) Unwrap() error { return e.error }
 
-// A oneBatch error is about one batch or job and keeps no other back.
+// A oneBatch error is about one batch or job. The other batches and jobs are
+// still handled.
 type oneBatch struct{ error }
 
 func (e *oneBatch) Unwrap() error { return e.error }
 
-// refusals keeps an error that is about one batch or job until the end of a run:
-// the first that is not to be tried again later, or the first. The others are
-// warnings.
+// refusals keeps an error that is about one batch or job until the end of a run.
+// It keeps the first error that is not exit.TryLater, or else the first error.
+// The other errors become warnings.
 type refusals struct{ first error }
 
 func (r *refusals) add(err error) {
@@ -160,7 +161,7 @@ func (r *refusals) add(err error) {
 	slog.Warn("another was refused", "error", err)
 }
 
-// A hidden error shows another text than its own.
+// A hidden error shows another text than that of the error it wraps.
 type hidden struct {
 	error
 	text string
@@ -169,7 +170,7 @@ type hidden struct {
 func (h hidden) Error() string { return h.text }
 func (h hidden) Unwrap() error { return h.error }
 
-// redacted is err on one line and without the secret.
+// redacted returns err on one line and without the secret.
 func (c credential) redacted(err error) error {
 	if text := oneLine(redact(err.Error(), c.secret)); text != err.Error() {
 		return hidden{err, text}
@@ -177,10 +178,10 @@ func (c credential) redacted(err error) error {
 	return err
 }
 
-// hide takes the secret out of a text.
+// hide removes the secret from a text.
 func (c credential) hide(s string) string { return redact(s, c.secret) }
 
-// redact takes a secret out of a text, also where it stands in a URL.
+// redact removes a secret from a text, also where it is part of a URL.
 func redact(s, secret string) string {
 	if len(secret) < cli.ShortestSecret {
 		return s
@@ -191,8 +192,8 @@ func redact(s, secret string) string {
 	return s
 }
 
-// oneLine is s on one line and cut short: Google gives every bad line of an
-// input file a line of its own.
+// oneLine puts s on one line and shortens it: Google reports every bad line of
+// an input file on a separate line.
 func oneLine(s string) string {
 	const most = 500
 	var lines []string
@@ -202,7 +203,7 @@ func oneLine(s string) string {
 		}
 	}
 	if more := len(lines) - 4; more > 0 {
-		lines = append(lines[:4], fmt.Sprintf("and %d lines more", more))
+		lines = append(lines[:4], fmt.Sprintf("and %d more lines", more))
 	}
 	s = strings.ToValidUTF8(strings.Join(lines, "; "), "\uFFFD")
 	if r := []rune(s); len(r) > most {
@@ -215,7 +216,7 @@ var codeNames = strings.Fields(`OK CANCELLED UNKNOWN INVALID_ARGUMENT DEADLINE_E
 	PERMISSION_DENIED RESOURCE_EXHAUSTED FAILED_PRECONDITION ABORTED OUT_OF_RANGE UNIMPLEMENTED INTERNAL UNAVAILABLE
 	DATA_LOSS UNAUTHENTICATED`)
 
-// codeName is the name of a code of google.rpc.Code, or "".
+// codeName returns the name of a google.rpc.Code, or "".
 func codeName(code int) string {
 	if code < 0 || code >= len(codeNames) {
 		return ""
@@ -223,12 +224,12 @@ func codeName(code int) string {
 	return codeNames[code]
 }
 
-// httpCodes are the codes of google.rpc.Code that HTTP's stand for.
+// httpCodes maps HTTP codes to codes of google.rpc.Code.
 var httpCodes = map[int]int{400: 3, 401: 16, 403: 7, 404: 5, 408: 4, 409: 10, 412: 9, 413: 3, 416: 11, 425: 14, 429: 8, 499: 1,
 	500: 13, 501: 12, 502: 14, 503: 14, 504: 4}
 
-// canonical is a status with the code and the name of google.rpc.Code. The name
-// takes precedence over the code, which may be HTTP's.
+// canonical returns a status with the code and the name of a google.rpc.Code.
+// The name takes precedence over the code, which may be an HTTP code.
 func canonical(s record.Status) *record.Status {
 	if code := slices.Index(codeNames, s.Status); code > 0 {
 		s.Code = code

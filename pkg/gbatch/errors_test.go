@@ -30,7 +30,7 @@ var apiErrors = []struct {
 	{403, "", `{"error":{"message":"no SECRETKEY here?key=SECRETKEY"}}`, "the API key was refused, check GEMINI_API_KEY: google answered 403: no [API key] here?key=[API key]", 0, true, true},
 	{404, "", `{"error":{"message":"Requested entity was not found.","status":"NOT_FOUND"}}`, "google answered 404 NOT_FOUND: Requested entity was not found.", 0, true, false},
 	{400, "", `{"error":{"message":"Error on line 1: a\nError on line 2: b\n\nError on line 3: c\nError on line 4: d\nError on line 5: e\nError on line 6: f\n"}}`,
-		"google answered 400: Error on line 1: a; Error on line 2: b; Error on line 3: c; Error on line 4: d; and 2 lines more", 0, true, false},
+		"google answered 400: Error on line 1: a; Error on line 2: b; Error on line 3: c; Error on line 4: d; and 2 more lines", 0, true, false},
 	{400, "", `{"error":"text"}`, `google answered 400: {"error":"text"}`, 0, true, false},
 	{302, "", "", "google answered 302: Found", 0, false, false},
 	{499, "", `{"error":{"code":499,"status":"CANCELLED"}}`, "google answered 499 CANCELLED: ", 0, false, false},

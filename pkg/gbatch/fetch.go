@@ -14,18 +14,18 @@ import (
 	"gbatch/pkg/record"
 )
 
-// Fetch prints the results of jobs: a vector or an error for each key, then
-// the job's record, which says that they are complete.
+// Fetch prints the results of jobs: a vector or an error for each key, then the
+// job's record, which says that the answers are complete.
 type Fetch struct {
-	KeepInput bool          `help:"Leave the input files at Google."`
-	Normalize bool          `help:"Scale vectors to length 1; gemini-embedding-001 does so at 3072 values only."`
-	RetryFor  time.Duration `help:"How long to retry transient failures." default:"10m"`
+	KeepInput bool          `help:"Do not delete the input files at Google."`
+	Normalize bool          `help:"Scale vectors to length 1. gemini-embedding-001 does so itself only at 3072 values."`
+	RetryFor  time.Duration `help:"How long to retry transient errors." default:"10m"`
 }
 
-// Run handles jobs in the order in which they come. A job whose results cannot
-// be fetched, or cannot be trusted, does not keep the others back: it is printed
-// with the error, which does not close it, its input stays, and the error is
-// returned at the end.
+// Run handles jobs in the order in which they come. If the results of a job
+// cannot be fetched or trusted, the job is printed with the error, which does
+// not close its batch. Its input stays, the other jobs are handled, and the
+// error is returned at the end.
 func (f *Fetch) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	services, err := newBackends(f.RetryFor)
 	if err != nil {
@@ -50,8 +50,8 @@ func (f *Fetch) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 		case errors.As(err, new(*oneBatch)):
 			refused.add(err)
 		case exit.Code(err) == exit.TryLater:
-			// One job may fail for days while the others are well. When several
-			// fail in a row it is not about the job.
+			// One job may fail for days while the others can be fetched. If several
+			// jobs fail in a row, the cause is not the job.
 			if late++; late == 3 {
 				return err
 			}
@@ -77,10 +77,10 @@ func (f *Fetch) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	return sum.err()
 }
 
-// A summary is what became of the jobs and keys of a run.
+// A summary counts the jobs and keys of a run.
 type summary struct {
 	succeeded, failed, unfinished int // jobs
-	keys, badKeys                 int // of the jobs that succeeded
+	keys, badKeys                 int // keys of the jobs that succeeded
 }
 
 func (s *summary) err() error {
@@ -92,7 +92,7 @@ func (s *summary) err() error {
 	}
 	text := count(s.succeeded, "job") + " succeeded"
 	if s.failed > 0 {
-		text += ", " + count(s.failed, "job") + " failed, expired or ended by a cancel"
+		text += ", " + count(s.failed, "job") + " failed, expired or cancelled"
 	}
 	if s.badKeys > 0 {
 		text += fmt.Sprintf("; %s of %s failed", commas(s.badKeys), count(s.keys, "key"))
@@ -100,7 +100,7 @@ func (s *summary) err() error {
 	return exit.With(exit.Partial, errors.New(text))
 }
 
-// fetch prints one job, with its results if it has some.
+// fetch prints one job, after its results if it has any.
 func (f *Fetch) fetch(ctx context.Context, job task, patience time.Duration, out io.Writer, sum *summary) error {
 	if job.State == record.Succeeded {
 		got, err := f.results(ctx, job, patience, out)
@@ -124,7 +124,7 @@ func (f *Fetch) fetch(ctx context.Context, job task, patience time.Duration, out
 	default:
 		sum.failed++
 	}
-	// Everything that the input was for is over, and printed.
+	// The results are printed, so the input is not needed any more.
 	if job.Ended() && !f.KeepInput {
 		job.at.drop(ctx, job.Input)
 	}
@@ -139,17 +139,17 @@ func printJob(out io.Writer, job *record.Job) error {
 	return err
 }
 
-// answers is what a result, or a part of it, holds.
+// answers counts what a result, or a part of it, holds.
 type answers struct {
-	lines      int // that are not blank
-	objects    int // that begin as a JSON object
-	unreadable int // whose key is not known
+	lines      int // lines that are not blank
+	objects    int // lines that begin like a JSON object
+	unreadable int // lines whose key is unknown
 	firstBad   int // the number of the first such line
 	reason     string
-	own        int // that have a key and are not canaries'
+	own        int // answers with a key, without canaries
 	vectors    int
 	failed     int
-	tokens     int64 // canaries' too, since they are paid for
+	tokens     int64 // with those of canaries, which are paid for too
 }
 
 func (a *answers) add(b answers) {
@@ -165,8 +165,9 @@ func (a *answers) add(b answers) {
 	a.tokens += b.tokens
 }
 
-// short returns an error if a result has fewer answers than the job must have,
-// by Google's counts, or, if Google tells none, by the number of requests.
+// short returns an error if a result has fewer answers than the job must have.
+// That number is Google's count, or the number of requests if Google gives no
+// count.
 func (a *answers) short(op *operation, job *record.Job) error {
 	malformed := func(format string, args ...any) error {
 		return &oneBatch{exit.Errorf(exit.Malformed, format+": fetch it again", args...)}
@@ -178,7 +179,7 @@ func (a *answers) short(op *operation, job *record.Job) error {
 	case op.answers >= 0 && int64(a.lines) < op.answers:
 		return malformed("google counts %d answers, its result holds %d", op.answers, a.lines)
 	case op.answers < 0 && !op.partial && a.lines < sent:
-		return malformed("%d requests were sent, its result holds %d answers", sent, a.lines)
+		return malformed("%d requests were sent, its result holds only %d answers", sent, a.lines)
 	case a.lines == 0 && op.answers != 0:
 		return malformed("its result is empty")
 	case op.answers >= 0 && int64(a.lines) > op.answers:
@@ -201,13 +202,13 @@ func (f *Fetch) results(ctx context.Context, job task, patience time.Duration, o
 	})
 	if err != nil {
 		if missing(err) {
-			err = fmt.Errorf("not visible to this key, it belongs to another project or was deleted: %w", err)
+			err = fmt.Errorf("not visible to this key: it belongs to another project or was deleted: %w", err)
 		}
 		return got, err
 	}
 	op.update(job.Job)
 	if job.State != record.Succeeded {
-		return got, &oneBatch{fmt.Errorf("google says %s now", job.State)}
+		return got, &oneBatch{fmt.Errorf("google says that the job is %s now", job.State)}
 	}
 	reading, stop := context.WithCancel(ctx)
 	defer stop()
@@ -217,7 +218,8 @@ func (f *Fetch) results(ctx context.Context, job task, patience time.Duration, o
 	}
 	defer result.Close()
 	var source io.Reader = result
-	// The record may have been through a table that has no such column.
+	// The record's canary count may have been lost in a table without such a
+	// column.
 	if _, _, n, _ := parseLabel(op.display); n > job.Canary {
 		job.Canary = n
 	}
@@ -235,7 +237,7 @@ func (f *Fetch) results(ctx context.Context, job task, patience time.Duration, o
 	}
 	got, err = convert(source, stop, &converter{Fetch: f, job: job.Job, hide: job.at.hide}, out)
 	if missing(err) {
-		err = fmt.Errorf("its results are not there any more, or belong to another project: give its chunks back as docs/troubleshooting.md says: %w", err)
+		err = fmt.Errorf("its results have expired, were deleted or belong to another project: give its batch back as docs/troubleshooting.md says: %w", err)
 	}
 	if err == nil {
 		err = got.short(op, job.Job)
@@ -243,7 +245,7 @@ func (f *Fetch) results(ctx context.Context, job task, patience time.Duration, o
 	return got, err
 }
 
-// spoolAll copies r into a file that has no name.
+// spoolAll copies r into a file without a name.
 func spoolAll(r io.Reader) (*os.File, int64, error) {
 	s, err := newSpool()
 	if err != nil {

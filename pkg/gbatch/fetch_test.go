@@ -30,9 +30,9 @@ func (g *google) ended(submit *Submit, in string) string {
 	return g.ok(newWait(), g.ok(submit, in))
 }
 
-// What breaks on the way is fetched whole and once.
+// A result is fetched whole and once, whatever breaks on the way.
 func TestFetchResumes(t *testing.T) {
-	const n, dim = 60, 768 // a result of about 600 KB: several blocks
+	const n, dim = 60, 768 // about 600 KB, which is several blocks
 	for _, c := range []struct {
 		name   string
 		faults []string
@@ -85,7 +85,7 @@ func TestFetchResumes(t *testing.T) {
 	}
 }
 
-// A chunked reply does not say how long it is.
+// A chunked reply does not give its length.
 type chunked struct{ http.ResponseWriter }
 
 func (c chunked) WriteHeader(code int) {
@@ -93,8 +93,8 @@ func (c chunked) WriteHeader(code int) {
 	c.ResponseWriter.WriteHeader(code)
 }
 
-// What is not whole, or cannot be trusted, gets no closing record, and its
-// input stays. The job behind it is fetched all the same.
+// A result that is incomplete, or cannot be trusted, gets no closing record, and
+// its input stays. The job after it is still fetched.
 func TestFetchNotWhole(t *testing.T) {
 	const dim = 8
 	for _, c := range []struct {
@@ -107,11 +107,11 @@ func TestFetchNotWhole(t *testing.T) {
 		{"half a line", []string{"results match=bad half"}, exit.Malformed, "half a line"},
 		{"cut on the way", []string{"download match=JOB short=500"}, exit.Malformed, ""},
 		{"fewer than counted", []string{"get match=JOB status=200 body=STATS"}, exit.Malformed, "google counts 11 answers, its result holds 10"},
-		{"gone", []string{"download match=JOB status=404"}, exit.Failed, "404"},
-		{"gone, as files are", []string{`download match=JOB status=403 message="You do not have permission to access the File x or it may not exist."`}, exit.Failed, "may not exist"},
+		{"missing", []string{"download match=JOB status=404"}, exit.Failed, "404"},
+		{"missing, as files are", []string{`download match=JOB status=403 message="You do not have permission to access the File x or it may not exist."`}, exit.Failed, "may not exist"},
 		{"no destination", []string{"get match=JOB status=200 body=NODEST"}, exit.Failed, "no results"},
-		{"a destination elsewhere", []string{"get match=JOB status=200 body=ELSEWHERE"}, exit.Failed, "not a name of a file"},
-		{"running after all", []string{"get match=JOB state=BATCH_STATE_RUNNING"}, exit.Failed, "says RUNNING now"},
+		{"a destination elsewhere", []string{"get match=JOB status=200 body=ELSEWHERE"}, exit.Failed, "not the name of a file"},
+		{"running after all", []string{"get match=JOB state=BATCH_STATE_RUNNING"}, exit.Failed, "says that the job is RUNNING now"},
 		{"not visible", []string{"get match=JOB status=404"}, exit.Failed, "not visible to this key"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -135,7 +135,7 @@ func TestFetchNotWhole(t *testing.T) {
 			g.faults(atEnd...)
 			jobs := g.ended(newSubmit(), batch("bad", 10, dim)+batch("good", 4, dim))
 			list := jobsOf(t, jobs)
-			if list[0].Batch == "good" { // they end in any order
+			if list[0].Batch == "good" { // jobs end in any order
 				list[0], list[1] = list[1], list[0]
 			}
 			id := strings.TrimPrefix(list[0].Job, "batches/")
@@ -153,7 +153,7 @@ func TestFetchNotWhole(t *testing.T) {
 			}
 			g.faults(later...)
 			out := g.fails(newFetch(), mustLine(list[0])+mustLine(list[1]), c.code, list[0].Job, c.said)
-			// The bad job is printed with the reason.
+			// The bad job is printed, with the reason.
 			printed := jobsOf(t, out)
 			reason := printed[0].Error
 			printed[0].Error = nil
@@ -167,8 +167,9 @@ func TestFetchNotWhole(t *testing.T) {
 	}
 }
 
-// A line that cannot be read fails alone: its key, if that can be read, else the
-// key gets no answer. The other vectors are printed and the job is closed.
+// A line that cannot be read fails alone: it is an error of its key, or, if the
+// key cannot be read, the key gets no answer. The other vectors are printed and
+// the job is closed.
 func TestBadLines(t *testing.T) {
 	const n, dim = 10, 8
 	for _, c := range []struct {
@@ -210,7 +211,8 @@ func TestBadLines(t *testing.T) {
 	}
 }
 
-// The key of a line that cannot be parsed is taken only where there is one.
+// The key of a line that cannot be parsed is used only if the line has exactly
+// one.
 func TestSalvage(t *testing.T) {
 	for line, want := range map[string]string{
 		`{"response":{"embedding":{"values":[NaN]}},"key":"a"}`:       "a",
@@ -234,12 +236,12 @@ func TestSalvage(t *testing.T) {
 	}
 }
 
-// What is wrong with one key is an error of that key.
+// A fault in one answer is an error of its key only.
 func TestFetchKeys(t *testing.T) {
 	const n, dim = 10, 8
 	for _, c := range []struct {
 		fault string
-		bad   int // answers that are errors
+		bad   int // number of answers that are errors
 		want  record.Status
 	}{
 		{`results error=3 first=5 message="bad text"`, 5, record.Status{Code: 3, Status: "INVALID_ARGUMENT", Message: "bad text"}},
@@ -278,8 +280,8 @@ func TestFetchKeys(t *testing.T) {
 	}
 }
 
-// Answers that are missing are the database's to notice; the job is whole all
-// the same when Google does not count them.
+// If the record of a job has more requests than Google counts, gbatch-fetch
+// warns, and closes the job.
 func TestFetchMissing(t *testing.T) {
 	g := newGoogle(t, emulator.Options{})
 	jobs := g.ended(newSubmit(), batch("b1", 5, 4))
@@ -315,16 +317,16 @@ func TestFetchPassesOn(t *testing.T) {
 		t.Errorf("printed %s, want %s", out, lines)
 	}
 	g.files(1)
-	if out := g.fails(newFetch(), open+gone, exit.Unfinished, "1 unfinished"); out != open+gone {
+	if out := g.fails(newFetch(), open+gone, exit.Unfinished, "unfinished jobs: 1"); out != open+gone {
 		t.Errorf("printed %s, want %s", out, open)
 	}
 	g.files(1)
 	if strings.Contains(g.log.String(), "level=WARN") {
-		t.Error("warned of a file that is gone")
+		t.Error("a warning about a missing file")
 	}
 }
 
-// A delete that fails is a warning.
+// A delete that fails is only a warning.
 func TestDeleteFails(t *testing.T) {
 	g := newGoogle(t, emulator.Options{})
 	jobs := g.ended(newSubmit(), batch("b1", 2, 4))
@@ -337,8 +339,8 @@ func TestDeleteFails(t *testing.T) {
 	}
 }
 
-// The input goes after the last vector is out and before the record that
-// closes the job.
+// The input is deleted after the last vector is printed, and before the record
+// that closes the job.
 func TestReaderOfVectorsLeft(t *testing.T) {
 	g := newGoogle(t, emulator.Options{})
 	jobs := g.ended(newSubmit(), batch("b1", 200, 768))
@@ -390,7 +392,7 @@ func TestNormalize(t *testing.T) {
 	}
 }
 
-// Inline answers are taken by their key, and not at all where one has none.
+// Inline answers are matched by their key. If one has no key, none is used.
 func TestInline(t *testing.T) {
 	for _, c := range []struct {
 		items string
@@ -438,7 +440,7 @@ func TestCanariesAgree(t *testing.T) {
 	}
 	g.files(0)
 
-	// Adopted with its canaries, whatever is asked for now.
+	// The job is adopted with its canaries, whatever --canary is now.
 	forgetReceipts(t, g)
 	if j := oneJob(t, g.ok(newSubmit(), batch("b1", 20, 8))); j.Canary != 3 {
 		t.Errorf("adopted %+v", j)
@@ -446,7 +448,7 @@ func TestCanariesAgree(t *testing.T) {
 	g.jobs(1)
 }
 
-// A canary that is answered with an error is not taken for a proof.
+// A canary that is answered with an error proves nothing.
 func TestCanariesFail(t *testing.T) {
 	g := newGoogle(t, emulator.Options{})
 	g.faults("results keys=gbatch-canary:0:b1/0 error=13")
@@ -491,7 +493,7 @@ func TestCanariesDisagree(t *testing.T) {
 			submit := newSubmit()
 			submit.Canary = 3
 			job := oneJob(t, g.ended(submit, batch("b1", 20, 8)))
-			job.Canary = 0 // as it comes from a database; the job's name still tells
+			job.Canary = 0 // as after a database; the display name still has the number
 			out, err := g.run(newFetch(), mustLine(job))
 			if exit.Code(err) != c.code || err != nil && !strings.Contains(err.Error(), c.said) {
 				t.Errorf("exit %d: %v", exit.Code(err), err)
@@ -505,7 +507,7 @@ func TestCanariesDisagree(t *testing.T) {
 	}
 }
 
-// Vectors that differ by rounding are one text's.
+// Vectors that differ only by rounding count as vectors of the same text.
 func TestSame(t *testing.T) {
 	a := []float32{0.5, -0.25, 1, 0}
 	for _, c := range []struct {
@@ -524,7 +526,7 @@ func TestSame(t *testing.T) {
 	}
 }
 
-// convert gives every line once and in order, however the bytes arrive.
+// convert returns every line once and in order, however the bytes arrive.
 func TestLastLF(t *testing.T) {
 	for n := range 3000 {
 		b := bytes.Repeat([]byte("x"), n)
@@ -565,7 +567,7 @@ func TestConvert(t *testing.T) {
 			t.Error("keys are lost, twice or in another order")
 		}
 	}
-	// A wrong line is named by its number in the file.
+	// An error names the number of its line in the file.
 	lines := strings.Split(in.String(), "\n")
 	lines[2500] = "x"
 	got, err := convert(strings.NewReader(strings.Join(lines, "\n")), func() {}, &converter{Fetch: new(Fetch), job: new(record.Job), hide: verbatim}, io.Discard)
@@ -578,7 +580,8 @@ func TestConvert(t *testing.T) {
 	}
 }
 
-// pieces reads n bytes at a time, and can give the end with the last ones.
+// pieces reads n bytes at a time, and can return io.EOF together with the last
+// bytes.
 type pieces struct {
 	b    []byte
 	n    int
@@ -603,7 +606,7 @@ func closed(t *testing.T, out string) bool {
 
 func verbatim(s string) string { return s }
 
-// resultFile downloads files/x.
+// resultFile downloads the file files/x.
 func resultFile(t *testing.T, patience time.Duration) io.Reader {
 	t.Helper()
 	g, err := newGemini(patience)
@@ -618,7 +621,7 @@ func resultFile(t *testing.T, patience time.Duration) io.Reader {
 	return d
 }
 
-// A file that changes while it is read is not pieced together.
+// A download does not mix two versions of a file that changes while it is read.
 func TestDownloadChanges(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -643,8 +646,8 @@ func TestDownloadChanges(t *testing.T) {
 			w.Header().Set("Content-Range", "bytes 5-9/10")
 			w.WriteHeader(206)
 			io.WriteString(w, "6789012345")
-		}, "longer than the 10 bytes"},
-		{"gone", func(w http.ResponseWriter) { w.WriteHeader(404) }, "404"},
+		}, "longer than 10 bytes"},
+		{"missing", func(w http.ResponseWriter) { w.WriteHeader(404) }, "404"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			g := newGoogle(t, emulator.Options{})
@@ -671,7 +674,7 @@ func TestDownloadChanges(t *testing.T) {
 	}
 }
 
-// A server may send less than the range that it was asked for, or nothing.
+// A server may send less than the range that was requested, or nothing.
 func TestDownloadShortRanges(t *testing.T) {
 	g := newGoogle(t, emulator.Options{})
 	const text = "0123456789"
@@ -693,7 +696,7 @@ func TestDownloadShortRanges(t *testing.T) {
 	}
 }
 
-// An interrupt ends a command whose input does not.
+// An interrupt ends a command that waits for its input.
 func TestInterruptedRead(t *testing.T) {
 	newGoogle(t, emulator.Options{})
 	for _, cmd := range []cli.Command{newSubmit(), newWait(), newFetch()} {

@@ -25,10 +25,10 @@ import (
 	"gbatch/pkg/record"
 )
 
-// maxReply bounds a status: a job may answer inline.
+// maxReply bounds the size of a status reply, which may hold all answers inline.
 const maxReply = 256 << 20
 
-// geminiJobs and geminiFiles are the names that the Gemini API gives.
+// geminiJobs and geminiFiles match the names that the Gemini API gives.
 var (
 	geminiJobs  = regexp.MustCompile(`^batches/[A-Za-z0-9_-]+$`)
 	geminiFiles = regexp.MustCompile(`^files/[A-Za-z0-9_-]+$`)
@@ -37,26 +37,27 @@ var (
 // geminiInput refuses a job record whose input is not a file of the Gemini API.
 func geminiInput(job *record.Job) error {
 	if job.Input != "" && !geminiFiles.MatchString(job.Input) {
-		return fmt.Errorf("job %s: its input %q is not a name of a file", job.Job, job.Input)
+		return fmt.Errorf("job %s: its input %q is not the name of a file", job.Job, job.Input)
 	}
 	return nil
 }
 
-// A gemini is the backend that is the Gemini API, with its Files and Batches. It
-// uploads, creates and deletes through Google's SDK. Lists, jobs and results it
-// reads itself, since the SDK loses parts of them. All calls use one [transport].
+// A gemini is the backend for the Gemini API, with its Files and Batches. It
+// uploads, creates and deletes through Google's SDK. It reads lists, jobs and
+// results without the SDK, because the SDK loses parts of them. All calls use
+// one [transport].
 type gemini struct {
 	*transport
 	http     *http.Client
 	sdk      *genai.Client
 	base     *url.URL
-	patience time.Duration // how long transient failures are repeated
-	generate bool          // jobs are created by the generic method
+	patience time.Duration // how long transient errors are retried
+	generate bool          // create jobs with the generic method
 	listed   jobList
 }
 
-// newGemini takes the key from GOOGLE_API_KEY, else GEMINI_API_KEY, which is
-// the SDK's order, and the base URL from GOOGLE_GEMINI_BASE_URL.
+// newGemini takes the key from GOOGLE_API_KEY, or else from GEMINI_API_KEY, like
+// the SDK. It takes the base URL from GOOGLE_GEMINI_BASE_URL.
 func newGemini(patience time.Duration) (*gemini, error) {
 	variable := "GOOGLE_API_KEY"
 	if os.Getenv(variable) == "" {
@@ -67,7 +68,7 @@ func newGemini(patience time.Duration) (*gemini, error) {
 	case key == "":
 		return nil, exit.Errorf(exit.Usage, "no API key: set GEMINI_API_KEY")
 	case strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r >= 0x7f }):
-		return nil, exit.Errorf(exit.Usage, "%s is not an API key: it contains a line break, a blank or another character that no key has", variable)
+		return nil, exit.Errorf(exit.Usage, "%s is not an API key: it contains a line break, a blank or another character that no API key has", variable)
 	}
 	base := cmp.Or(os.Getenv("GOOGLE_GEMINI_BASE_URL"), "https://generativelanguage.googleapis.com/")
 	u, err := url.Parse(base)
@@ -77,8 +78,8 @@ func newGemini(patience time.Duration) (*gemini, error) {
 	case u.Scheme == "http" && !loopback(u.Hostname()):
 		return nil, exit.Errorf(exit.Usage, "GOOGLE_GEMINI_BASE_URL would send the API key to %s unencrypted: use https", u.Hostname())
 	}
-	// The SDK writes to the standard logger that CreateEmbeddings is
-	// experimental, and which of two keys it takes.
+	// The SDK writes to the standard logger: that CreateEmbeddings is
+	// experimental, and which of two keys it uses.
 	log.SetOutput(io.Discard)
 	t := newTransport(credential{key, "the API key was refused, check " + variable})
 	g := &gemini{transport: t, http: t.client(), base: u, patience: patience}
@@ -89,7 +90,7 @@ func newGemini(patience time.Duration) (*gemini, error) {
 		HTTPClient:  g.http,
 		HTTPOptions: genai.HTTPOptions{BaseURL: base},
 	})
-	if err != nil { // its text holds the whole configuration, key included
+	if err != nil { // err's text holds the whole configuration, with the key
 		return nil, errors.New("the client of the Gemini API could not be set up")
 	}
 	return g, nil
@@ -100,7 +101,8 @@ func loopback(host string) bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-// get makes a GET of our own below v1beta/. A reply other than 2xx is an error.
+// get sends a GET below v1beta/, without the SDK. A reply that is not 2xx is an
+// error.
 func (g *gemini) get(ctx context.Context, path, query string, header http.Header) (resp *http.Response, err error) {
 	u := g.base.JoinPath("v1beta", path)
 	u.RawQuery = query
@@ -116,7 +118,7 @@ func (g *gemini) get(ctx context.Context, path, query string, header http.Header
 		resp, err = g.http.Do(req)
 		if err == nil && resp.StatusCode/100 != 2 {
 			resp.Body.Close()
-			err = fmt.Errorf("status %d", resp.StatusCode) // the outcome tells more
+			err = fmt.Errorf("status %d", resp.StatusCode) // g.do returns the outcome's error, which says more
 		}
 		return err
 	})
@@ -126,7 +128,7 @@ func (g *gemini) get(ctx context.Context, path, query string, header http.Header
 	return resp, nil
 }
 
-// read is get with the whole body.
+// read is get, and returns the whole body.
 func (g *gemini) read(ctx context.Context, path, query string) ([]byte, error) {
 	resp, err := g.get(ctx, path, query, nil)
 	if err != nil {
@@ -143,8 +145,9 @@ func (g *gemini) read(ctx context.Context, path, query string) ([]byte, error) {
 	return body, err
 }
 
-// list calls each with the pages of a list, whose items stand in member, until
-// it wants no more. A page that fails transiently is asked for again.
+// list calls each with the pages of a list until it wants no more. member is the
+// name of the member that holds the items. A page that fails with a transient
+// error is requested again.
 func (g *gemini) list(ctx context.Context, path, member string, each func(items []json.RawMessage) (more bool, err error)) error {
 	return everyPage(ctx, path, func(ctx context.Context, token string) (p page, err error) {
 		query := url.Values{"pageSize": {strconv.Itoa(pageSize)}}
@@ -162,7 +165,7 @@ func (g *gemini) list(ctx context.Context, path, member string, each func(items 
 	}, func(p page) (bool, error) { return each(p.items) })
 }
 
-// holds asks for a file. Files expire.
+// holds asks for the file, because files expire.
 func (g *gemini) holds(ctx context.Context, input string) (bool, error) {
 	if input == "" {
 		return false, nil
@@ -196,8 +199,8 @@ func (g *gemini) create(ctx context.Context, p *payload, input string) (*operati
 	return &operation{name: made.Name, display: p.label(), model: p.Model, state: jobState(string(made.State)), input: input, answers: -1}, nil
 }
 
-// recoverSDK makes an error of a panic: the SDK panics on replies of a form that
-// it does not expect.
+// recoverSDK turns a panic into an error: the SDK panics on replies of an
+// unexpected form.
 func recoverSDK(err *error) {
 	if recover() != nil {
 		*err = errors.New("the reply does not have the documented form")
@@ -214,7 +217,7 @@ func (g *gemini) status(ctx context.Context, job string) (*operation, error) {
 	case err != nil:
 		return nil, err
 	case op.name != "" && op.name != job:
-		return nil, permanent{fmt.Errorf("asked for job %s, google answered with %.100q", job, op.name)}
+		return nil, permanent{fmt.Errorf("google was asked for job %s and answered with %.100q", job, op.name)}
 	}
 	op.name = job
 	return op, nil
@@ -224,7 +227,7 @@ func (g *gemini) results(ctx context.Context, op *operation) (io.ReadCloser, err
 	switch {
 	case op.output != "":
 		if !geminiFiles.MatchString(op.output) {
-			return nil, permanent{fmt.Errorf("its results are in %q, which is not a name of a file", op.output)}
+			return nil, permanent{fmt.Errorf("its results are in %q, which is not the name of a file", op.output)}
 		}
 		return newDownload(ctx, op.output, g.patience, func(header http.Header) (*http.Response, error) {
 			return g.get(ctx, op.output+":download", "alt=media", header)
@@ -236,7 +239,7 @@ func (g *gemini) results(ctx context.Context, op *operation) (io.ReadCloser, err
 		}
 		return io.NopCloser(bytes.NewReader(lines)), nil
 	}
-	return nil, permanent{errors.New("it succeeded and has no results, neither a file nor inline")}
+	return nil, permanent{errors.New("it succeeded but has no results, neither in a file nor inline")}
 }
 
 func (g *gemini) drop(ctx context.Context, input string) {
@@ -244,7 +247,7 @@ func (g *gemini) drop(ctx context.Context, input string) {
 		return
 	}
 	if err := g.delete(ctx, input); err != nil && ctx.Err() == nil {
-		slog.Warn("an input file was not deleted, google does so after 48 hours", "file", input, "error", err)
+		slog.Warn("an input file was not deleted; google deletes it after 48 hours", "file", input, "error", err)
 	}
 }
 
@@ -252,7 +255,7 @@ func (g *gemini) remove(ctx context.Context, name string) error {
 	return retry(ctx, g.patience, func() error { return g.delete(ctx, name) })
 }
 
-// delete deletes a file. One that does not exist counts as deleted.
+// delete deletes a file. A missing file counts as deleted.
 func (g *gemini) delete(ctx context.Context, name string) error {
 	err := g.do(ctx, func(ctx context.Context) (err error) {
 		defer recoverSDK(&err)
@@ -265,7 +268,7 @@ func (g *gemini) delete(ctx context.Context, name string) error {
 	return err
 }
 
-// cancel repeats what fails transiently: a second cancel does no harm.
+// cancel retries transient errors: a second cancel does no harm.
 func (g *gemini) cancel(ctx context.Context, job string) error {
 	return retry(ctx, g.patience, func() error {
 		return g.do(ctx, func(ctx context.Context) (err error) {

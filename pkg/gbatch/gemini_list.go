@@ -8,20 +8,21 @@ import (
 	"gbatch/pkg/record"
 )
 
-// listLag is by how much the list of jobs may be out of order or late.
+// listLag bounds how late or out of order a job may appear in the list of jobs.
 const listLag = time.Hour
 
-// A jobList is what the list of jobs has shown in this run.
+// A jobList is what this run has seen in the list of jobs.
 type jobList struct {
-	ours   map[string]*operation // jobs with a display name of ours, by name
-	active map[string]bool       // names of all jobs that had not ended
-	// known is the creation time before which every job was seen. It is zero
-	// until the list was read whole, and where it is not newest first.
+	ours   map[string]*operation // jobs with a display name of gbatch, by name
+	active map[string]bool       // names of all jobs that had not ended yet
+	// known is a creation time: all jobs created before it have been seen. It is
+	// zero until the list was read completely, and also if the list is not sorted
+	// newest first.
 	known time.Time
 }
 
-// lookUp reads the list whole at first, and then only as far back as what it has
-// seen.
+// lookUp reads the whole list the first time. Later it reads only the part that
+// it has not seen yet.
 func (g *gemini) lookUp(ctx context.Context, p *payload) (found []*operation, active int, err error) {
 	if err := g.readList(ctx); err != nil {
 		return nil, 0, err

@@ -13,8 +13,8 @@ import (
 	"gbatch/pkg/record"
 )
 
-// A maybe is a member of a reply. One of another type than T is as good as
-// absent: no optional member must keep a job from being collected.
+// A maybe is a member of a reply. A member of another type than T counts as
+// absent: no optional member may prevent a job from being collected.
 type maybe[T any] struct{ v T }
 
 func (m *maybe[T]) UnmarshalJSON(tok []byte) error {
@@ -25,8 +25,8 @@ func (m *maybe[T]) UnmarshalJSON(tok []byte) error {
 	return nil
 }
 
-// A number is a whole number, or -1. An int64 is a string in proto JSON, and a
-// number in what others write.
+// A number is a whole number, or -1. An int64 is a string in proto JSON, but
+// other servers write a number.
 type number int64
 
 func (n *number) UnmarshalJSON(tok []byte) error {
@@ -62,8 +62,8 @@ type geminiOperation struct {
 	Error    json.RawMessage
 }
 
-// decodeOperation reads a job as GET batches/… shows it. The state is
-// metadata.state. The output stands in metadata, in the response or in both. The
+// decodeOperation reads a job as GET batches/… returns it. The state is
+// metadata.state. The output is in metadata, in the response or in both. The
 // SDK's own decoding drops the error, the counts, the input and the response.
 func decodeOperation(body []byte, key string) (*operation, error) {
 	var doc geminiOperation
@@ -81,14 +81,14 @@ func decodeOperation(body []byte, key string) (*operation, error) {
 		case op.output != "" || op.inlined != nil:
 			op.state = record.Succeeded
 		default:
-			return nil, permanent{fmt.Errorf("google says that the job is done, in state %s, and gives neither results nor a reason", op.state)}
+			return nil, permanent{fmt.Errorf("google says that the job is done, with state %s, but gives neither results nor a reason", op.state)}
 		}
 	}
 	return op, nil
 }
 
-// decodeListed reads a job as the list shows it: without results, but with a
-// name and the metadata, where the display name is.
+// decodeListed reads a job as the list returns it: without results, but with its
+// name and its metadata, which holds the display name.
 func decodeListed(item []byte, key string) (*operation, error) {
 	var doc geminiOperation
 	err := json.Unmarshal(item, &doc)
@@ -125,7 +125,7 @@ func (doc *geminiOperation) operation(key string) *operation {
 		op.requests = int64(*s.RequestCount)
 	}
 	if s.SuccessfulRequestCount != nil || s.FailedRequestCount != nil {
-		// Counts of zero are left out.
+		// Google leaves out counts of zero.
 		well, failed := cmp.Or(s.SuccessfulRequestCount, new(number)), cmp.Or(s.FailedRequestCount, new(number))
 		if *well >= 0 && *failed >= 0 {
 			op.answers, op.failed = int64(*well+*failed), int64(*failed)
@@ -144,9 +144,10 @@ func (doc *geminiOperation) operation(key string) *operation {
 	return op
 }
 
-// jobState maps Google's names: JOB_STATE_X of the SDK and BATCH_STATE_X of
-// the wire are X, but PENDING is QUEUED, and PARTIALLY_SUCCEEDED is SUCCEEDED: it
-// has results. A state that is not known stays as it is.
+// jobState maps Google's names: JOB_STATE_X of the SDK and BATCH_STATE_X of the
+// REST API are X. There are two exceptions: PENDING is QUEUED, and
+// PARTIALLY_SUCCEEDED is SUCCEEDED, because such a job has results. An unknown
+// state is not changed.
 func jobState(s string) string {
 	s = strings.TrimPrefix(strings.TrimPrefix(s, "JOB_STATE_"), "BATCH_STATE_")
 	switch s {
@@ -161,8 +162,8 @@ func jobState(s string) string {
 }
 
 // keyed turns inline answers into the lines of a result file. Their order is
-// known to differ from that of the requests, so one without a key is worth
-// nothing.
+// known to differ from that of the requests, so an answer without a key is
+// useless.
 func keyed(items []json.RawMessage) ([]byte, error) {
 	var lines []byte
 	for i, item := range items {
@@ -178,9 +179,9 @@ func keyed(items []json.RawMessage) ([]byte, error) {
 			a.Key = a.Metadata.Key
 		}
 		if a.Key == "" {
-			return nil, fmt.Errorf("inline answer %d has no key: answers are never matched by position, submit the requests as a file", i+1)
+			return nil, fmt.Errorf("inline answer %d has no key, and answers are never matched by position: submit the requests as a file", i+1)
 		}
-		line, err := json.Marshal(struct { // on one line, whatever Google's layout
+		line, err := json.Marshal(struct { // one line, whatever layout Google uses
 			Key      string          `json:"key"`
 			Response json.RawMessage `json:"response,omitempty"`
 			Error    json.RawMessage `json:"error,omitempty"`

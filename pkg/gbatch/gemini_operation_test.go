@@ -9,7 +9,7 @@ import (
 	"gbatch/pkg/record"
 )
 
-// All states that Google's SDK and REST reference name, and some they do not.
+// All states that Google's SDK and REST reference name, and some unknown ones.
 func TestStates(t *testing.T) {
 	for _, c := range []struct {
 		google, want string
@@ -105,7 +105,8 @@ func TestOperations(t *testing.T) {
 	}
 }
 
-// A job that ended without results has a reason, Google's own where it gives one.
+// A job that ended without results has a reason: Google's own, if Google gives
+// one.
 func TestReasons(t *testing.T) {
 	for _, state := range []string{record.Failed, record.Cancelled, record.Expired} {
 		var job record.Job

@@ -19,7 +19,7 @@ import (
 
 func (g *gemini) upload(ctx context.Context, p *payload, again bool) (name string, err error) {
 	f, err := g.store(ctx, p, again)
-	// A create with a file that is not ready would be refused.
+	// A create with a file that is still being processed would be refused.
 	for b := newBackoff(g.patience); err == nil && f.state == "PROCESSING"; {
 		if err = b.pause(ctx, fmt.Errorf("the uploaded file %s is still being processed", f.name)); err == nil {
 			f, err = g.file(ctx, f.name)
@@ -34,8 +34,8 @@ func (g *gemini) upload(ctx context.Context, p *payload, again bool) (name strin
 	return f.name, nil
 }
 
-// store uploads p. The reply of an attempt may be what was lost, so the files at
-// Google are looked at before the next attempt.
+// store uploads p. If an attempt fails, its reply may have been lost, so the
+// files at Google are examined before the next attempt.
 func (g *gemini) store(ctx context.Context, p *payload, again bool) (f *storedFile, err error) {
 	for b := newBackoff(g.patience); ; {
 		if again {
@@ -69,9 +69,9 @@ func (g *gemini) uploadOnce(ctx context.Context, p *payload) (f *storedFile, err
 	case err != nil:
 		return f, err
 	case !geminiFiles.MatchString(made.Name):
-		return f, fmt.Errorf("the reply to the upload names no file, but %.100q", made.Name)
+		return f, fmt.Errorf("the reply to the upload does not name a file, but %.100q", made.Name)
 	case made.SizeBytes != nil && *made.SizeBytes != p.size:
-		return f, fmt.Errorf("the uploaded file %s is not of the %d bytes that were sent", made.Name, p.size)
+		return f, fmt.Errorf("the uploaded file %s does not have the %d bytes that were sent", made.Name, p.size)
 	}
 	return &storedFile{name: made.Name, state: string(made.State)}, nil
 }
@@ -92,7 +92,7 @@ func (g *gemini) tidy(ctx context.Context, p *payload, used string) error {
 	return err
 }
 
-// decodeFile reads a file as GET files/… and the list show it.
+// decodeFile reads a file as GET files/… and the list return it.
 func decodeFile(item []byte, key string) (*storedFile, error) {
 	var f struct {
 		Name, DisplayName, State, Source, CreateTime, ExpirationTime, Sha256Hash maybe[string]
@@ -109,8 +109,8 @@ func decodeFile(item []byte, key string) (*storedFile, error) {
 	return &storedFile{f.Name.v, f.DisplayName.v, f.State.v, f.Source.v, f.CreateTime.v, f.ExpirationTime.v, f.Sha256Hash.v, size}, nil
 }
 
-// sweep looks through the uploaded files for those of p's name. With no file in
-// use it returns one whose content is p's. It deletes the others.
+// sweep searches the uploaded files for those with p's name. If used is empty,
+// it returns a file that has the content of p. It deletes the other files.
 func (g *gemini) sweep(ctx context.Context, p *payload, used string) (usable *storedFile, err error) {
 	var found []*storedFile
 	err = g.files(ctx, func(page []*storedFile) (more bool, err error) {
@@ -137,9 +137,9 @@ func (g *gemini) sweep(ctx context.Context, p *payload, used string) (usable *st
 	return usable, nil
 }
 
-// holds reports whether a file at Google has exactly the bytes of p. Real
-// replies have the hash as base64 of its hex digits, the SDK's comment as base64
-// of its bytes.
+// holds reports whether a file at Google has exactly the bytes of p. In real
+// replies the hash is base64 of its hex digits; according to the SDK's comment
+// it is base64 of its bytes.
 func (f *storedFile) holds(p *payload) bool {
 	if f.state != "ACTIVE" && f.state != "PROCESSING" || f.size != p.size {
 		return false
@@ -153,18 +153,18 @@ func (f *storedFile) holds(p *payload) bool {
 		f.sha256 == base64.StdEncoding.EncodeToString([]byte(hex.EncodeToString(sum)))
 }
 
-// An sdkTransport is what the SDK's upload needs.
+// An sdkTransport adapts a transport to the SDK's upload.
 type sdkTransport struct {
 	*transport
-	path string // of the base URL, without a slash at its end
+	path string // of the base URL, without a final slash
 }
 
 func (t sdkTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if !strings.HasPrefix(req.Header.Get("X-Goog-Upload-Command"), "upload") {
 		return t.transport.RoundTrip(req)
 	}
-	// Of the URL that Google gives for the bytes, the SDK replaces the host by
-	// that of the base URL, but does not add the base URL's path.
+	// Google gives a URL for the upload of the bytes. The SDK replaces its host
+	// by that of the base URL, but does not add the path of the base URL.
 	if !strings.HasPrefix(req.URL.Path, t.path+"/") {
 		req = req.Clone(req.Context())
 		req.URL.Path, req.URL.RawPath = t.path+req.URL.Path, ""
@@ -173,11 +173,11 @@ func (t sdkTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil || resp.Header.Get("X-Goog-Upload-Status") != "" {
 		return resp, err
 	}
-	// To a reply without this header the SDK sends the same bytes three times
-	// more, sleeps in between, and then loses the error.
+	// If a reply does not have this header, the SDK sends the same bytes three
+	// more times, sleeps in between, and then loses the error.
 	resp.Body.Close()
 	if o, _ := req.Context().Value(outcomeKey{}).(*outcome); o != nil && o.err == nil {
-		o.err = errors.New("the reply to the upload does not say how it stands")
+		o.err = errors.New("the reply to the upload has no status")
 	}
-	return nil, errors.New("the upload failed") // the outcome tells more
+	return nil, errors.New("the upload failed") // the outcome's error says more
 }

@@ -28,7 +28,7 @@ import (
 
 const testKey = "AIzaSy-test+key/with=signs@project"
 
-// A google is an emulator behind HTTP, with an empty state folder of its own.
+// A google is an emulator behind HTTP, with its own empty state folder.
 type google struct {
 	*emulator.Server
 	t     *testing.T
@@ -37,8 +37,8 @@ type google struct {
 	log   *safeBuffer
 }
 
-// newGoogle points the environment at a new emulator. At the end of the test
-// it looks for the API key in the log and for leftovers in TMPDIR.
+// newGoogle sets the environment to a new emulator. At the end of the test it
+// searches the log for the API key, and TMPDIR for leftovers.
 func newGoogle(t *testing.T, opts emulator.Options) *google {
 	t.Helper()
 	opts.Dir, opts.Cheap, opts.Key = t.TempDir(), true, testKey
@@ -71,7 +71,7 @@ func newGoogle(t *testing.T, opts emulator.Options) *google {
 	return g
 }
 
-// serve puts another handler, which may be around the emulator, behind the URL.
+// serve puts another handler behind the URL, which may wrap the emulator.
 func (g *google) serve(h http.Handler) {
 	server := httptest.NewServer(h)
 	g.t.Cleanup(server.Close)
@@ -95,7 +95,8 @@ func (g *google) books() *emulator.Books {
 	return b
 }
 
-// jobs checks how many jobs were ever created, and that no text is paid for twice.
+// jobs checks how many jobs were created in total, and that no text was paid for
+// twice.
 func (g *google) jobs(want int) {
 	g.t.Helper()
 	b := g.books()
@@ -135,7 +136,8 @@ func (s *safeBuffer) String() string {
 	return s.b.String()
 }
 
-// run runs a command and returns its output and error. The key must be in neither.
+// run runs a command and returns its output and error. Neither may contain the
+// key.
 func (g *google) run(cmd cli.Command, in string) (string, error) {
 	g.t.Helper()
 	return g.runContext(context.Background(), cmd, in)
@@ -164,7 +166,8 @@ func (g *google) ok(cmd cli.Command, in string) string {
 	return out
 }
 
-// fails runs a command that must end with code, and say all of words.
+// fails runs a command that must end with code. The error must contain all of
+// words.
 func (g *google) fails(cmd cli.Command, in string, code int, words ...string) string {
 	g.t.Helper()
 	out, err := g.run(cmd, in)
@@ -191,7 +194,7 @@ func requestLine(key, text string, dim int) string {
 	return fmt.Sprintf(`{"key":%q,"request":{"content":{"parts":[{"text":%q}]},"outputDimensionality":%d}}`+"\n", key, text, dim)
 }
 
-// batch is a header and n requests, each with a text of its own.
+// batch returns a header and n requests with different texts.
 func batch(name string, n, dim int) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, `{"batch":%q,"count":%d,"model":"gemini-embedding-001","dim":%d}`+"\n", name, n, dim)
@@ -225,7 +228,7 @@ func oneJob(t *testing.T, out string) record.Job {
 	return jobs[0]
 }
 
-// answersOf reads fetch's output: vectors and errors by key.
+// answersOf parses fetch's output: vectors and errors by key.
 func answersOf(t *testing.T, out string) (vectors map[string][]float32, failed map[string]record.Status) {
 	t.Helper()
 	vectors, failed = map[string][]float32{}, map[string]record.Status{}
@@ -260,8 +263,8 @@ func answersOf(t *testing.T, out string) (vectors map[string][]float32, failed m
 	return vectors, failed
 }
 
-// checkVectors compares what was printed for batch(name, n, dim) with the
-// emulator's own vectors, bit for bit.
+// checkVectors compares the vectors printed for batch(name, n, dim) with the
+// emulator's own, bit for bit.
 func checkVectors(t *testing.T, got map[string][]float32, name string, n, dim int) {
 	t.Helper()
 	if len(got) != n {

@@ -12,14 +12,14 @@ import (
 	"gbatch/pkg/record"
 )
 
-// A task is a job and the service that it is at.
+// A task is a job and its service.
 type task struct {
 	*record.Job
 	at backend
 }
 
-// readJobs reads job records as they come. Once the channel is closed, the
-// error that ended the reading is set.
+// readJobs reads job records as they arrive. After the channel is closed, the
+// error says why the reading ended.
 func readJobs(ctx context.Context, in io.Reader, services *backends) (<-chan task, *error) {
 	jobs, failed := make(chan task), new(error)
 	go func() {
@@ -61,8 +61,8 @@ func readJob(line []byte, services *backends) (task, error) {
 	return task{job, at}, err
 }
 
-// until yields what comes until the channel is closed or ctx has ended: the
-// sender may hang in a read.
+// until yields the values of c until the channel is closed or ctx has ended. It
+// does not wait for the sender, which may hang in a read.
 func until[T any](ctx context.Context, c <-chan T) iter.Seq[T] {
 	return func(yield func(T) bool) {
 		for {
@@ -78,7 +78,7 @@ func until[T any](ctx context.Context, c <-chan T) iter.Seq[T] {
 	}
 }
 
-// count is a number of things, such as 1 job and 19,758 keys.
+// count formats a number of things, such as 1 job or 19,758 keys.
 func count(n int, thing string) string {
 	if n != 1 {
 		thing += "s"
@@ -94,7 +94,7 @@ func commas(n int) string {
 	return s
 }
 
-// few is the first of some names.
+// few joins the first of some names.
 func few(names []string) string {
 	const most = 5
 	if more := len(names) - most; more > 0 {

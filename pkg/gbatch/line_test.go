@@ -7,7 +7,7 @@ import (
 	"gbatch/pkg/record"
 )
 
-// The line: submit, wait and fetch give each text's vector under its key, and
+// submit, wait and fetch in a pipe print each text's vector under its key, and
 // leave nothing at Google but the result.
 func TestLine(t *testing.T) {
 	g := newGoogle(t, emulator.Options{Polls: 2, Tokens: "mixed"})

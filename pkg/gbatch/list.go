@@ -9,10 +9,10 @@ import (
 	"gbatch/pkg/record"
 )
 
-// List prints what is at Google: the jobs or the files of the project, of
-// whoever made them.
+// List prints the jobs or the files of the project at Google, also those of other
+// programs.
 type List struct {
-	Files    bool          `help:"List files in place of jobs."`
+	Files    bool          `help:"List files instead of jobs."`
 	RetryFor time.Duration `help:"How long to retry transient failures." default:"10m"`
 }
 
@@ -33,9 +33,9 @@ func (l *List) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 		func(op *operation) *record.Job { return op.listed(at.hide) }))
 }
 
-// printPages returns a function that prints the pages of a list. An item that
-// was on the page before is left out: items move from page to page while others
-// come and go.
+// printPages returns a function that prints the pages of a list. It leaves out an
+// item that was on the page before: an item moves to the next page if others are
+// added while the list is read.
 func printPages[T, R any](out io.Writer, name func(T) string, line func(T) R) func([]T) (bool, error) {
 	lines := ndjson.NewWriter(out)
 	var before map[string]bool

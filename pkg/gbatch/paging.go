@@ -10,19 +10,19 @@ import (
 )
 
 const (
-	pageSize  = 100    // the largest that Google takes; without one Google would choose
-	manyPages = 50     // to be told of
-	mostPages = 100000 // of a list that ends
+	pageSize  = 100    // the largest that Google accepts; Google chooses the size if none is given
+	manyPages = 50     // after so many the user is told
+	mostPages = 100000 // a longer list is treated as endless
 )
 
 // A page is one reply to a list call.
 type page struct {
 	items []json.RawMessage
-	next  string // token of the page behind it; empty: this is the last
+	next  string // token of the next page; empty on the last page
 }
 
-// everyPage calls each with the pages of a list, from the first on, until the
-// last or until each wants no more. get asks for one page.
+// everyPage calls each with the pages of a list, from the first one until the
+// last one or until each wants no more. get requests one page.
 func everyPage(ctx context.Context, what string, get func(ctx context.Context, token string) (page, error), each func(page) (more bool, err error)) error {
 	seen := map[string]bool{}
 	for token, n := "", 1; ; n++ {
@@ -35,7 +35,7 @@ func everyPage(ctx context.Context, what string, get func(ctx context.Context, t
 			return err
 		}
 		if seen[p.next] || n == mostPages {
-			return permanent{errors.New("google's list does not end: its pages come again")}
+			return permanent{errors.New("google's list does not end: its pages repeat")}
 		}
 		if n%manyPages == 0 {
 			slog.Info("google's list is long, reading on", "list", what, "pages", n)
@@ -45,9 +45,9 @@ func everyPage(ctx context.Context, what string, get func(ctx context.Context, t
 	}
 }
 
-// decodePage reads a page whose items stand in member. An object with anything
-// but the members of a list is none: an error or another vendor's list must not
-// be taken for an empty one.
+// decodePage reads a page. member is the name of the member that holds the
+// items. An object with a member that a list does not have is not a list: an
+// error, or the list of another vendor, must not be taken for an empty list.
 func decodePage(body []byte, member string) (p page, err error) {
 	var doc map[string]json.RawMessage
 	if err := json.Unmarshal(body, &doc); err != nil {
@@ -65,7 +65,7 @@ func decodePage(body []byte, member string) (p page, err error) {
 			err = json.Unmarshal(value, &p.items)
 		case "nextPageToken":
 			err = json.Unmarshal(value, &p.next)
-		default: // unreachable among them, which says that a part is missing
+		default: // including unreachable, which says that a part is missing
 			return p, permanent{fmt.Errorf("the reply is not a list of %s: it has a member %.50q", member, name)}
 		}
 		if err != nil {

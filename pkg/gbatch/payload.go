@@ -26,10 +26,10 @@ import (
 // (ai.google.dev/gemini-api/docs/batch-api).
 const maxPayload = 2e9
 
-// A payload is a batch as it is sent: its request lines in a file that no
-// name leads to any more, so that nothing is left whatever ends the process.
+// A payload is a batch as it is sent: its request lines in a file without a
+// name, so that nothing is left on disk however the process ends.
 type payload struct {
-	record.Header // Count is how many lines there are; Batch is empty where there was no header
+	record.Header // Count is the number of lines; Batch is empty if there was no header
 	hash          string
 	canary        int
 	file          *os.File
@@ -41,12 +41,12 @@ func (p *payload) close() { p.file.Close() }
 // name is the name of the submission in the ledger and at Google.
 func (p *payload) name() string { return ledger.Name(p.Batch, p.hash) }
 
-// mark is what to set in the ledger for a phase of p's submission.
+// mark returns the ledger's mark for a phase of p's submission.
 func (p *payload) mark(phase, input, job string) ledger.Mark {
 	return ledger.Mark{Name: p.name(), Batch: p.Batch, SHA256: p.hash, Requests: p.Count, Phase: phase, Input: input, Job: job}
 }
 
-// label is name, with how many canaries are in the file.
+// label is the display name: name, and the number of canaries in the file.
 func (p *payload) label() string {
 	if p.canary > 0 {
 		return p.name() + "-c" + strconv.Itoa(p.canary)
@@ -65,7 +65,7 @@ func (p *payload) reader() io.Reader { return io.NewSectionReader(p.file, 0, p.s
 
 var labels = regexp.MustCompile(`^gbatch-(?:(.+)-)?([0-9a-f]{16})(?:-c([0-9]{1,9}))?$`)
 
-// parseLabel takes a label apart again.
+// parseLabel splits a label into its parts.
 func parseLabel(s string) (batch, hash string, canary int, ok bool) {
 	m := labels.FindStringSubmatch(s)
 	if m == nil {
@@ -75,7 +75,7 @@ func parseLabel(s string) (batch, hash string, canary int, ok bool) {
 	return m[1], m[2], canary, true
 }
 
-// claimed is the form of the names that chunks-pending gives: a b and a ULID.
+// claimed matches the names that chunks-pending gives: a b and a ULID.
 var claimed = regexp.MustCompile(`^b[0-9A-HJKMNP-TV-Z]{26}$`)
 
 // A cutter reads headers and requests and cuts them into payloads.
@@ -83,8 +83,8 @@ type cutter struct {
 	*Submit
 	in      *ndjson.Reader
 	parser  record.Request
-	pending *record.Header // a header that was read, its lines not yet
-	held    *request       // a request that did not fit into the last payload
+	pending *record.Header // a header that was read, but not its lines
+	held    *request       // a request that was read, but did not fit into the last payload
 	seed    maphash.Seed
 }
 
@@ -96,14 +96,14 @@ func newCutter(s *Submit, in io.Reader) *cutter {
 type request struct {
 	line []byte
 	key  string
-	dim  int // that it asks for; 0: does not say
+	dim  int // the dim that it asks for; 0 if it does not say
 }
 
 // next returns the next payload, or io.EOF. The caller closes it.
 func (c *cutter) next() (*payload, error) {
 	for {
 		if c.held == nil && c.pending == nil {
-			if err := c.scan(""); err != nil {
+			if err := c.scan(false); err != nil {
 				return nil, err
 			}
 		}
@@ -132,30 +132,31 @@ func (c *cutter) next() (*payload, error) {
 	}
 }
 
-// fill spools requests: those that p's header announced, or, without one, as
-// many as the limits allow.
+// fill spools requests: as many as p's header announces, or as many as the
+// limits allow if there is no header.
 func (c *cutter) fill(p *payload, w *spool) error {
 	headed, announced := p.Batch != "", p.Count
 	p.Count = 0
 	keys := make(map[uint64]struct{})
+	var sum record.KeySum
 	for !headed || p.Count < announced {
 		if c.held == nil {
-			if err := c.scan(p.Batch); err != nil && err != io.EOF {
+			if err := c.scan(headed); err != nil && err != io.EOF {
 				return err
 			}
 		}
-		if c.held == nil { // the end, or the next header
+		if c.held == nil { // the end of the input, or the next header
 			if !headed {
 				return nil
 			}
 			if c.AllowPartial && claimed.MatchString(p.Batch) {
-				return c.in.Errorf("%s has %d requests where its header says %d, and comes from a database, which would find a part of it under the same name: nothing of it is sent; to send some chunks only, select them with chunks-pending --from", p, p.Count, announced)
+				return c.in.Errorf("%s has %d requests where its header says %d: nothing of it is sent, because chunks-pending claimed it, and a job for a part of it would be taken for the job of the whole batch; to send only some chunks, select them with chunks-pending --from", p, p.Count, announced)
 			}
 			if c.AllowPartial {
-				slog.Warn("a batch is cut short and submitted as it is", "batch", p.Batch, "requests", p.Count, "announced", announced)
+				slog.Warn("a batch has fewer requests than its header says, and is submitted", "batch", p.Batch, "requests", p.Count, "announced", announced)
 				return nil
 			}
-			return c.in.Errorf("%s has %d requests where its header says %d: a command before this one ended early, nothing of the batch is sent; run the line again", p, p.Count, announced)
+			return c.in.Errorf("%s has %d requests where its header says %d: a command earlier in the pipe ended early, and nothing of the batch is sent; run the whole pipe again", p, p.Count, announced)
 		}
 		r := c.held
 		grown := w.size + int64(len(r.line)) + 1
@@ -166,18 +167,21 @@ func (c *cutter) fill(p *payload, w *spool) error {
 		if grown > maxPayload {
 			return exit.Errorf(exit.Refused, "line %d: %s is larger than 2 GB, google's limit for an input file: cut smaller batches", c.in.Line(), p)
 		}
-		// A chance collision of the hashes refuses a good line once in 10^13;
-		// the seed is another one in the next run.
+		// A collision of two hashes refuses a good line once in 10^13 batches. The
+		// next run has another seed.
 		h := maphash.String(c.seed, r.key)
 		if _, twice := keys[h]; twice {
-			return c.in.Errorf("key %q twice in %s", r.key, p)
+			return c.in.Errorf("key %q occurs twice in %s", r.key, p)
 		}
 		keys[h] = struct{}{}
+		if p.Keys != "" {
+			sum.Add(r.key)
+		}
 		if !headed {
 			if p.Count == 0 {
 				p.Dim = r.dim
 			} else if p.Dim != r.dim {
-				return c.in.Errorf("key %q asks for dim %d, its batch for %d: keep them apart", r.key, r.dim, p.Dim)
+				return c.in.Errorf("key %q asks for dim %d, but its batch has dim %d: submit requests of different dims as different batches", r.key, r.dim, p.Dim)
 			}
 		}
 		p.Count++
@@ -185,12 +189,15 @@ func (c *cutter) fill(p *payload, w *spool) error {
 			return err
 		}
 	}
+	if p.Keys != "" && p.Keys != sum.String() {
+		return c.in.Errorf("%s has other keys than its header announces: lines are missing, or belong to another batch; nothing of the batch is sent; run the whole pipe again, chunks-pending prints the batch again", p)
+	}
 	return nil
 }
 
-// scan reads one line into pending or held. batch is the one whose header is
-// above the line, or empty: then the request itself must say what it asks for.
-func (c *cutter) scan(batch string) error {
+// scan reads one line into pending or held. headed tells that a header is above
+// the line; if not, the request itself must say what it asks for.
+func (c *cutter) scan(headed bool) error {
 	line, err := c.in.Next()
 	if err != nil {
 		return err
@@ -206,14 +213,10 @@ func (c *cutter) scan(batch string) error {
 		return nil
 	}
 	r := &request{line: c.parser.Line, key: c.parser.Key}
-	if from := c.parser.Batch; from != "" && from != batch {
-		place := "without its header"
-		if batch != "" {
-			place = "below the header of batch " + batch
-		}
-		return c.in.Errorf("key %.100q is a request of batch %.200s, %s: nothing of the batch is sent; run the line again, and keep a header and its requests together and in order", r.key, from, place)
+	if c.parser.Claimed && !headed {
+		return c.in.Errorf("key %.100q is a request of a claimed batch, without its header: nothing of the batch is sent; run the whole pipe again, and keep each header and its requests together and in order", r.key)
 	}
-	if batch == "" {
+	if !headed {
 		if r.dim, err = c.parser.Dim(); err != nil {
 			return c.in.Errorf("key %.100q: %w", r.key, err)
 		}
@@ -222,13 +225,13 @@ func (c *cutter) scan(batch string) error {
 	return nil
 }
 
-// A spool is where a payload is written.
+// A spool is the file that a payload is written to.
 type spool struct {
 	file *os.File
 	w    *bufio.Writer
 	hash hash.Hash
 	size int64
-	ends []int64 // where each line ends
+	ends []int64 // the offset of the end of each line
 }
 
 func newSpool() (*spool, error) {
@@ -240,8 +243,9 @@ func newSpool() (*spool, error) {
 	return &spool{file: f, w: bufio.NewWriterSize(io.MultiWriter(f, h), 64<<10), hash: h}, nil
 }
 
-// nameless makes a file that no name leads to. Where there is none that never
-// had a name, a process that is killed in between leaves one behind.
+// nameless creates a file without a name. If the file system can only create
+// files with a name, nameless deletes the name at once, and a process that is
+// killed in between leaves the file behind.
 func nameless() (*os.File, error) {
 	if neverNamed != 0 {
 		if f, err := os.OpenFile(os.TempDir(), os.O_RDWR|neverNamed, 0o600); err == nil {
@@ -268,13 +272,13 @@ func (s *spool) line(line []byte, ends bool) error {
 	return s.w.WriteByte('\n')
 }
 
-// addCanaries rewrites the file with n of its lines, evenly spread, repeated
-// half the file away from where they are.
+// addCanaries rewrites the file with n of its lines repeated. The lines are
+// spread evenly, and each copy is half the file away from its line.
 func (p *payload) addCanaries(n int, ends []int64) error {
 	if n <= 0 {
 		return nil
 	}
-	after := make(map[int][]byte) // canary lines by the line they come behind
+	after := make(map[int][]byte) // canary lines, by the line after which they are inserted
 	for i := range n {
 		at := i * p.Count / n
 		line := make([]byte, ends[at]-start(ends, at))
@@ -320,9 +324,8 @@ func start(ends []int64, i int) int64 {
 	return ends[i-1]
 }
 
-// cut reads payloads ahead of their submission, one and no more, and hands
-// them over. The error that ended the reading is there once the channel is
-// closed.
+// cut reads payloads, at most one ahead of the submission, and sends them to the
+// channel. After the channel is closed, the error says why the reading ended.
 func (c *cutter) cut(ctx context.Context) (<-chan *payload, *error) {
 	payloads, failed := make(chan *payload), new(error)
 	go func() {

@@ -30,8 +30,13 @@ func TestCut(t *testing.T) {
 	header := func(name string, n int) string {
 		return fmt.Sprintf(`{"batch":%q,"count":%d,"model":"models/gemini-embedding-001","dim":4,"task_type":"X","later":1}`+"\n", name, n)
 	}
-	of := func(name, line string) string {
-		return strings.Replace(line, `,"request":`, `,"batch":"`+name+`","request":`, 1)
+	of := func(line string) string { return strings.Replace(line, `,"request":`, `,"claimed":true,"request":`, 1) }
+	summed := func(name string, keys ...string) string {
+		var sum record.KeySum
+		for _, k := range keys {
+			sum.Add(k)
+		}
+		return fmt.Sprintf(`{"batch":%q,"count":%d,"dim":4,"keys":%q}`+"\n", name, len(keys), sum)
 	}
 	for _, test := range []struct {
 		name string
@@ -52,17 +57,22 @@ func TestCut(t *testing.T) {
 		{"dim in a config", `{"key":"k","request":{"embed_content_config":{"output_dimensionality":8}}}`, []string{` 1 8: {"key":"k","request":{"embed_content_config":{"output_dimensionality":8}}}` + "\n"}, 0, ""},
 		{"no dim", `{"key":"k","request":{}}`, []string{" 1 0: {\"key\":\"k\",\"request\":{}}\n"}, 0, ""},
 
-		{"batch beside the request", header("b1", 2) + of("b1", a) + of("b1", b), []string{"b1 2 4: " + a + b}, 0, ""},
-		{"batch beside some requests", header("b1", 2) + a + of("b1", b), []string{"b1 2 4: " + a + b}, 0, ""},
-		{"batch at the end, and spaces", header("b1", 1) + `{ "request" : {"outputDimensionality":4} , "key":"\u0061", "batch" : "b\u0031" }`, []string{`b1 1 4: {"key":"\u0061","request":{"outputDimensionality":4}}` + "\n"}, 0, ""},
-		{"no batch: null", a + strings.Replace(b, `,"request"`, `,"batch":null,"request"`, 1), []string{" 2 4: " + a + strings.Replace(b, `,"request"`, `,"batch":null,"request"`, 1)}, 0, ""},
-		{"header lost", of("b1", a) + of("b1", b), nil, 7, `line 1: key "a" is a request of batch b1, without its header: nothing of the batch is sent; run the line again`},
-		{"header lost in the middle", a + of("b1", b), nil, 7, `line 2: key "b" is a request of batch b1, without its header`},
-		{"header behind", of("b1", a) + header("b1", 1), nil, 7, "line 1: key \"a\" is a request of batch b1, without its header"},
-		{"more lines than the header says", header("b1", 1) + of("b1", a) + of("b1", b), []string{"b1 1 4: " + a}, 7, "line 3: key \"b\" is a request of batch b1, without its header"},
-		{"another batch's header", header("b1", 1) + of("b2", a), nil, 7, `line 2: key "a" is a request of batch b2, below the header of batch b1`},
-		{"batches mixed", header("b1", 2) + of("b1", a) + of("b2", b), nil, 7, `line 3: key "b" is a request of batch b2, below the header of batch b1`},
-		{"batch is a number", header("b1", 1) + strings.Replace(a, `,"request"`, `,"batch":1,"request"`, 1), nil, 7, `line 2: key "a": batch is 1; it must be the name of a batch`},
+		{"claimed requests", header("b1", 2) + of(a) + of(b), []string{"b1 2 4: " + a + b}, 0, ""},
+		{"some claimed requests", header("b1", 2) + a + of(b), []string{"b1 2 4: " + a + b}, 0, ""},
+		{"claimed at the end, and spaces", header("b1", 1) + `{ "request" : {"outputDimensionality":4} , "key":"\u0061", "claimed" : true }`, []string{`b1 1 4: {"key":"\u0061","request":{"outputDimensionality":4}}` + "\n"}, 0, ""},
+		{"claimed: null", a + strings.Replace(b, `,"request"`, `,"claimed":null,"request"`, 1), []string{" 2 4: " + a + strings.Replace(b, `,"request"`, `,"claimed":null,"request"`, 1)}, 0, ""},
+		{"header lost", of(a) + of(b), nil, 7, `line 1: key "a" is a request of a claimed batch, without its header: nothing of the batch is sent; run the whole pipe again`},
+		{"header lost in the middle", a + of(b), nil, 7, `line 2: key "b" is a request of a claimed batch, without its header`},
+		{"header behind", of(a) + header("b1", 1), nil, 7, "line 1: key \"a\" is a request of a claimed batch, without its header"},
+		{"more lines than the header says", header("b1", 1) + of(a) + of(b), []string{"b1 1 4: " + a}, 7, "line 3: key \"b\" is a request of a claimed batch, without its header"},
+		{"claimed is a string", header("b1", 1) + strings.Replace(a, `,"request"`, `,"claimed":"b1","request"`, 1), nil, 7, `line 2: key "a": claimed is "b1"; it must be true`},
+
+		{"keys", summed("b1", "a", "b") + of(a) + of(b) + summed("b2", "c") + of(c), []string{"b1 2 4: " + a + b, "b2 1 4: " + c}, 0, ""},
+		{"keys in another order", summed("b1", "b", "a") + of(a) + of(b), []string{"b1 2 4: " + a + b}, 0, ""},
+		{"keys that are escaped", summed("b1", "a") + `{"key":"\u0061","claimed":true,"request":{}}`, []string{`b1 1 4: {"key":"\u0061","request":{}}` + "\n"}, 0, ""},
+		{"another batch's requests", summed("b1", "a") + of(b), nil, 7, "line 2: batch b1 has other keys than its header announces: lines are missing, or belong to another batch; nothing of the batch is sent; run the whole pipe again, chunks-pending prints the batch again"},
+		{"batches mixed", summed("b1", "a", "c") + of(a) + of(b) + summed("b2", "b") + of(c), nil, 7, "line 3: batch b1 has other keys"},
+		{"keys are no text", `{"batch":"b","count":1,"keys":1}`, nil, 7, "keys is 1; it must be a string"},
 
 		{"cut short", header("b1", 1) + a + header("b2", 3) + b + c, []string{"b1 1 4: " + a}, 7, "batch b2 has 2 requests where its header says 3"},
 		{"cut short by a header", header("b1", 2) + a + header("b2", 1) + b, nil, 7, "line 3: batch b1 has 1 requests"},
@@ -74,11 +84,11 @@ func TestCut(t *testing.T) {
 		{"no key", `{"request":{}}`, nil, 7, "without a key"},
 		{"empty key", `{"key":"","request":{}}`, nil, 7, "without a key"},
 		{"key is a number", `{"key":5,"request":{}}`, nil, 7, "without a key"},
-		{"key twice", header("b1", 2) + a + a, nil, 7, `line 3: key "a" twice in batch b1`},
-		{"key twice, escaped", a + `{"key":"\u0061","request":{"outputDimensionality":4}}`, nil, 7, `key "a" twice`},
+		{"key twice", header("b1", 2) + a + a, nil, 7, `line 3: key "a" occurs twice in batch b1`},
+		{"key twice, escaped", a + `{"key":"\u0061","request":{"outputDimensionality":4}}`, nil, 7, `key "a" occurs twice`},
 		{"key in two batches", header("b1", 1) + a + header("b2", 1) + a, []string{"b1 1 4: " + a, "b2 1 4: " + a}, 0, ""},
 		{"reserved key", `{"key":"gbatch-canary:0:x","request":{}}`, nil, 7, "reserved"},
-		{"two dims", a + requestLine("x", "text", 8), nil, 7, `key "x" asks for dim 8, its batch for 4`},
+		{"two dims", a + requestLine("x", "text", 8), nil, 7, `key "x" asks for dim 8, but its batch has dim 4`},
 		{"dim is text", `{"key":"k","request":{"outputDimensionality":"8"}}`, nil, 7, "not a number"},
 		{"batch without a name", `{"batch":"","count":1}`, nil, 7, "line 1: a header without the name of its batch"},
 		{"batch with a path", `{"batch":"../../x","count":1}`, nil, 7, "../../x"},
@@ -113,8 +123,8 @@ func TestCut(t *testing.T) {
 	}
 }
 
-// What was read whole is submitted, whatever comes behind it; of a batch that
-// was not, nothing is.
+// A batch that was read completely is submitted, whatever follows it. Of an
+// incomplete batch nothing is submitted.
 func TestCutShortInput(t *testing.T) {
 	g := newGoogle(t, emulator.Options{})
 	whole, half := batch("b1", 2, 4), batch("b2", 3, 4)
@@ -132,12 +142,12 @@ func TestCutShortInput(t *testing.T) {
 	if len(jobs) != 2 || jobs[1].Requests != 2 {
 		t.Errorf("%+v", jobs)
 	}
-	// The rest would be paid for twice.
+	// The other requests of the batch would be paid for twice.
 	g.fails(newSubmit(), batch("b2", 3, 4), exit.Failed, "another payload")
 	g.jobs(2)
 }
 
-// A reader's error is not an end of the input.
+// A read error is not the end of the input.
 func TestInputBreaks(t *testing.T) {
 	g := newGoogle(t, emulator.Options{})
 	broken := errors.New("broken")
@@ -156,7 +166,7 @@ func (f failing) Read([]byte) (int, error) { return 0, f.error }
 func TestPayloadTooLarge(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir())
 	c := newCutter(newSubmit(), strings.NewReader(batch("b1", 2, 4)))
-	if err := c.scan(""); err != nil {
+	if err := c.scan(false); err != nil {
 		t.Fatal(err)
 	}
 	p := &payload{Header: *c.pending}
@@ -218,7 +228,7 @@ func TestCanaries(t *testing.T) {
 				own.WriteString(line)
 				continue
 			}
-			n := strings.Count(own.String(), "\n") // own lines before it
+			n := strings.Count(own.String(), "\n") // the lines before it
 			var i, of int
 			if _, err := fmt.Sscanf(line, `{"key":"gbatch-canary:%d:b1/%d"`, &i, &of); err != nil {
 				t.Fatalf("%v: %s", err, line)

@@ -15,7 +15,7 @@ import (
 	"gbatch/pkg/ledger"
 )
 
-// The test binary is gbatch-submit too, for the tests that kill it.
+// The test binary is also gbatch-submit, for the tests that kill it.
 func TestMain(m *testing.M) {
 	if os.Getenv("GBATCH_TEST_SUBMIT") != "" {
 		os.Exit(exit.Code(newSubmit().Run(context.Background(), os.Stdin, os.Stdout)))
@@ -36,7 +36,8 @@ func submitProcess(t *testing.T, in string) (*exec.Cmd, *bytes.Buffer) {
 	return cmd, out
 }
 
-// Killed at any call, started again: one job, one file, nothing left behind.
+// A process is killed at any call and started again: there is one job, one file,
+// and nothing is left behind.
 func TestKilled(t *testing.T) {
 	for at, phase := range map[string]string{
 		"list": "", "list when=after": "",
@@ -72,7 +73,7 @@ func TestKilled(t *testing.T) {
 	}
 }
 
-// Two processes at once create one job.
+// Two processes at the same time create one job.
 func TestTwoProcesses(t *testing.T) {
 	g := newGoogle(t, emulator.Options{})
 	g.faults("create nth=1 hold=sent")

@@ -11,8 +11,8 @@ import (
 	"gbatch/pkg/exit"
 )
 
-// retry makes a call until it succeeds, fails permanently, or has failed for
-// longer than patience.
+// retry makes a call until it succeeds, fails with a permanent error, or has
+// failed for longer than patience.
 func retry(ctx context.Context, patience time.Duration, call func() error) error {
 	for b := newBackoff(patience); ; {
 		err := call()
@@ -25,9 +25,9 @@ func retry(ctx context.Context, patience time.Duration, call func() error) error
 	}
 }
 
-// A backoff is the pauses between attempts at one thing.
+// A backoff holds the pauses between the attempts of one call.
 type backoff struct {
-	end  time.Time // of all attempts
+	end  time.Time // no attempt begins later
 	step time.Duration
 }
 
@@ -35,10 +35,11 @@ func newBackoff(patience time.Duration) *backoff {
 	return &backoff{time.Now().Add(patience), min(time.Second, patience/100) + 1}
 }
 
-// pause waits before the next attempt after one that failed with cause: as
-// long as Google asks for, else a random part of a time that doubles up to a
-// minute. If that would be too late it returns cause at once, with exit code 5;
-// a server whose name is unknown has no code.
+// pause waits before the next attempt, after an attempt that failed with cause.
+// It waits as long as Google asks for, or else a random part of a time that
+// doubles up to a minute. If the wait would end too late, pause returns cause at
+// once, with the exit code TryLater. If cause is an unknown host name, it has no
+// exit code.
 func (b *backoff) pause(ctx context.Context, cause error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -55,11 +56,11 @@ func (b *backoff) pause(ctx context.Context, cause error) error {
 		return exit.Errorf(exit.TryLater, "%w; try again later", cause)
 	}
 	b.step = min(2*b.step, time.Minute)
-	slog.Info("trying again", "in", wait.Round(time.Millisecond), "after", cause)
+	slog.Info("retrying", "in", wait.Round(time.Millisecond), "after", cause)
 	return sleep(ctx, wait)
 }
 
-// sleep waits for d, or returns why ctx ended before.
+// sleep waits for d. If ctx ends earlier, sleep returns the cause.
 func sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()

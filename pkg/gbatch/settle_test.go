@@ -21,15 +21,15 @@ import (
 
 const createPath = ":asyncBatchEmbedContent"
 
-// quickly makes a test wait less for a silent server.
+// quickly shortens the time that a test waits for a silent server.
 func quickly(t *testing.T, d time.Duration) {
 	old := replyTimeout
 	replyTimeout = d
 	t.Cleanup(func() { replyTimeout = old })
 }
 
-// The time of --settle begins when the attempt has ended, and not when the
-// create is sent: a create that hangs would use it up.
+// The time of --settle begins when the attempt has ended, not when the create is
+// sent: a create that hangs would use it up.
 func TestSettleBeginsAfterTheAttempt(t *testing.T) {
 	quickly(t, 300*time.Millisecond)
 	g := newGoogle(t, emulator.Options{})
@@ -41,7 +41,7 @@ func TestSettleBeginsAfterTheAttempt(t *testing.T) {
 			g.ServeHTTP(httptest.NewRecorder(), r)
 			<-r.Context().Done()
 		case r.URL.Path == "/v1beta/batches" && created.Load() && lists.Add(1) <= 3:
-			io.WriteString(w, "{}") // it does not show yet
+			io.WriteString(w, "{}") // the job does not show yet
 		default:
 			g.ServeHTTP(w, r)
 		}
@@ -55,8 +55,9 @@ func TestSettleBeginsAfterTheAttempt(t *testing.T) {
 	}
 }
 
-// A process that died may have sent its create at any time up to its death, and
-// clocks jump: the next run takes the whole of --settle, whatever the note says.
+// A process that died may have sent its create at any time until its death, and
+// clocks jump. So the next run waits for the whole of --settle, whatever time
+// the intent has.
 func TestSettleIgnoresClocks(t *testing.T) {
 	for _, ago := range []time.Duration{0, time.Hour, -time.Hour, 50 * 365 * 24 * time.Hour} {
 		g := newGoogle(t, emulator.Options{})
@@ -79,7 +80,7 @@ func TestSettleIgnoresClocks(t *testing.T) {
 	}
 }
 
-// note writes what an earlier process left in the ledger.
+// note writes a mark to the ledger, as an earlier process would.
 func (g *google) note(m ledger.Mark) {
 	g.t.Helper()
 	os.MkdirAll(g.state, 0o700)
@@ -88,7 +89,7 @@ func (g *google) note(m ledger.Mark) {
 	}
 }
 
-// What is not surely an empty list never means that there is no job.
+// Only a reply that is certainly an empty list means that there is no job.
 func TestListThatIsNone(t *testing.T) {
 	for body, code := range map[string]int{
 		`{"error":{"code":503,"message":"unavailable","status":"UNAVAILABLE"}}`: exit.TryLater,
@@ -123,7 +124,7 @@ func TestListThatIsNone(t *testing.T) {
 	}
 }
 
-// A receipt whose job this key cannot see never leads to another create.
+// If a receipt names a job that this key cannot see, no job is created.
 func TestReceiptOfAnUnseenJob(t *testing.T) {
 	for _, reply := range []string{"status=404", `status=403 message="You do not have permission to access the Batch x or it may not exist."`} {
 		g := newGoogle(t, emulator.Options{})
@@ -131,11 +132,11 @@ func TestReceiptOfAnUnseenJob(t *testing.T) {
 		first := oneJob(t, g.ok(newSubmit(), in))
 		g.faults("get match="+strings.TrimPrefix(first.Job, "batches/")+" "+reply, "list hide=1")
 		out := g.fails(newSubmit(), in+batch("b2", 1, 4), exit.Failed, first.Job, "this key cannot see", g.state)
-		if oneJob(t, out).Batch != "b2" { // the batch behind it is not kept back
+		if oneJob(t, out).Batch != "b2" { // the next batch is still submitted
 			t.Errorf("printed %s", out)
 		}
 		g.jobs(2)
-		// It is seen again: then it is the batch's job.
+		// If the job is visible again, it is the batch's job.
 		g.faults()
 		if job := oneJob(t, g.ok(newSubmit(), in)); job.Job != first.Job {
 			t.Errorf("took %s", job.Job)
@@ -144,8 +145,8 @@ func TestReceiptOfAnUnseenJob(t *testing.T) {
 	}
 }
 
-// A job that the pages of a list show twice, because others were created in
-// between, is not its own twin.
+// A list may show one job on two pages, because other jobs were created in
+// between. The job must not be taken for two jobs.
 func TestOneJobOnTwoPages(t *testing.T) {
 	g := newGoogle(t, emulator.Options{})
 	in := batch("b1", 2, 4)
@@ -171,16 +172,16 @@ func TestOneJobOnTwoPages(t *testing.T) {
 	g.jobs(1)
 }
 
-// The lines of a batch may come again under another name, when its database was
-// restored from a backup. A job whose results nobody has collected is taken, one
-// that is over is not.
+// The lines of a batch may come again under another name, if its database was
+// restored from a backup. A job whose results have not been collected is
+// adopted. A job that is over is not.
 func TestSameLinesUnderAnotherName(t *testing.T) {
 	b1 := batch("b1", 3, 4)
 	b2 := strings.Replace(b1, `"batch":"b1"`, `"batch":"b2"`, 1)
 	for _, c := range []struct {
 		name  string
 		fault string
-		until string // how far b1's job has come: submitted, ended, fetched
+		until string // what was done with b1's job: submitted, ended, fetched
 		in    string
 		took  bool
 	}{
@@ -218,7 +219,7 @@ func TestSameLinesUnderAnotherName(t *testing.T) {
 				if (job.Job == first.Job) != c.took {
 					t.Errorf("took %+v, b1 has %s", job, first.Job)
 				}
-				if warned := strings.Contains(g.log.String(), "submitted before as another batch"); warned != c.took {
+				if warned := strings.Contains(g.log.String(), "already submitted as another batch"); warned != c.took {
 					t.Errorf("warned %v", warned)
 				}
 				if !c.took || job.Batch == "" {
@@ -228,7 +229,7 @@ func TestSameLinesUnderAnotherName(t *testing.T) {
 				if job.Batch != "b2" || job.Requests != 3 || job.Input != first.Input {
 					t.Errorf("%+v", job)
 				}
-				again := oneJob(t, g.ok(newSubmit(), c.in)) // by its own receipt now
+				again := oneJob(t, g.ok(newSubmit(), c.in)) // now by its own receipt
 				if again.Job != first.Job {
 					t.Errorf("the second run took %s", again.Job)
 				}
@@ -242,7 +243,7 @@ func TestSameLinesUnderAnotherName(t *testing.T) {
 	}
 }
 
-// The outcome of the other batch's create may be unknown: it is looked for.
+// If the outcome of the other batch's create is unknown, its job is looked up.
 func TestSameLinesOfAnUnknownOutcome(t *testing.T) {
 	g := newGoogle(t, emulator.Options{})
 	b1 := batch("b1", 3, 4)
@@ -257,8 +258,8 @@ func TestSameLinesOfAnUnknownOutcome(t *testing.T) {
 	g.jobs(1)
 }
 
-// A part of a claimed batch would be paid for and then stand in the way of the
-// whole batch.
+// A part of a claimed batch would be paid for, and then the whole batch would be
+// refused.
 func TestPartOfAClaimedBatch(t *testing.T) {
 	g := newGoogle(t, emulator.Options{})
 	submit := newSubmit()
@@ -266,14 +267,14 @@ func TestPartOfAClaimedBatch(t *testing.T) {
 	cut := func(name string) string {
 		return strings.Replace(batch(name, 2, 4), `"count":2`, `"count":3`, 1)
 	}
-	g.fails(submit, cut("b01K3ZQ5V6W7X8Y9ZABCDEFGHJK"), exit.Malformed, "comes from a database", "chunks-pending --from")
+	g.fails(submit, cut("b01K3ZQ5V6W7X8Y9ZABCDEFGHJK"), exit.Malformed, "chunks-pending claimed it", "chunks-pending --from")
 	g.jobs(0)
 	g.ok(submit, batch("b01K3ZQ5V6W7X8Y9ZABCDEFGHJK", 2, 4))
 	g.ok(submit, cut("by-hand"))
 	g.jobs(2)
 }
 
-// A create's reply that does not name a job leaves the outcome unknown.
+// If the reply to a create does not name a job, the outcome is unknown.
 func TestCreateReplies(t *testing.T) {
 	for _, body := range []string{
 		`null`, `{}`, `[]`, `{"name":null}`, `{"name":7}`, `{"name":""}`, `{"name":"batches/../files"}`, `{"name":"operations/x"}`, `{"name":["batches/x"]}`, `<html>`, ``,
@@ -295,7 +296,8 @@ func TestCreateReplies(t *testing.T) {
 	}
 }
 
-// A batch that is over the quota alone is never accepted: that is not code 5.
+// A batch that alone is larger than the quota is never accepted, so the code is
+// not 5.
 func TestBatchOverTheQuota(t *testing.T) {
 	g := newGoogle(t, emulator.Options{Polls: 30})
 	submit := newSubmit()
@@ -305,14 +307,14 @@ func TestBatchOverTheQuota(t *testing.T) {
 	if oneJob(t, out).Batch != "other" {
 		t.Errorf("printed %s", out)
 	}
-	g.fails(submit, batch("b2", 2, 4), exit.TryLater, "429") // the other job is active now
+	g.fails(submit, batch("b2", 2, 4), exit.TryLater, "429") // another job is active now
 	g.ok(newWait(), g.unfinished())
-	g.fails(submit, batch("b3", 2, 4), exit.TryLater, "429") // Google says when it will do
+	g.fails(submit, batch("b3", 2, 4), exit.TryLater, "429") // Google says how long to wait
 	g.jobs(1)
 	g.files(1)
 }
 
-// jobsList is a list of n jobs in pages, newest first, ten minutes between two.
+// jobsList is a list of n jobs in pages, newest first, ten minutes apart.
 type jobsList struct {
 	*google
 	n       int
@@ -353,9 +355,9 @@ func (l *jobsList) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	json.NewEncoder(w).Encode(page)
 }
 
-// A run reads the list whole once, and before each further create only its new
-// end, unless the list is not newest first. A page that fails is asked for again,
-// and not those before it.
+// A run reads the whole list once. Before each further create it reads only the
+// new jobs, unless the list is not sorted newest first. If a page fails, only
+// that page is requested again.
 func TestListIsReadOnce(t *testing.T) {
 	for _, c := range []struct {
 		shuffle bool
@@ -372,7 +374,7 @@ func TestListIsReadOnce(t *testing.T) {
 	}
 }
 
-// A long list is told of, and one whose pages come again ends.
+// A long list is logged. A list whose pages repeat is an error.
 func TestLongList(t *testing.T) {
 	g := newGoogle(t, emulator.Options{})
 	g.serve(&jobsList{google: g, n: 60 * pageSize})
@@ -387,7 +389,7 @@ func TestLongList(t *testing.T) {
 	g.fails(newSubmit(), batch("b2", 1, 4), exit.Failed, "does not end")
 }
 
-// What other jobs of the run end before is not counted against the limit.
+// Jobs that end during the run no longer count against the limit.
 func TestActiveJobsAreCountedAgain(t *testing.T) {
 	g := newGoogle(t, emulator.Options{MaxJobs: 1000})
 	input := g.upload("x", payloadOf(batch("x", 1, 4)))
@@ -415,14 +417,14 @@ func (l lineWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// A reply about another job than the one asked for is not believed.
+// A reply about another job than the requested one is an error.
 func TestStatusOfAnotherJob(t *testing.T) {
 	g := newGoogle(t, emulator.Options{})
 	jobs := g.ended(newSubmit(), batch("b1", 2, 4))
 	g.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		io.WriteString(w, `{"name":"batches/other","metadata":{"state":"BATCH_STATE_SUCCEEDED","output":{"responsesFile":"files/r"}},"done":true}`)
 	}))
-	g.fails(newFetch(), jobs, exit.Failed, "google answered with \"batches/other\"")
-	g.fails(newWait(), strings.Replace(jobs, record.Succeeded, record.Running, 1), exit.Failed, "google answered with \"batches/other\"")
+	g.fails(newFetch(), jobs, exit.Failed, "answered with \"batches/other\"")
+	g.fails(newWait(), strings.Replace(jobs, record.Succeeded, record.Running, 1), exit.Failed, "answered with \"batches/other\"")
 	g.files(1)
 }

@@ -2,6 +2,6 @@ package gbatch
 
 import "syscall"
 
-// neverNamed opens a new file in a folder, O_TMPFILE of open(2). Not every file
-// system has it.
+// neverNamed is O_TMPFILE of open(2): it creates a file without a name in a
+// folder. Not every file system supports it.
 const neverNamed = 0x400000 | syscall.O_DIRECTORY

@@ -19,7 +19,7 @@ import (
 	"gbatch/pkg/record"
 )
 
-// googleJobs is how many jobs Google lets be active at once
+// googleJobs is how many active jobs Google allows at a time
 // (ai.google.dev/gemini-api/docs/rate-limits).
 const googleJobs = 100
 
@@ -27,22 +27,22 @@ const googleJobs = 100
 // job, or finds the job that an earlier run created. It prints the jobs.
 type Submit struct {
 	Method       string        `help:"What the job does with its requests: embed or generate." enum:"embed,generate" default:"embed"`
-	Settle       time.Duration `help:"How long to look for a job whose creation got no answer." default:"2m"`
+	Settle       time.Duration `help:"How long to look for a job after a create whose outcome is unknown." default:"2m"`
 	MaxJobs      int           `help:"Warn when this many jobs are active; Google takes at most 100." default:"50"`
-	AllowPartial bool          `help:"Submit a batch that has fewer requests than its header says, unless chunks-pending made it."`
-	Canary       int           `help:"Repeat this many requests of each batch under reserved keys, for gbatch-fetch to compare; they are paid for too." default:"0"`
-	RetryFor     time.Duration `help:"How long to retry transient failures." default:"10m"`
+	AllowPartial bool          `help:"Submit a batch that has fewer requests than its header says, unless chunks-pending claimed it."`
+	Canary       int           `help:"Send this many requests of each batch twice, for gbatch-fetch to compare the answers. Both cost money." default:"0"`
+	RetryFor     time.Duration `help:"How long to retry transient errors." default:"10m"`
 	Model        string        `help:"Model of requests that have no header." default:"${model}"`
-	MaxRequests  int           `help:"Cut requests without a header into batches of this many." default:"10000"`
-	MaxBytes     cli.Size      `help:"And of this size." default:"100MB"`
+	MaxRequests  int           `help:"Most requests per batch, for requests without a header." default:"10000"`
+	MaxBytes     cli.Size      `help:"Most bytes per batch, for requests without a header." default:"100MB"`
 }
 
-// Run submits the batches of in one after the other, and prints each one's job
-// before it goes on to the next. A batch that Google refuses does not keep
-// those behind it back; the error is returned at the end.
+// Run submits the batches of in one after the other, and prints the job of each
+// before it continues with the next. If Google refuses a batch, the later
+// batches are still submitted, and the error is returned at the end.
 func (s *Submit) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	if s.Canary < 0 || s.MaxRequests <= 0 || s.MaxBytes <= 0 {
-		return exit.Errorf(exit.Usage, "--canary must not be below 0, --max-requests and --max-bytes must be above")
+		return exit.Errorf(exit.Usage, "--canary must not be below 0, --max-requests and --max-bytes must be at least 1")
 	}
 	name, err := model.Name(s.Model)
 	if err != nil {
@@ -88,11 +88,12 @@ type submission struct {
 	at     backend
 	ledger ledger.Ledger
 	out    *ndjson.Writer
-	warned bool // of MaxJobs
+	warned bool // the warning about MaxJobs was given
 }
 
-// submit gets p its job and prints it, while it holds p's entry in the ledger.
-// The entry is given up after the job is printed, and remains as its receipt.
+// submit finds or creates p's job and prints it, while it holds p's entry in the
+// ledger. The entry is released after the job is printed, and remains as its
+// receipt.
 func (s *submission) submit(ctx context.Context, p *payload) error {
 	e, err := s.ledger.Claim(ctx, p.name(), s.RetryFor)
 	if err != nil {
@@ -111,14 +112,14 @@ func (s *submission) submit(ctx context.Context, p *payload) error {
 
 // job finds p's job or creates it.
 func (s *submission) job(ctx context.Context, p *payload, e ledger.Entry) (*record.Job, error) {
-	left := e.Mark() // by an earlier run
+	left := e.Mark() // what an earlier run left
 	if left.Phase == ledger.Created {
 		op, err := s.status(ctx, left.Job)
 		switch {
-		// The chunks of a batch whose job failed are sent in another batch when
-		// the failure is applied, and may be there already.
+		// If the job of a batch failed, its chunks become part of another batch as
+		// soon as the failure is applied. That may have happened already.
 		case err == nil && (lives(op.state) || p.Batch != "") && sameModel(op.model, p.Model):
-			slog.Info("the batch was submitted before", "batch", p.Batch, "job", op.name, "state", op.state)
+			slog.Info("the batch was already submitted", "batch", p.Batch, "job", op.name, "state", op.state)
 			return p.adopted(op), nil
 		case missing(err):
 			return s.unseen(ctx, p, e)
@@ -127,8 +128,8 @@ func (s *submission) job(ctx context.Context, p *payload, e ledger.Entry) (*reco
 		}
 	}
 	// Other batches may have these lines: a database that was restored from a
-	// backup claims them anew, under another name.
-	var same []string // jobs
+	// backup claims them again, under another name.
+	var same []string // names of jobs
 	unknown := left.Phase == ledger.Create
 	for _, m := range s.ledger.Others(p.name(), p.hash) {
 		unknown = unknown || m.Phase == ledger.Create
@@ -147,7 +148,7 @@ func (s *submission) job(ctx context.Context, p *payload, e ledger.Entry) (*reco
 	if op, err := s.sameLines(ctx, p, append(same, found.same...)); err != nil {
 		return nil, err
 	} else if op != nil {
-		slog.Warn("the same requests were submitted before as another batch, their job is taken for this one", "batch", p.Batch, "job", op.name, "as", op.display)
+		slog.Warn("the same requests were already submitted as another batch: its job is adopted for this batch", "batch", p.Batch, "job", op.name, "as", op.display)
 		job := p.adopted(op)
 		s.receipt(ctx, p, e, job)
 		return job, nil
@@ -165,8 +166,9 @@ func (s *submission) job(ctx context.Context, p *payload, e ledger.Entry) (*reco
 	return s.create(ctx, p, e, input, found.active)
 }
 
-// unseen handles a receipt whose job the service does not show: it belongs to
-// another project or was deleted. It may be paid for, so no other is created.
+// unseen handles a receipt whose job the service does not show: the job belongs
+// to another project or was deleted. It may be paid for, so no other job is
+// created.
 func (s *submission) unseen(ctx context.Context, p *payload, e ledger.Entry) (*record.Job, error) {
 	found, err := s.lookUp(ctx, p)
 	if err != nil {
@@ -175,12 +177,13 @@ func (s *submission) unseen(ctx context.Context, p *payload, e ledger.Entry) (*r
 	if found.mine != nil {
 		return s.adopt(ctx, p, e, found.mine, false)
 	}
-	return nil, &oneBatch{fmt.Errorf("%s was submitted as %s, which this key cannot see: use a key of the project that it was submitted with; if the job was deleted, remove %s, and the line again creates another", p, e.Mark().Job, e)}
+	return nil, &oneBatch{fmt.Errorf("%s was submitted as %s, which this key cannot see: use a key of the project that it was submitted with; if the job was deleted, remove %s and run the whole pipe again, which creates another job", p, e.Mark().Job, e)}
 }
 
-// sameLines returns the first of some jobs for the same lines that this batch may
-// take: one whose results nobody has collected. If they were collected, the
-// requests come again for a reason, such as a transient error.
+// sameLines returns the first of some jobs for the same lines that this batch
+// may adopt. It is a job whose results have not been collected. If they were
+// collected, the requests are sent again for a reason, such as a transient
+// error.
 func (s *submission) sameLines(ctx context.Context, p *payload, jobs []string) (*operation, error) {
 	slices.Sort(jobs)
 	for _, name := range slices.Compact(jobs) {
@@ -203,19 +206,19 @@ func (s *submission) sameLines(ctx context.Context, p *payload, jobs []string) (
 		if open {
 			return op, nil
 		}
-		if op.answers > 0 && op.failed == 0 { // none of them needed to come again
-			slog.Warn("the same requests were answered before as another batch, and are paid for again: its results were collected", "batch", p.Batch, "job", op.name, "as", op.display)
+		if op.answers > 0 && op.failed == 0 { // no request needed to be sent again
+			slog.Warn("the same requests were already answered as another batch; its results were already collected, so the requests are paid for again", "batch", p.Batch, "job", op.name, "as", op.display)
 		}
 	}
 	return nil, nil
 }
 
-// createTimeout bounds a create: its sending, the wait for a reply and the
-// reply.
+// createTimeout bounds a create: sending it, waiting for the reply and reading
+// the reply.
 const createTimeout = 3 * time.Minute
 
-// create makes p's job from an input. It sends the create again only after a
-// failure that surely created nothing, and another look-up.
+// create makes p's job from an input. It sends the create again only after an
+// error that certainly created nothing, and after another look-up.
 func (s *submission) create(ctx context.Context, p *payload, e ledger.Entry, input string, active int) (*record.Job, error) {
 	for b := newBackoff(s.RetryFor); ; {
 		if err := e.Set(ctx, p.mark(ledger.Create, input, "")); err != nil {
@@ -235,7 +238,7 @@ func (s *submission) create(ctx context.Context, p *payload, e ledger.Entry, inp
 			e.Forget()
 			err = fmt.Errorf("google refused %s: %w", p, err)
 			if a := new(apiError); errors.As(err, &a) && a.http == 400 && !a.auth() {
-				err = &oneBatch{err} // it is about the lines
+				err = &oneBatch{err} // the lines are the reason
 			}
 			return nil, err
 		case !notDone(err):
@@ -246,12 +249,13 @@ func (s *submission) create(ctx context.Context, p *payload, e ledger.Entry, inp
 		}
 		cause := err
 		if err := b.pause(ctx, cause); err != nil {
-			// If Google cannot be reached, the next run uses the file.
+			// If Google cannot be reached, the file is kept, and the next run uses
+			// it.
 			if exit.Code(err) == exit.TryLater && !errors.As(err, new(notSent)) {
 				s.at.drop(ctx, input)
 				e.Forget()
 				if a := new(apiError); active == 0 && errors.As(cause, &a) && a.wait == 0 {
-					err = &oneBatch{fmt.Errorf("%w; no other job is active, so the batch alone is over the quota: give the claim back and cut smaller batches with chunks-pending --max-tokens", cause)}
+					err = &oneBatch{fmt.Errorf("%w; no other job is active, so this batch alone is larger than the quota: give it back with chunks-release, and cut smaller batches with chunks-pending --max-tokens", cause)}
 				}
 			}
 			return nil, fmt.Errorf("create the job of %s: %w", p, err)
@@ -267,10 +271,10 @@ func (s *submission) create(ctx context.Context, p *payload, e ledger.Entry, inp
 	}
 }
 
-// afterUnknown settles a create whose outcome is not known because of cause.
+// afterUnknown settles a create whose outcome is unknown because of cause.
 func (s *submission) afterUnknown(ctx context.Context, p *payload, e ledger.Entry, cause error) (*record.Job, error) {
 	if ctx.Err() == nil {
-		slog.Info("google did not say whether it created a job, looking for it", "batch", p.Batch, "error", cause)
+		slog.Info("google did not say whether it created a job; looking for the job", "batch", p.Batch, "error", cause)
 		found, err := s.settle(ctx, p, true)
 		if err == nil && found.mine != nil {
 			return s.adopt(ctx, p, e, found.mine, true)
@@ -279,15 +283,16 @@ func (s *submission) afterUnknown(ctx context.Context, p *payload, e ledger.Entr
 			cause = err
 		}
 	}
-	// Not wrapped: whatever cause is, what matters is that the outcome is not known.
-	return nil, exit.Errorf(exit.Unknown, "the outcome of creating the job for %s is unknown (%v); run the line again: it looks for the job before it creates one", p, cause)
+	// cause is not wrapped: its exit code does not matter, because the outcome is
+	// unknown.
+	return nil, exit.Errorf(exit.Unknown, "the outcome of creating the job for %s is unknown (%v); run the whole pipe again: it looks for the job before it creates one", p, cause)
 }
 
-// settle finds out whether a create whose outcome is unknown made a job for p:
-// it looks the job up until it shows, or until --settle has passed. It counts
-// from now, when the attempt has ended or the process that made it is dead, and
-// not from a time that was written down: clocks jump. If nothing is unknown it
-// looks once.
+// settle finds out whether a create whose outcome is unknown made a job for p.
+// It looks the job up until it shows, or until --settle has passed. The time
+// counts from now: the attempt has ended, or the process that made it is dead.
+// It does not count from a time in the ledger, because clocks jump. If no
+// outcome is unknown, settle looks once.
 func (s *submission) settle(ctx context.Context, p *payload, unknown bool) (found *jobsFound, err error) {
 	end := time.Now()
 	if unknown {
@@ -309,8 +314,8 @@ func (s *submission) settle(ctx context.Context, p *payload, unknown bool) (foun
 // jobsFound is what a look-up found for a batch.
 type jobsFound struct {
 	mine   *operation // the batch's job
-	same   []string   // jobs for the same lines under other batches' names
-	active int        // jobs of the project
+	same   []string   // names of other batches' jobs for the same lines
+	active int        // active jobs of the project
 }
 
 // lookUp finds p's job in the list of all jobs.
@@ -335,7 +340,7 @@ func (s *submission) lookUp(ctx context.Context, p *payload) (*jobsFound, error)
 		}
 	}
 	if len(mine) == 0 && other != nil {
-		return nil, &oneBatch{fmt.Errorf("%s was already submitted with another payload or model, as %s (%s): collect that job, or cancel it if it is not wanted", p, other.name, other.state)}
+		return nil, &oneBatch{fmt.Errorf("%s was already submitted with another payload or model, as %s (%s): collect that job, or cancel it if you do not want it", p, other.name, other.state)}
 	}
 	if len(mine) == 0 {
 		return found, nil
@@ -344,13 +349,13 @@ func (s *submission) lookUp(ctx context.Context, p *payload) (*jobsFound, error)
 		return cmp.Or(a.createdAt().Compare(b.createdAt()), cmp.Compare(a.name, b.name))
 	})
 	for _, twin := range mine[1:] {
-		slog.Warn("there are two jobs for one batch, the older is taken: cancel the other", "batch", p.Batch, "taken", mine[0].name, "other", twin.name)
+		slog.Warn("there are two jobs for one batch; the older one is adopted: cancel the other one", "batch", p.Batch, "taken", mine[0].name, "other", twin.name)
 	}
 	found.mine = mine[0]
 	return found, nil
 }
 
-// status asks for a job and repeats what fails transiently.
+// status asks for the status of a job, and retries transient errors.
 func (s *submission) status(ctx context.Context, job string) (op *operation, err error) {
 	err = retry(ctx, s.RetryFor, func() error {
 		op, err = s.at.status(ctx, job)
@@ -359,10 +364,10 @@ func (s *submission) status(ctx context.Context, job string) (op *operation, err
 	return op, err
 }
 
-// room reports whether one more job may be created.
+// room returns an error if no more jobs may be created.
 func (s *submission) room(active int) error {
 	if active >= googleJobs {
-		return exit.Errorf(exit.TryLater, "google takes at most %d active jobs and has %d: try again when some have ended", googleJobs, active)
+		return exit.Errorf(exit.TryLater, "google allows at most %d active jobs, and %d are active: try again when some have ended", googleJobs, active)
 	}
 	if active >= s.MaxJobs && !s.warned {
 		s.warned = true
@@ -371,38 +376,39 @@ func (s *submission) room(active int) error {
 	return nil
 }
 
-// adopt takes a job that a look-up found as p's. With leftovers, earlier
-// attempts may have uploaded files that the job does not use: they are deleted.
+// adopt takes a job that a look-up found as p's job. If leftovers is true,
+// earlier attempts may have uploaded files that the job does not use: these are
+// deleted.
 func (s *submission) adopt(ctx context.Context, p *payload, e ledger.Entry, found *operation, leftovers bool) (*record.Job, error) {
 	op, err := s.status(ctx, found.name)
 	if err != nil {
 		return nil, err
 	}
 	op.display = cmp.Or(op.display, found.display)
-	slog.Info("the batch was submitted before", "batch", p.Batch, "job", op.name, "state", op.state)
+	slog.Info("the batch was already submitted", "batch", p.Batch, "job", op.name, "state", op.state)
 	job := p.adopted(op)
 	if leftovers && job.Input != "" {
 		if err := s.at.tidy(ctx, p, job.Input); err != nil {
-			slog.Warn("input files that are not in use were not looked for", "error", err)
+			slog.Warn("unused input files were not deleted", "error", err)
 		}
 	}
 	s.receipt(ctx, p, e, job)
 	return job, nil
 }
 
-// receipt writes down p's job. The job exists whatever the ledger says, so a
-// failure is only a warning.
+// receipt records p's job in the ledger. The job exists in any case, so an error
+// is only a warning.
 func (s *submission) receipt(ctx context.Context, p *payload, e ledger.Entry, job *record.Job) {
 	if err := e.Set(ctx, p.mark(ledger.Created, job.Input, job.Job)); err != nil {
 		slog.Warn("the receipt of a job was not written", "job", job.Job, "error", err)
 	}
 }
 
-// adopted is the record of a job that was submitted before.
+// adopted returns the record of a job that was submitted before.
 func (p *payload) adopted(op *operation) *record.Job {
 	job := p.record(op)
 	if !lives(op.state) {
-		op.update(job) // it is not asked about again
+		op.update(job) // its status is not requested again
 	}
 	return job
 }

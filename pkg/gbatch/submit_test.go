@@ -25,13 +25,13 @@ import (
 	"gbatch/pkg/ledger"
 )
 
-// Whatever happens to the create call, running the line again ends with one
+// Whatever happens to the create call, running the command again leads to one
 // job. Each case ends with a plain run that must print the only job.
 func TestPaidOnce(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		faults []string
-		code   int // of the first run
+		code   int // exit code of the first run
 		said   string
 		jobs   int // created by the first run
 	}{
@@ -44,7 +44,7 @@ func TestPaidOnce(t *testing.T) {
 		{"408 after the work", []string{"create nth=1 status=408 when=after"}, exit.OK, "", 1},
 		{"dropped before the work", []string{"create nth=1 drop"}, exit.Unknown, "unknown", 0},
 		{"503 before the work", []string{"create nth=1 status=503"}, exit.Unknown, "503", 0},
-		{"408 before the work", []string{"create nth=1 status=408"}, exit.Unknown, "run the line again", 0},
+		{"408 before the work", []string{"create nth=1 status=408"}, exit.Unknown, "run the whole pipe again", 0},
 		{"429 with RetryInfo", []string{"create nth=1-3 status=429 retry=5ms"}, exit.OK, "", 1},
 		{"429 with Retry-After", []string{"create nth=1-2 status=429 retry-after=0"}, exit.OK, "", 1},
 		{"429 without a delay", []string{"create nth=1-2 status=429"}, exit.OK, "", 1},
@@ -62,7 +62,7 @@ func TestPaidOnce(t *testing.T) {
 		{"reply lost, then the list fails for a while", []string{"create nth=1 drop when=after", "list nth=2-3 status=503 retry=1ms"}, exit.OK, "", 1},
 		{"the list fails before", []string{"list nth=1 status=400"}, exit.Failed, "look for the job", 0},
 		{"the list fails for a while before", []string{"list nth=1-2 status=429 retry=1ms"}, exit.OK, "", 1},
-		{"the list fails for good before", []string{"list status=503 retry=1h"}, exit.TryLater, "503", 0},
+		{"the list keeps failing before", []string{"list status=503 retry=1h"}, exit.TryLater, "503", 0},
 		{"the list is not JSON", []string{"list status=200 body=html"}, exit.TryLater, "", 0},
 		{"the list is nothing", []string{"list status=200 body=empty"}, exit.TryLater, "the reply is empty", 0},
 		{"the look at the found job fails", []string{"create nth=1 drop when=after", "get nth=1 status=404"}, exit.Failed, "404", 1},
@@ -84,7 +84,7 @@ func TestPaidOnce(t *testing.T) {
 			}
 			g.jobs(c.jobs)
 			if c.code == exit.Failed && c.jobs == 0 {
-				g.files(0) // nothing is left of what was refused
+				g.files(0) // nothing is left of a refused batch
 			}
 			g.faults()
 			job := oneJob(t, g.ok(newSubmit(), in))
@@ -103,8 +103,8 @@ func TestPaidOnce(t *testing.T) {
 	}
 }
 
-// A create goes over a connection of its own, so that net/http has nothing to
-// send again, and carries no header that would let it.
+// A create uses a new connection, so that net/http has nothing to send again,
+// and has no header that would allow that.
 func TestCreateIsSentOnce(t *testing.T) {
 	g := newGoogle(t, emulator.Options{})
 	var creates, closing atomic.Int32
@@ -123,8 +123,8 @@ func TestCreateIsSentOnce(t *testing.T) {
 	}
 }
 
-// With a server that speaks HTTP/2, as Google's do, a create still has a
-// connection of its own.
+// A create uses a new connection also with a server that speaks HTTP/2, as
+// Google's servers do.
 func TestCreateOverTLS(t *testing.T) {
 	var mu sync.Mutex
 	creates := map[string]int{} // by protocol and address
@@ -177,8 +177,7 @@ func TestCreateOverTLS(t *testing.T) {
 	}
 }
 
-// Nothing was sent where no connection could be had: that is not an unknown
-// outcome.
+// If no connection can be made, nothing was sent: the outcome is not unknown.
 func TestCreateNotSent(t *testing.T) {
 	tr := newTransport(credential{})
 	sent, err := tr.once(t.Context(), func(ctx context.Context) error {
@@ -191,12 +190,12 @@ func TestCreateNotSent(t *testing.T) {
 	}
 }
 
-// A list that lags behind the create is waited for.
+// If the list lags behind the create, gbatch-submit waits for the job to show.
 func TestListLags(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		settle time.Duration
-		hidden int32 // lists that do not show the job
+		hidden int32 // number of lists that do not show the job
 		code   int
 	}{
 		{"within settle", time.Minute, 4, exit.OK},
@@ -218,7 +217,7 @@ func TestListLags(t *testing.T) {
 			submit := newSubmit()
 			submit.Settle = c.settle
 			if c.name == "within settle" {
-				submit.Settle = 20 * time.Second // the first looks come at a fiftieth of it
+				submit.Settle = 20 * time.Second // the first look-up comes after a fiftieth of it
 			}
 			_, err := g.run(submit, batch("b1", 2, 4))
 			if exit.Code(err) != c.code {
@@ -232,14 +231,15 @@ func TestListLags(t *testing.T) {
 	}
 }
 
-// The job is found on whatever page of the list it is.
+// The job is found on every page of the list.
 func TestFoundOnEveryPage(t *testing.T) {
 	g := newGoogle(t, emulator.Options{MaxJobs: 1000})
 	first := oneJob(t, g.ok(newSubmit(), batch("wanted", 1, 4)))
 	forgetReceipts(t, g)
 	g.ok(newWait(), mustLine(first)) // ended jobs do not count as active
 	for i := range 250 {
-		// Cheaper than a submission: a create of the same input under another name.
+		// This is cheaper than a submission: a create of the same input under
+		// another name.
 		g.create(fmt.Sprintf("other-%d", i), first.Input)
 		if i == 98 || i == 99 || i == 100 || i == 249 {
 			g.ok(newWait(), g.unfinished())
@@ -254,7 +254,7 @@ func TestFoundOnEveryPage(t *testing.T) {
 	}
 }
 
-// create makes a job without the client.
+// create makes a job without gbatch-submit.
 func (g *google) create(display, input string) {
 	g.t.Helper()
 	body := fmt.Sprintf(`{"batch":{"displayName":%q,"inputConfig":{"file_name":%q}}}`, display, input)
@@ -270,7 +270,7 @@ func (g *google) create(display, input string) {
 	resp.Body.Close()
 }
 
-// unfinished is a record for each job that has not ended.
+// unfinished returns a record for each job that has not ended.
 func (g *google) unfinished() string {
 	g.t.Helper()
 	req, _ := http.NewRequest("GET", g.url+"/v1beta/batches?pageSize=100", nil)
@@ -306,7 +306,7 @@ func forgetReceipts(t *testing.T, g *google) {
 	}
 }
 
-// A list whose pages go in a circle is an error, not an answer.
+// A list whose pages repeat is an error.
 func TestListWithoutEnd(t *testing.T) {
 	g := newGoogle(t, emulator.Options{})
 	g.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -320,7 +320,7 @@ func TestListWithoutEnd(t *testing.T) {
 	g.jobs(0)
 }
 
-// Where the list does not show the job yet, its receipt does.
+// If the list does not show the job yet, the receipt names it.
 func TestReceipt(t *testing.T) {
 	g := newGoogle(t, emulator.Options{})
 	first := oneJob(t, g.ok(newSubmit(), batch("b1", 2, 4)))
@@ -337,16 +337,16 @@ func TestReceipt(t *testing.T) {
 	g.jobs(1)
 }
 
-// What a killed process left behind is settled by how far it had come.
+// What a killed process left behind is settled according to its phase.
 func TestStaleIntents(t *testing.T) {
 	in := batch("b1", 2, 4)
 	hour := time.Now().Add(-time.Hour)
 	for _, c := range []struct {
 		name string
-		// left makes what the dead process had done, and returns its intent.
+		// left does what the dead process had done, and returns its intent.
 		left  func(g *google, name string) string
-		jobs  int // created in the end
-		files int // at google in the end
+		jobs  int // total of jobs created
+		files int // files at Google at the end
 		took  bool
 	}{
 		{"an empty file", func(g *google, name string) string { return "" }, 1, 1, false},
@@ -370,7 +370,7 @@ func TestStaleIntents(t *testing.T) {
 		{"create, created", func(g *google, name string) string {
 			input := g.upload(name, payloadOf(in))
 			g.create(name, input)
-			g.upload(name, payloadOf(in)) // an upload whose reply had been lost
+			g.upload(name, payloadOf(in)) // an upload whose reply was lost
 			return mustLine(ledger.Mark{Name: name, Phase: ledger.Create, Input: input, Time: hour})
 		}, 1, 1, true},
 		{"create, by a clock that is ahead", func(g *google, name string) string {
@@ -420,7 +420,8 @@ func TestStaleIntents(t *testing.T) {
 	}
 }
 
-// A job that was created shortly before a kill may not be in the list yet.
+// A job that was created shortly before the process was killed may not be in the
+// list yet.
 func TestStaleCreateSettles(t *testing.T) {
 	in := batch("b1", 2, 4)
 	g := newGoogle(t, emulator.Options{})
@@ -445,7 +446,7 @@ func TestStaleCreateSettles(t *testing.T) {
 	}
 }
 
-// upload makes a file without the client and returns its name.
+// upload creates a file without gbatch-submit and returns its name.
 func (g *google) upload(display, content string) string {
 	g.t.Helper()
 	post := func(url, body string, header ...string) *http.Response {
@@ -475,7 +476,7 @@ func (g *google) upload(display, content string) string {
 	return reply.File.Name
 }
 
-// newest is the job created last, or "".
+// newest returns the name of the job created last, or "".
 func (g *google) newest() string {
 	for line := range strings.Lines(g.unfinished()) {
 		return jobsOf(g.t, line)[0].Job
@@ -483,7 +484,7 @@ func (g *google) newest() string {
 	return ""
 }
 
-// payloadOf is what is uploaded for a batch: its lines without the header.
+// payloadOf returns what is uploaded for a batch: its lines without the header.
 func payloadOf(in string) string {
 	_, lines, _ := strings.Cut(in, "\n")
 	return lines
@@ -498,8 +499,8 @@ func nameOf(t *testing.T, in string) string {
 	return payloads[0].name()
 }
 
-// A batch's name stands for its lines: with others it is refused, whatever was
-// made of it, unless that job is over without a result.
+// A batch's name belongs to its lines. The same name with other lines is
+// refused, unless the job of the first lines ended without results.
 func TestAnotherPayload(t *testing.T) {
 	for _, c := range []struct {
 		state string
@@ -522,7 +523,7 @@ func TestAnotherPayload(t *testing.T) {
 			if exit.Code(err) != c.code || err != nil && !strings.Contains(err.Error(), first.Job) {
 				t.Errorf("exit %d: %v", exit.Code(err), err)
 			}
-			// The batches behind it are not kept back.
+			// The next batches are still submitted.
 			printed := jobsOf(t, out)
 			if want := map[int]int{exit.OK: 3, exit.Failed: 2}[c.code]; len(printed) != want {
 				t.Errorf("%d jobs were printed, want %d", len(printed), want)
@@ -534,7 +535,7 @@ func TestAnotherPayload(t *testing.T) {
 	}
 }
 
-// The same lines without a header are another batch for another model.
+// The same lines without a header, but for another model, are another batch.
 func TestHeaderlessModels(t *testing.T) {
 	g := newGoogle(t, emulator.Options{})
 	in := requestLine("k", "text", 4)
@@ -552,9 +553,10 @@ func TestHeaderlessModels(t *testing.T) {
 	g.jobs(2)
 }
 
-// A job that ended without results does not count as the batch's job, unless
-// its receipt is there: then it is printed again, with its reason, for
-// vectors-apply to note. What its chunks are part of by then is not known here.
+// A job that ended without results does not count as the batch's job, unless its
+// receipt exists. Then the job is printed again, with its reason, so that
+// vectors-apply stores it. gbatch-submit cannot know which batch the chunks are
+// part of by then.
 func TestFailedJobIsNotAdopted(t *testing.T) {
 	for _, state := range []string{"FAILED", "EXPIRED", "CANCELLED"} {
 		for _, in := range []string{batch("b1", 2, 4), requestLine("k", "text", 4)} {
@@ -582,7 +584,7 @@ func TestFailedJobIsNotAdopted(t *testing.T) {
 	}
 }
 
-// Of two jobs of one name the older is taken.
+// If two jobs have the same name, the older one is adopted.
 func TestTwins(t *testing.T) {
 	g := newGoogle(t, emulator.Options{})
 	in := batch("b1", 2, 4)
@@ -599,7 +601,7 @@ func TestTwins(t *testing.T) {
 	}
 }
 
-// Submissions of one batch at the same time create one job.
+// Several submissions of one batch at the same time create one job.
 func TestTwoAtOnce(t *testing.T) {
 	g := newGoogle(t, emulator.Options{})
 	g.faults("create nth=1 hold=sent")
@@ -628,7 +630,7 @@ func TestTwoAtOnce(t *testing.T) {
 	g.files(1)
 }
 
-// One that finds the batch taken for longer than it retries says so.
+// A run that waits too long for another run's batch reports that.
 func TestTakenForLong(t *testing.T) {
 	g := newGoogle(t, emulator.Options{})
 	in := batch("b1", 5, 4)
@@ -653,8 +655,7 @@ type interrupted struct{}
 
 func (interrupted) Error() string { return "interrupt" }
 
-// An interrupt while the create is under way leaves its outcome to the next
-// run, which finds the job.
+// If an interrupt comes during the create, the next run finds the job.
 func TestInterruptedCreate(t *testing.T) {
 	for _, when := range []string{"before", "after"} {
 		g := newGoogle(t, emulator.Options{})
@@ -665,7 +666,7 @@ func TestInterruptedCreate(t *testing.T) {
 			cancel(interrupted{})
 		}()
 		out, err := g.runContext(ctx, newSubmit(), batch("b1", 3, 4))
-		if err == nil || out != "" || !strings.Contains(err.Error(), "run the line again") || errors.Is(err, context.Canceled) {
+		if err == nil || out != "" || !strings.Contains(err.Error(), "run the whole pipe again") || errors.Is(err, context.Canceled) {
 			t.Errorf("%v, printed %q", err, out)
 		}
 		submit := newSubmit()
@@ -675,7 +676,7 @@ func TestInterruptedCreate(t *testing.T) {
 	}
 }
 
-// A reader that has left does not lose the job.
+// If the reader of the output stops, the job is not lost.
 func TestReaderLeft(t *testing.T) {
 	g := newGoogle(t, emulator.Options{})
 	r, w, err := os.Pipe()
@@ -692,7 +693,8 @@ func TestReaderLeft(t *testing.T) {
 	g.jobs(1)
 }
 
-// Whatever happens to an upload, one file is left at Google and one job uses it.
+// Whatever happens to an upload, one file is left at Google, and one job uses
+// it.
 func TestUploads(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -711,7 +713,7 @@ func TestUploads(t *testing.T) {
 		{"the replies are lost", []string{"upload.data nth=1-2 drop when=after"}, exit.OK, ""},
 		{"the reply is cut", []string{"upload.data nth=1 cut=10"}, exit.OK, ""},
 		{"the reply has no file", []string{"upload.data nth=1 status=200 body=empty when=after"}, exit.OK, ""},
-		{"it fails for good", []string{"upload.data status=503 retry=1h"}, exit.TryLater, "503"},
+		{"it keeps failing", []string{"upload.data status=503 retry=1h"}, exit.TryLater, "503"},
 		{"the reply is lost, and the list fails", []string{"upload.data nth=1 drop when=after", "file.list status=503 retry=1h"}, exit.TryLater, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -734,7 +736,7 @@ func TestUploads(t *testing.T) {
 	}
 }
 
-// Sizes around the 8 MiB pieces of the upload arrive whole.
+// Files of sizes around the upload's pieces of 8 MiB arrive whole.
 func TestUploadSizes(t *testing.T) {
 	g := newGoogle(t, emulator.Options{})
 	const piece = 8 << 20
@@ -754,7 +756,7 @@ func TestUploadSizes(t *testing.T) {
 	}
 }
 
-// Google's limit of active jobs is met before anything is uploaded.
+// Google's limit of active jobs is checked before anything is uploaded.
 func TestTooManyJobs(t *testing.T) {
 	g := newGoogle(t, emulator.Options{MaxJobs: 200, Polls: 1000})
 	input := g.upload("x", payloadOf(batch("x", 1, 4)))
@@ -770,7 +772,7 @@ func TestTooManyJobs(t *testing.T) {
 	}
 	g.fails(newSubmit(), batch("b3", 1, 4), exit.TryLater, "100 active jobs")
 	g.files(3)
-	// A batch that has its job already is none too many.
+	// The limit does not apply to a batch that already has its job.
 	g.ok(newSubmit(), batch("b1", 1, 4))
 }
 
@@ -787,7 +789,7 @@ func TestGenerate(t *testing.T) {
 	}
 }
 
-// A folder that others can write to, or that is a link, is not trusted.
+// A folder that others can write to, or that is a link, is refused.
 func TestStateDir(t *testing.T) {
 	in := batch("b1", 1, 4)
 	for _, c := range []struct {
@@ -833,7 +835,7 @@ func TestStateDir(t *testing.T) {
 	}
 }
 
-// The environment: which key is taken, and what is refused.
+// Which API key the environment gives, and which settings are refused.
 func TestEnvironment(t *testing.T) {
 	g := newGoogle(t, emulator.Options{})
 	in := batch("b1", 1, 4)
@@ -852,7 +854,7 @@ func TestEnvironment(t *testing.T) {
 	}
 }
 
-// Google's own echo of the key does not get through, wherever it stands.
+// If Google repeats the key in a reply, it is hidden everywhere.
 func TestKeyIsHidden(t *testing.T) {
 	g := newGoogle(t, emulator.Options{})
 	g.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -20,22 +20,23 @@ const (
 	maxErrorBody = 64 << 10
 )
 
-// replyTimeout is how long a server may take nothing of a request, and how long
-// it may be silent before a reply and within one.
+// replyTimeout is how long a server may take no bytes of a request, and how long
+// it may send nothing before and during a reply.
 var replyTimeout = 2 * time.Minute
 
-// slowest is how many bytes of a reply must come a second, on average, once
-// replyTimeout has been waited for them.
+// slowest is the lowest rate of a reply in bytes per second. It is the average
+// over the time spent waiting for the reply, and counts once that is
+// replyTimeout.
 const slowest = 1 << 10
 
-// A credential is what a server knows the caller by.
+// A credential is what the caller authenticates with.
 type credential struct {
-	secret  string // kept out of every message
-	refused string // what a message says when the server refuses it, with what to check
+	secret  string // never part of a message
+	refused string // the message if the server refuses the secret: it says what to check
 }
 
 // A transport sends the requests of one command and keeps the outcome of each
-// for [transport.do].
+// request for [transport.do].
 type transport struct {
 	pooled, fresh *http.Transport
 	credential
@@ -45,21 +46,21 @@ func newTransport(c credential) *transport {
 	pooled := http.DefaultTransport.(*http.Transport).Clone()
 	pooled.DialContext = (&net.Dialer{Timeout: dialTimeout}).DialContext
 	pooled.ResponseHeaderTimeout = replyTimeout
-	// A Range counts bytes as they are on the wire. A download that continues
-	// after a break must not be compressed there.
+	// A Range counts bytes as they are transferred. So a download that continues
+	// after a break must not be compressed.
 	pooled.DisableCompression = true
-	// net/http repeats a request when a kept connection turns out to be closed.
-	// A create never uses a kept connection.
+	// net/http sends a request again if a kept connection turns out to be closed.
+	// So a create never uses a kept connection.
 	fresh := pooled.Clone()
 	fresh.DisableKeepAlives = true
 	fresh.Protocols = new(http.Protocols)
 	fresh.Protocols.SetHTTP1(true)
-	fresh.TLSClientConfig = new(tls.Config) // the clone's still offers HTTP/2
+	fresh.TLSClientConfig = new(tls.Config) // the cloned configuration still offers HTTP/2
 	return &transport{pooled, fresh, c}
 }
 
-// client returns an HTTP client that follows no redirect: that would send the
-// credential to another server, or a create twice.
+// client returns an HTTP client that follows no redirect: a redirect would send
+// the credential to another server, or a create twice.
 func (t *transport) client() *http.Client {
 	return &http.Client{
 		Transport:     t,
@@ -67,18 +68,18 @@ func (t *transport) client() *http.Client {
 	}
 }
 
-// An outcome is what became of the last request made under a context. A
-// library between the caller and the transport may hide it.
+// An outcome is the result of the last request made under a context. A library
+// between the caller and the transport may hide it.
 type outcome struct {
-	once bool  // the request goes over a connection of its own
+	once bool  // the request uses a new connection
 	sent bool  // the request may have reached the server
-	err  error // an *apiError, or why there was no reply
+	err  error // an *apiError, or the reason why there was no reply
 }
 
 type outcomeKey struct{}
 
-// do makes one call. Its error is the last request's own, or the cause of
-// ctx's end.
+// do makes one call. Its error is that of the last request, or the cause if ctx
+// has ended.
 func (t *transport) do(ctx context.Context, call func(ctx context.Context) error) error {
 	return t.call(ctx, new(outcome), call)
 }
@@ -121,7 +122,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}))
 	if req.Body != nil && req.Body != http.NoBody {
 		req.Body = newSending(req.Body, cancel)
-		req.GetBody = nil // the copy would have no time limit
+		req.GetBody = nil // a copy of the body would have no time limit
 	}
 	resp, err := via.RoundTrip(req)
 	took, path := time.Since(begun).Round(time.Millisecond), redact(req.URL.Path, t.secret)
@@ -140,17 +141,17 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		body, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
 		resp.Body.Close()
 		o.err = newAPIError(resp, body, t.credential)
-		resp.Body = io.NopCloser(strings.NewReader("{}")) // the SDK makes an error of any body
+		resp.Body = io.NopCloser(strings.NewReader("{}")) // the SDK makes its own error from any body
 	}
 	return resp, nil
 }
 
-// A silence is the error of a request that was ended because the server took
-// too long.
+// A silence is the error of a request that was ended because the server was too
+// slow.
 type silence struct{ error }
 
-// A sending is the body of a request. It ends the request when the server takes
-// nothing of it for replyTimeout.
+// A sending is the body of a request. It ends the request if the server takes no
+// bytes of it for replyTimeout.
 type sending struct {
 	io.ReadCloser
 	timer *time.Timer
@@ -158,15 +159,15 @@ type sending struct {
 
 func newSending(body io.ReadCloser, cancel context.CancelCauseFunc) *sending {
 	return &sending{body, time.AfterFunc(replyTimeout, func() {
-		cancel(silence{fmt.Errorf("the server took nothing of the request for %v", replyTimeout)})
+		cancel(silence{fmt.Errorf("the server took no bytes of the request for %v", replyTimeout)})
 	})}
 }
 
-// Read is called when what it gave before has been sent.
+// Read is called after the bytes of the previous call have been sent.
 func (s *sending) Read(p []byte) (int, error) {
 	n, err := s.ReadCloser.Read(p)
 	if err != nil {
-		s.timer.Stop() // the wait for a reply has a limit of its own
+		s.timer.Stop() // the wait for the reply has its own limit
 	} else {
 		s.timer.Reset(replyTimeout)
 	}
@@ -178,8 +179,8 @@ func (s *sending) Close() error {
 	return s.ReadCloser.Close()
 }
 
-// A reply is the body of a reply. It ends when the server falls silent, or goes
-// on for replyTimeout and is slower than slowest.
+// A reply is the body of a reply. It ends if the server sends nothing for
+// replyTimeout, or if it is slower than slowest.
 type reply struct {
 	io.ReadCloser
 	cancel context.CancelCauseFunc
@@ -208,9 +209,9 @@ func (r *reply) Read(p []byte) (int, error) {
 	r.waited += time.Since(begun)
 	switch {
 	case err != nil && err != io.EOF && r.silent.Load():
-		err = fmt.Errorf("the server was silent for %v within a reply", replyTimeout)
+		err = fmt.Errorf("the server sent nothing for %v within a reply", replyTimeout)
 	case err == nil && r.waited > replyTimeout && float64(r.bytes) < slowest*r.waited.Seconds():
-		err = fmt.Errorf("only %d bytes of a reply came in %v", r.bytes, r.waited.Round(time.Second))
+		err = fmt.Errorf("only %d bytes of a reply arrived in %v", r.bytes, r.waited.Round(time.Second))
 	}
 	return n, err
 }

@@ -17,14 +17,14 @@ import (
 	"gbatch/pkg/exit"
 )
 
-// quiet drops the log, for tests of a thousand attempts.
+// quiet drops the log, for tests with a thousand attempts.
 func quiet(t *testing.T) {
 	old := slog.Default()
 	slog.SetDefault(slog.New(slog.DiscardHandler))
 	t.Cleanup(func() { slog.SetDefault(old) })
 }
 
-// What Google asks for is waited, and not much more.
+// pause waits as long as Google asks for, and not much longer.
 func TestPauseAsAsked(t *testing.T) {
 	quiet(t)
 	for _, said := range []struct{ header, body string }{
@@ -47,7 +47,7 @@ func TestPauseAsAsked(t *testing.T) {
 	}
 }
 
-// Where nothing is said the pauses grow, are never the same, and end in time.
+// If Google gives no time, the pauses grow, are never equal, and end in time.
 func TestPauseJitters(t *testing.T) {
 	quiet(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -84,7 +84,8 @@ func TestPauseJitters(t *testing.T) {
 	})
 }
 
-// A job that somebody else created while this one was told to wait is taken.
+// If another process creates the job while this one waits for the quota, that
+// job is adopted.
 func TestLookAfterQuota(t *testing.T) {
 	g := newGoogle(t, emulator.Options{})
 	var creates atomic.Int32
@@ -100,7 +101,7 @@ func TestLookAfterQuota(t *testing.T) {
 	g.jobs(1)
 }
 
-// An unset page size is Google's to choose.
+// Without a page size Google chooses one.
 func TestPageSize(t *testing.T) {
 	g := newGoogle(t, emulator.Options{})
 	var lists atomic.Int32
@@ -119,7 +120,7 @@ func TestPageSize(t *testing.T) {
 	}
 }
 
-// A redirect that was followed would send a create twice.
+// Following a redirect would send a create twice.
 func TestRedirects(t *testing.T) {
 	g := newGoogle(t, emulator.Options{})
 	var followed atomic.Int32
@@ -148,7 +149,8 @@ func TestRedirects(t *testing.T) {
 	g.jobs(0)
 }
 
-// Silence ends, before a reply and within one, and what it broke is done again.
+// A silent server ends the request, before a reply and during one, and the
+// request is retried.
 func TestSilence(t *testing.T) {
 	old := replyTimeout
 	replyTimeout = 300 * time.Millisecond
@@ -168,7 +170,7 @@ func TestSilence(t *testing.T) {
 		case strings.HasPrefix(r.URL.Path, "/v1beta/batches/") && gets.Add(1) == 1:
 			silent(`{"name":`)
 		case strings.HasSuffix(r.URL.Path, ":download") && downloads.Add(1) <= 2:
-			// As much as fits before it is cut off, and then nothing.
+			// The server sends as much as fits, and then nothing.
 			g.ServeHTTP(&stuck{ResponseWriter: w, left: 200_000, done: r.Context().Done()}, r)
 		default:
 			g.ServeHTTP(w, r)
@@ -181,12 +183,12 @@ func TestSilence(t *testing.T) {
 	if lists.Load() < 2 || gets.Load() < 2 || downloads.Load() < 3 {
 		t.Errorf("%d lists, %d statuses, %d downloads", lists.Load(), gets.Load(), downloads.Load())
 	}
-	if !strings.Contains(g.log.String(), "silent for 300ms") {
-		t.Error("silence is not told")
+	if !strings.Contains(g.log.String(), "sent nothing for 300ms") {
+		t.Error("the silence is not in the log")
 	}
 }
 
-// A stuck reply says nothing more after some bytes.
+// A stuck reply sends nothing more after some bytes.
 type stuck struct {
 	http.ResponseWriter
 	left int
@@ -203,7 +205,7 @@ func (s *stuck) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// Ranges count bytes as they are on the wire.
+// Ranges count bytes as they are transferred.
 func TestNoCompression(t *testing.T) {
 	g := newGoogle(t, emulator.Options{})
 	jobs := g.ended(newSubmit(), batch("b1", 3, 4))
@@ -216,7 +218,7 @@ func TestNoCompression(t *testing.T) {
 	g.ok(newFetch(), jobs)
 }
 
-// The variable that the key came from is the one to look at.
+// The message names the variable that the key came from.
 func TestRefusedKey(t *testing.T) {
 	g := newGoogle(t, emulator.Options{})
 	t.Setenv("GEMINI_API_KEY", "a-key-that-is-wrong")

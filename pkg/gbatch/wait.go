@@ -15,19 +15,19 @@ import (
 	"gbatch/pkg/record"
 )
 
-// pollers is how many jobs are asked about at the same time.
+// pollers is how many status requests are sent at the same time.
 const pollers = 8
 
 // Wait polls jobs until they have ended and prints each as it ends.
 type Wait struct {
-	Interval time.Duration `help:"Time between two looks at a job; grows with the job's age, at most tenfold." default:"30s"`
-	Timeout  time.Duration `help:"Give up waiting after this long, the jobs go on; 0 is never." default:"0s"`
-	Once     bool          `help:"Look at each job once."`
-	RetryFor time.Duration `help:"How long to retry transient failures." default:"10m"`
+	Interval time.Duration `help:"Time between two status requests for a job. It grows with the job's age, at most tenfold." default:"30s"`
+	Timeout  time.Duration `help:"Stop waiting after this time. The jobs continue at Google. 0 is no limit." default:"0s"`
+	Once     bool          `help:"Ask for the status of each job once."`
+	RetryFor time.Duration `help:"How long to retry transient errors." default:"10m"`
 }
 
-// Run reads jobs as they come and polls each from then on. Nothing that it does
-// changes a job at Google.
+// Run reads jobs as they arrive and polls each from then on. It never changes a
+// job at Google.
 func (w *Wait) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	if w.Interval <= 0 {
 		return exit.Errorf(exit.Usage, "--interval must be above 0")
@@ -96,10 +96,10 @@ func (w *Wait) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 			running--
 			switch {
 			case ctx.Err() != nil && r.err != nil:
-				running++ // the case below tells of it
+				running++ // stopped before it ended: the case below counts it
 			case missing(r.err):
 				unseen = append(unseen, r.job.Job)
-			case r.err != nil: // it does not keep the other jobs back
+			case r.err != nil: // the other jobs are still waited for
 				refusal.add(fmt.Errorf("%s: %w", r.job.Job, r.err))
 			case !r.job.Ended():
 				unfinished++
@@ -122,7 +122,7 @@ func (w *Wait) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	case 1:
 		refusal.add(fmt.Errorf("job %s is not visible to this key: it belongs to another project or was deleted", unseen[0]))
 	default:
-		refusal.add(fmt.Errorf("%d jobs are not visible to this key, they belong to another project or were deleted: %s", len(unseen), few(unseen)))
+		refusal.add(fmt.Errorf("%d jobs are not visible to this key: they belong to another project or were deleted: %s", len(unseen), few(unseen)))
 	}
 	switch {
 	case refusal.first != nil:
@@ -136,11 +136,10 @@ func (w *Wait) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 }
 
 func goOn(jobs int) string {
-	return fmt.Sprintf("%d unfinished at google, which goes on; run the line again to wait for more", jobs)
+	return fmt.Sprintf("unfinished jobs: %d; they continue at google; run the whole pipe again to wait for them", jobs)
 }
 
-// watch polls one job until it has ended, or once, and brings its record up
-// to date.
+// watch polls one job until it has ended, or once, and updates its record.
 func (w *Wait) watch(ctx context.Context, job task, slots chan struct{}) error {
 	begun := time.Now()
 	failures := newBackoff(w.RetryFor)
@@ -175,10 +174,11 @@ func (w *Wait) watch(ctx context.Context, job task, slots chan struct{}) error {
 	}
 }
 
-// pause is the time until the next look at a job that has been watched for age:
-// a tenth of age, but at least one interval and at most ten, and at most 5
-// minutes if the interval is shorter. Up to a fifth is added or taken away, so
-// that jobs submitted together are not asked about together.
+// pause returns the time until the next status request for a job that has been
+// watched for age. It is a tenth of age, but at least one interval and at most
+// ten intervals, and at most 5 minutes unless the interval is longer. Up to a
+// fifth is added or subtracted at random, so that jobs submitted together are
+// not polled together.
 func (w *Wait) pause(age time.Duration) time.Duration {
 	d := min(max(age/10, w.Interval), 10*w.Interval, max(w.Interval, 5*time.Minute))
 	return d*4/5 + rand.N(d*2/5+1)

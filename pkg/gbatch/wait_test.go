@@ -49,7 +49,7 @@ func TestWaitStates(t *testing.T) {
 			if (c.code == exit.Partial) != (after.Error != nil) || after.Error != nil && *after.Error != c.err {
 				t.Errorf("error %+v, want %+v", after.Error, c.err)
 			}
-			// Nothing else of the record changes.
+			// The rest of the record does not change.
 			after.State, after.Error, after.CreatedAt, after.EndedAt = before.State, nil, "", ""
 			if after != before {
 				t.Errorf("%+v, was %+v", after, before)
@@ -58,8 +58,8 @@ func TestWaitStates(t *testing.T) {
 	}
 }
 
-// A job that this key cannot see is neither failed nor printed, and does not
-// keep the others from being waited for.
+// A job that this key cannot see does not count as failed and is not printed.
+// The other jobs are still waited for.
 func TestWaitNotVisible(t *testing.T) {
 	g := newGoogle(t, emulator.Options{Polls: 3})
 	jobs := g.ok(newSubmit(), batch("b1", 2, 4))
@@ -77,7 +77,7 @@ func TestWaitOnce(t *testing.T) {
 	once := newWait()
 	once.Once = true
 	for range 2 {
-		if out := g.fails(once, jobs+ended, exit.Unfinished, "2 unfinished"); out != ended {
+		if out := g.fails(once, jobs+ended, exit.Unfinished, "unfinished jobs: 2"); out != ended {
 			t.Errorf("printed %s", out)
 		}
 	}
@@ -94,7 +94,7 @@ func TestWaitTimeout(t *testing.T) {
 	jobs := g.ok(newSubmit(), batch("b1", 2, 4))
 	w := newWait()
 	w.Timeout = 20 * time.Millisecond
-	if out := g.fails(w, jobs, exit.Unfinished, "1 unfinished", "run the line again"); out != "" {
+	if out := g.fails(w, jobs, exit.Unfinished, "unfinished jobs: 1", "run the whole pipe again"); out != "" {
 		t.Errorf("printed %s", out)
 	}
 	if b := g.books(); b.Jobs["BATCH_STATE_PENDING"]+b.Jobs["BATCH_STATE_RUNNING"] != 1 {
@@ -112,7 +112,7 @@ func TestWaitInterrupted(t *testing.T) {
 		cancel(interrupted{})
 	}()
 	out, err := g.runContext(ctx, newWait(), jobs)
-	if out != "" || err == nil || !strings.Contains(err.Error(), "1 unfinished at google, which goes on") {
+	if out != "" || err == nil || !strings.Contains(err.Error(), "unfinished jobs: 1; they continue at google") {
 		t.Errorf("%v, printed %q", err, out)
 	}
 	if b := g.books(); b.Operations["cancel"] != nil {
@@ -120,7 +120,7 @@ func TestWaitInterrupted(t *testing.T) {
 	}
 }
 
-// Failures are retried for as long as they may last, counted from the last success.
+// Errors are retried for --retry-for, counted from the last success.
 func TestWaitGivesUp(t *testing.T) {
 	g := newGoogle(t, emulator.Options{Polls: 100})
 	jobs := g.ok(newSubmit(), batch("b1", 2, 4))
@@ -139,13 +139,13 @@ func TestWaitMalformed(t *testing.T) {
 		`{"job":"batches/a?b"}`:      "not a job",
 		`{"job":7}`:                  "line 2",
 	} {
-		g.fails(newWait(), jobs+line, exit.Malformed, said, "1 unfinished")
+		g.fails(newWait(), jobs+line, exit.Malformed, said, "unfinished jobs: 1")
 		g.fails(newFetch(), `{"job":"batches/a","state":"RUNNING"}`+"\n"+line, exit.Malformed, said)
 	}
 }
 
-// Each job is looked at as soon as its line is read, and printed when it has
-// ended, while the input is still open.
+// Each job is polled as soon as its line is read, and printed when it has ended,
+// while the input is still open.
 func TestWaitStreams(t *testing.T) {
 	g := newGoogle(t, emulator.Options{})
 	first := g.ok(newSubmit(), batch("b1", 2, 4))
@@ -174,7 +174,7 @@ func TestWaitStreams(t *testing.T) {
 	}
 }
 
-// Many jobs are polled at a time, but not all.
+// Many jobs are polled at the same time, but not all.
 func TestWaitPollers(t *testing.T) {
 	g := newGoogle(t, emulator.Options{})
 	var mu sync.Mutex

@@ -22,7 +22,7 @@ import (
 	"gbatch/pkg/record"
 )
 
-// A server that takes nothing of a request does not hold a command for ever.
+// If a server takes no bytes of a request, the command does not wait for ever.
 func TestSendingHasALimit(t *testing.T) {
 	quickly(t, 200*time.Millisecond)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -32,7 +32,7 @@ func TestSendingHasALimit(t *testing.T) {
 	defer l.Close()
 	go func() {
 		for {
-			c, err := l.Accept() // and nothing is read
+			c, err := l.Accept() // the test reads nothing from it
 			if err != nil {
 				return
 			}
@@ -51,13 +51,13 @@ func TestSendingHasALimit(t *testing.T) {
 		} else {
 			err = tr.do(t.Context(), send)
 		}
-		if err == nil || !strings.Contains(err.Error(), "took nothing of the request for 200ms") || !transient(err) {
+		if err == nil || !strings.Contains(err.Error(), "took no bytes of the request for 200ms") || !transient(err) {
 			t.Errorf("%v", err)
 		}
 	}
 }
 
-// A server that reads slowly, but goes on reading, is waited for.
+// A server that reads slowly is waited for.
 func TestSendingSlowly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancelCause(t.Context())
@@ -76,8 +76,7 @@ func TestSendingSlowly(t *testing.T) {
 	})
 }
 
-// A reply that drips ends: that of a list, of a status, of a create and of an
-// error.
+// A reply that drips is ended: that of a list, a status, a create and an error.
 func TestDrippingReplies(t *testing.T) {
 	quickly(t, 200*time.Millisecond)
 	g := newGoogle(t, emulator.Options{})
@@ -121,8 +120,8 @@ func TestDrippingReplies(t *testing.T) {
 	}
 }
 
-// A file that Google is still processing is waited for; a create with it would
-// be refused.
+// gbatch-submit waits while Google processes a file, because a create with it
+// would be refused.
 func TestFileIsProcessed(t *testing.T) {
 	for _, end := range []string{"ACTIVE", "FAILED"} {
 		g := newGoogle(t, emulator.Options{})
@@ -163,7 +162,7 @@ func TestFileIsProcessed(t *testing.T) {
 	}
 }
 
-// What the API is not documented to answer ends in a message.
+// A reply that the API does not document leads to an error message.
 func TestOddReplies(t *testing.T) {
 	for _, body := range []string{`null`, `[]`, `{}`, `7`, `"x"`, `{"file":null}`, `{"file":"x"}`, `{"file":{"name":"../x"}}`, `{"files":[null]}`, `{"files":{}}`, ``} {
 		for _, path := range []string{"list", "files", "start", "data", "delete", "get", "download"} {
@@ -184,7 +183,7 @@ func TestOddReplies(t *testing.T) {
 					at = "start"
 				case command != "":
 					at = "data"
-					if path == "files" { // it is looked for only after a failure
+					if path == "files" { // files are listed only after a failure
 						w.WriteHeader(503)
 						return
 					}
@@ -229,12 +228,12 @@ func TestOddReplies(t *testing.T) {
 	}
 }
 
-// A gateway's base URL may have a path: it stands before that of every call.
+// The base URL of a gateway may have a path: every call is below it.
 func TestGatewayWithAPath(t *testing.T) {
 	for _, base := range []string{"/proxy/gemini", "/proxy/gemini/", "/v1beta"} {
 		g := newGoogle(t, emulator.Options{})
 		prefix := strings.TrimSuffix(base, "/")
-		var rewrites atomic.Bool // the URL of an upload, as some gateways do
+		var rewrites atomic.Bool // the gateway rewrites the URL of an upload, as some do
 		g.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			path, ok := strings.CutPrefix(r.URL.Path, prefix)
 			if !ok {
@@ -264,7 +263,7 @@ func TestGatewayWithAPath(t *testing.T) {
 	}
 }
 
-// One job that answers with 503 for days keeps no other job back.
+// If one job answers with 503 for days, the other jobs are still handled.
 func TestOneJobFails(t *testing.T) {
 	g := newGoogle(t, emulator.Options{Polls: 3})
 	jobs := g.ok(newSubmit(), batch("bad", 2, 4)+batch("good", 2, 4))
@@ -272,7 +271,7 @@ func TestOneJobFails(t *testing.T) {
 	fault := "get match=" + strings.TrimPrefix(list[0].Job, "batches/") + " status=503"
 	g.faults(fault)
 	wait := newWait()
-	wait.RetryFor, wait.Interval = 50*time.Millisecond, 40*time.Millisecond // the good one outlasts it
+	wait.RetryFor, wait.Interval = 50*time.Millisecond, 40*time.Millisecond // the good job takes longer
 	out := g.fails(wait, jobs, exit.TryLater, list[0].Job, "503")
 	if job := oneJob(t, out); job.Batch != "good" || job.State != record.Succeeded {
 		t.Errorf("%+v", job)
@@ -294,7 +293,7 @@ func TestOneJobFails(t *testing.T) {
 		vectors, _ := answersOf(t, out)
 		checkVectors(t, vectors, "good", 2, 4)
 	}
-	// Where nothing can be reached it is not about one job.
+	// If nothing can be reached, the cause is not one job.
 	g.faults("any drop")
 	fetch := newFetch()
 	fetch.RetryFor = 50 * time.Millisecond
@@ -304,7 +303,7 @@ func TestOneJobFails(t *testing.T) {
 	}
 }
 
-// A permanent error is the run's, also if a transient one came before it.
+// A permanent error is returned, even if a transient one came first.
 func TestRefusals(t *testing.T) {
 	quiet(t)
 	later, never := exit.Errorf(exit.TryLater, "later"), errors.New("never")
@@ -325,7 +324,7 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// Faults that stay are not code 5.
+// Permanent errors do not have code 5.
 func TestPermanentErrors(t *testing.T) {
 	plain := httptest.NewServer(http.NotFoundHandler())
 	defer plain.Close()
@@ -368,8 +367,8 @@ func TestPermanentErrors(t *testing.T) {
 	}
 }
 
-// The host of a base URL with a typing error is looked for again, but it is not
-// a thing that passes.
+// A base URL may have a typing error in its host. The name is looked up again,
+// but the error is not transient.
 func TestUnknownHost(t *testing.T) {
 	quiet(t)
 	b := newBackoff(0)
@@ -382,8 +381,8 @@ func TestUnknownHost(t *testing.T) {
 	}
 }
 
-// Fewer answers than the operation counts, or than were sent where it tells no
-// count, never close a batch.
+// A result with fewer answers than the operation counts never closes a batch. If
+// the operation has no count, the number of requests decides.
 func TestShortResults(t *testing.T) {
 	const line = `{"key":"k%d","response":{"embedding":{"values":[1,2]}}}` + "\n"
 	for _, c := range []struct {
@@ -488,9 +487,9 @@ func TestCounts(t *testing.T) {
 		}
 	}
 	for want, s := range map[string]summary{
-		"2 jobs succeeded; 39 of 19,758 keys failed":                                      {succeeded: 2, keys: 19758, badKeys: 39},
-		"0 jobs succeeded, 1 job failed, expired or ended by a cancel":                    {failed: 1},
-		"1 job succeeded, 2 jobs failed, expired or ended by a cancel; 1 of 1 key failed": {succeeded: 1, failed: 2, keys: 1, badKeys: 1},
+		"2 jobs succeeded; 39 of 19,758 keys failed":                              {succeeded: 2, keys: 19758, badKeys: 39},
+		"0 jobs succeeded, 1 job failed, expired or cancelled":                    {failed: 1},
+		"1 job succeeded, 2 jobs failed, expired or cancelled; 1 of 1 key failed": {succeeded: 1, failed: 2, keys: 1, badKeys: 1},
 	} {
 		if err := s.err(); err == nil || err.Error() != want || exit.Code(err) != exit.Partial {
 			t.Errorf("%v, want %q", err, want)

@@ -20,20 +20,21 @@ import (
 )
 
 // Life is how long an entry in phase upload or created is kept. The list of jobs
-// may lag behind a create; a line that is run again at once finds its job here.
+// may lag behind a create: until it shows the job, the entry names it.
 const Life = 72 * time.Hour
 
-// Files is the ledger that is a folder of files, one a submission: its intents.
+// Files is the ledger as a folder of files, one for each submission: its
+// intents.
 type Files struct{ dir string }
 
-// Open finds the folder, creates it if need be, and removes old entries.
+// Open finds the folder, creates it if necessary, and removes old entries.
 func Open() (*Files, error) {
 	dir, err := folder()
 	if err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("no place for the submission's state: %w: set XDG_STATE_HOME to a folder that you can write to", err)
+		return nil, fmt.Errorf("there is no folder for the intents: %w: set XDG_STATE_HOME to a folder that you can write to", err)
 	}
 	if err := trust(dir); err != nil {
 		return nil, err
@@ -43,8 +44,8 @@ func Open() (*Files, error) {
 	return l, nil
 }
 
-// Look is [Open] for a process that submits nothing: it creates and removes
-// nothing. A missing folder is a ledger without entries.
+// Look is [Open] for a process that submits nothing. It creates and removes
+// nothing, and treats a missing folder as a ledger without entries.
 func Look() (*Files, error) {
 	dir, err := folder()
 	if err != nil {
@@ -58,18 +59,18 @@ func Look() (*Files, error) {
 
 func folder() (string, error) {
 	home := os.Getenv("XDG_STATE_HOME")
-	if !filepath.IsAbs(home) { // as the XDG specification has it
+	if !filepath.IsAbs(home) { // the XDG specification says so
 		user, err := os.UserHomeDir()
 		if err != nil {
-			return "", fmt.Errorf("no place for the submission's state: set HOME or XDG_STATE_HOME")
+			return "", fmt.Errorf("there is no folder for the intents: set HOME or XDG_STATE_HOME")
 		}
 		home = filepath.Join(user, ".local", "state")
 	}
 	return filepath.Join(home, "gbatch"), nil
 }
 
-// trust refuses a folder that another user could write to: that user would
-// decide what is created.
+// trust refuses a folder that another user could write to, because that user
+// could then decide which jobs are created.
 func trust(dir string) error {
 	info, err := os.Lstat(dir)
 	if err != nil {
@@ -81,7 +82,7 @@ func trust(dir string) error {
 	case !ok || int(st.Uid) != os.Geteuid():
 		return fmt.Errorf("%s belongs to another user: set XDG_STATE_HOME", dir)
 	case info.Mode().Perm()&0o022 != 0:
-		return fmt.Errorf("%s may be written to by others: chmod 700 it", dir)
+		return fmt.Errorf("other users can write to %s: chmod 700 it", dir)
 	}
 	return nil
 }
@@ -99,8 +100,8 @@ func (l *Files) Names() (names []string) {
 	return names
 }
 
-// Read reads the mark of an entry that another process may hold. The mark is
-// zero if there is no such entry.
+// Read reads the mark of an entry, even if another process holds the entry. The
+// mark is zero if there is no such entry.
 func (l *Files) Read(name string) (Mark, error) {
 	f, err := os.OpenFile(l.path(name), os.O_RDONLY|syscall.O_NOFOLLOW, 0)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -113,8 +114,8 @@ func (l *Files) Read(name string) (Mark, error) {
 	return decode(f)
 }
 
-// Try is [Files.Claim] without patience: it returns nil while another process
-// holds the entry.
+// Try is [Files.Claim] without waiting: it returns nil if another process holds
+// the entry.
 func (l *Files) Try(name string) (Entry, error) {
 	in, err := tryIntent(l.path(name))
 	if in == nil {
@@ -123,7 +124,7 @@ func (l *Files) Try(name string) (Entry, error) {
 	return in, nil
 }
 
-// Claim is as [Ledger] says.
+// Claim implements [Ledger].
 func (l *Files) Claim(ctx context.Context, name string, patience time.Duration) (Entry, error) {
 	path, end := l.path(name), time.Now().Add(patience)
 	const firstLook = 50 * time.Millisecond
@@ -139,7 +140,7 @@ func (l *Files) Claim(ctx context.Context, name string, patience time.Duration) 
 			return nil, exit.Errorf(exit.TryLater, "another process is submitting the batch of %s; try again later", path)
 		}
 		if wait == firstLook {
-			slog.Info("waiting for another process that submits this batch", "intent", path)
+			slog.Info("waiting for another process that is submitting this batch", "intent", path)
 		}
 		select {
 		case <-ctx.Done():
@@ -150,7 +151,7 @@ func (l *Files) Claim(ctx context.Context, name string, patience time.Duration) 
 	}
 }
 
-// Others is as [Ledger] says.
+// Others implements [Ledger].
 func (l *Files) Others(name, hash string) (marks []Mark) {
 	for _, other := range l.Names() {
 		if other == name || !strings.HasSuffix(other, hash) {
@@ -163,8 +164,8 @@ func (l *Files) Others(name, hash string) (marks []Mark) {
 	return marks
 }
 
-// prune removes receipts that the list of jobs has long caught up with, and
-// traces of uploads that Google deleted after 48 hours.
+// prune removes old receipts, whose jobs the list has shown for long, and old
+// upload marks, whose files Google has deleted after 48 hours.
 func (l *Files) prune() {
 	for _, name := range l.Names() {
 		if info, err := os.Lstat(l.path(name)); err != nil || time.Since(info.ModTime()) < Life {
@@ -181,17 +182,17 @@ func (l *Files) prune() {
 	}
 }
 
-// An intent is an entry that is a file. Its lock tells whether the process that
-// submits the batch is alive: the kernel drops the lock when the process ends,
-// however it ends.
+// An intent is an entry that is a file. Its lock shows whether the process that
+// submits the batch is running: the kernel releases the lock when the process
+// ends, however it ends.
 type intent struct {
 	file *os.File
 	is   Mark
 }
 
-// tryIntent opens and locks an intent, creates it if there is none, and reads
-// what an earlier process left in it. It returns nil while another process
-// holds the lock, or has just removed the file.
+// tryIntent opens and locks an intent. It creates the file if necessary, and
+// reads what an earlier process wrote. It returns nil if another process holds
+// the lock, or has just removed the file.
 func tryIntent(path string) (*intent, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	made := err == nil
@@ -232,10 +233,10 @@ func tryIntent(path string) (*intent, error) {
 	return in, nil
 }
 
-// decode reads the first line; a write that was cut short may have left more. A
-// file without a byte was never written to. Since a phase is on disk before
-// what it names begins, nothing was done then. A line that cannot be decoded
-// may stand for a create.
+// decode reads the first line. A write that was interrupted may have left more
+// bytes after it. An empty file was never written to: because a phase is on disk
+// before its work begins, no work was done. A line that cannot be decoded may
+// stand for a create.
 func decode(f *os.File) (m Mark, err error) {
 	buf := make([]byte, 4096)
 	n, err := f.ReadAt(buf, 0)
@@ -263,8 +264,8 @@ func (in *intent) Mark() Mark { return in.is }
 
 func (in *intent) String() string { return in.file.Name() }
 
-// Set writes to the file in place, since the lock is on the file and not on its
-// name.
+// Set overwrites the file in place, because the lock is on the file and not on
+// its name.
 func (in *intent) Set(_ context.Context, m Mark) error {
 	m.PID, m.Time = os.Getpid(), time.Now().UTC()
 	m.Host, _ = os.Hostname()
@@ -288,8 +289,8 @@ func (in *intent) Set(_ context.Context, m Mark) error {
 
 func (in *intent) Forget() { in.is = Mark{} }
 
-// Close drops the lock. An intent without a phase is removed before, while no
-// other process can have taken its name.
+// Close releases the lock. An intent without a phase is removed before that,
+// while no other process can use its name.
 func (in *intent) Close() {
 	if in.is.Phase == "" {
 		if err := os.Remove(in.file.Name()); err != nil {

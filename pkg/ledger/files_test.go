@@ -12,7 +12,7 @@ import (
 	"gbatch/pkg/exit"
 )
 
-// home points the environment at an empty state folder.
+// home sets the environment to an empty state folder.
 func home(t *testing.T) (dir string) {
 	t.Helper()
 	state := t.TempDir()
@@ -70,7 +70,7 @@ func TestEntry(t *testing.T) {
 		if err := e.Set(t.Context(), m); err != nil {
 			t.Fatal(err)
 		}
-		// It is read while it is held.
+		// An entry can be read while it is held.
 		got, err := l.Read(name)
 		if err != nil || got.Phase != m.Phase || got.Job != m.Job || got.PID != os.Getpid() || time.Since(got.Time) > time.Minute {
 			t.Errorf("read %v, %v", got, err)
@@ -99,7 +99,7 @@ func TestNoPlace(t *testing.T) {
 	}
 }
 
-// What cannot be read may stand for a create. A file without a byte was never
+// An intent that cannot be read may stand for a create. An empty file was never
 // written to.
 func TestDamaged(t *testing.T) {
 	dir := home(t)
@@ -123,8 +123,8 @@ func TestDamaged(t *testing.T) {
 	}
 }
 
-// To look creates nothing, removes nothing, and trusts no folder that others
-// can write to.
+// Look creates nothing, removes nothing, and refuses a folder that others can
+// write to.
 func TestLook(t *testing.T) {
 	dir := home(t)
 	look := func() *Files {
@@ -161,7 +161,7 @@ func TestLook(t *testing.T) {
 	}
 }
 
-// Receipts are removed when they are old; what may be a create never is.
+// Old receipts are removed. An entry that may stand for a create never is.
 func TestPruning(t *testing.T) {
 	dir := home(t)
 	if err := os.MkdirAll(dir, 0o700); err != nil {

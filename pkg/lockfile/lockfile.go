@@ -1,5 +1,5 @@
-// Package lockfile holds what files need that must survive a kill: a lock that
-// ends with its process, and a directory that is on disk.
+// Package lockfile has two tools for files that must survive a kill: a lock that
+// ends with its process, and a directory that is written to disk.
 package lockfile
 
 import (
@@ -21,11 +21,11 @@ func Unsupported(err error) bool {
 		func(no error) bool { return errors.Is(err, no) })
 }
 
-// Try takes the lock of an open file, and reports whether it is held now. It is
-// not held if another process holds it, or if the file's name does not lead to
-// the file any more: its owner may have deleted the file after it was opened,
-// and a lock on a deleted file keeps nobody out. The kernel drops the lock when
-// the process ends, however it ends, or when f is closed.
+// Try takes the lock of an open file, and reports whether it is now held. It is
+// not held if another process holds it, or if the file's name no longer leads to
+// the file: the file may have been deleted after it was opened, and a lock on a
+// deleted file excludes nobody. The kernel releases the lock when the process
+// ends, however it ends, or when f is closed.
 func Try(f *os.File) (held bool, err error) {
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err == syscall.EWOULDBLOCK {
 		return false, nil
@@ -45,8 +45,8 @@ func Try(f *os.File) (held bool, err error) {
 	return err == nil && os.SameFile(opened, named), err
 }
 
-// SyncDir writes a directory to disk, and with it the names of the files that
-// were created or deleted there.
+// SyncDir writes a directory to disk, with the names of the files that were
+// created or deleted there.
 func SyncDir(path string) error {
 	d, err := os.Open(path)
 	if err != nil {

@@ -6,15 +6,15 @@ import (
 	"unicode/utf8"
 )
 
-// Word soups: the mixed one changes the length of its runes unpredictably,
-// which is the worst case for a validator.
+// The mixed text changes the length of its runes unpredictably, which is the
+// worst case for a validator.
 var soups = []struct{ name, words string }{
 	{"ascii", "the quick brown fox jumps over a lazy dog, memory model (happens before) goroutine 42"},
 	{"cyrillic", "съешь ещё этих мягких французских булок, да выпей чаю; модель памяти 42"},
 	{"mixed", "the quick brown fox ещё этих мягких français naïve 東京都 漢字 かな 😀 👩‍👩‍👧 ελληνικά עברית नमस्ते emoji 42"},
 }
 
-// soup is n bytes of words, or a few more, as the inside of a JSON string.
+// soup returns at least n bytes of random words, as the inside of a JSON string.
 func soup(words string, n int, escapes bool) string {
 	list := strings.Fields(words)
 	state := uint32(1)

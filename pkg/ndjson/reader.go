@@ -1,7 +1,7 @@
-// Package ndjson reads and writes newline-delimited JSON: one object a line,
-// UTF-8, errors that name their line. It is strict where leniency would lose
-// or change data, and works on raw tokens, so that a filter can check a
-// string and pass it on without decoding it.
+// Package ndjson reads and writes newline-delimited JSON: one object a line, in
+// UTF-8, with errors that name their line. It is strict if leniency would lose
+// or change data. It works on raw tokens, so that a filter can check a string
+// and copy it without decoding it.
 package ndjson
 
 import (
@@ -14,8 +14,8 @@ import (
 	"gbatch/pkg/exit"
 )
 
-// MaxLine is the longest line in bytes, its line end not counted. A reader
-// refuses a longer one by its number instead of running out of memory.
+// MaxLine is the longest line in bytes, without its line end. A reader refuses a
+// longer line by its number, so that it does not run out of memory.
 const MaxLine = 16 << 20
 
 const (
@@ -24,10 +24,10 @@ const (
 	bom         = "\xef\xbb\xbf"
 )
 
-// A LineError says which line of the input is wrong. It makes a command exit
-// with 7: input cut short or malformed.
+// A LineError says which line of the input is wrong. Its exit code is 7: input
+// cut short or malformed.
 type LineError struct {
-	Line int // physical, the first is 1
+	Line int // counts all lines, from 1
 	Err  error
 }
 
@@ -35,18 +35,18 @@ func (e *LineError) Error() string { return fmt.Sprintf("line %d: %v", e.Line, e
 func (e *LineError) Unwrap() error { return e.Err }
 func (e *LineError) ExitCode() int { return exit.Malformed }
 
-// A Reader cuts a stream into lines. It skips blank lines and a byte order
-// mark at the start, takes CRLF for LF, and takes a last line without LF.
-// Its buffer grows to the longest line seen and no further than MaxLine.
+// A Reader splits a stream into lines. It skips blank lines and a byte order
+// mark at the start, accepts CRLF for LF, and accepts a last line without LF.
+// Its buffer grows to the longest line seen, at most to MaxLine.
 type Reader struct {
 	r          io.Reader
 	buf        []byte
 	start, end int   // the bytes not returned yet are buf[start:end]
 	searched   int   // there is no LF in buf[start:searched]
-	next       int   // where the LF of the line at start is; -1: not found yet
+	next       int   // index of the LF of the line at start; -1 if not found yet
 	line       int   // number of the line returned last
-	skipped    int   // lines between that one and start, all blank
-	begun      bool  // the place of the byte order mark was passed
+	skipped    int   // blank lines between that line and start
+	begun      bool  // the reader is past the place of the byte order mark
 	err        error // the first error from r, io.EOF included
 }
 
@@ -55,11 +55,11 @@ func NewReader(r io.Reader) *Reader {
 	return &Reader{r: r, buf: make([]byte, firstBuffer), next: -1}
 }
 
-// Next returns the next line that is not blank, without its line end. The
-// slice is valid until the next call of Next. At the end of the stream the
-// error is io.EOF; a line longer than MaxLine gives a *LineError; an error of
-// the underlying reader is returned as it is, and half a line before it is
-// not. Every error stays.
+// Next returns the next line that is not blank, without its line end. The slice
+// is valid until the next call of Next. The error is io.EOF at the end of the
+// stream, and a *LineError for a line longer than MaxLine. An error of the
+// underlying reader is returned unchanged; an incomplete line before it is not
+// returned. Every later call returns the same error.
 func (r *Reader) Next() ([]byte, error) {
 	for !r.find() {
 		if r.err != nil {
@@ -82,13 +82,13 @@ func (r *Reader) Next() ([]byte, error) {
 	return line, nil
 }
 
-// Line is the number of the line that Next returned last, blank lines
-// counted. The first is 1.
+// Line is the number of the line that Next returned last. It counts blank lines,
+// and the first line is 1.
 func (r *Reader) Line() int { return r.line }
 
-// Buffered reports whether Next would return without reading from the stream.
-// A filter flushes its output when it would not, so that a slow producer's
-// lines are not held back. The line that Next returned last stays valid.
+// Buffered reports whether Next would return without reading from the stream. If
+// it would not, a filter flushes its output, so that the lines of a slow
+// producer are not delayed. The line that Next returned last stays valid.
 func (r *Reader) Buffered() bool { return r.err != nil || r.find() }
 
 // Errorf returns a *LineError for the line that Next returned last.
@@ -96,8 +96,8 @@ func (r *Reader) Errorf(format string, args ...any) error {
 	return &LineError{r.line, fmt.Errorf(format, args...)}
 }
 
-// find moves start past blank lines and reports whether a whole line stands
-// there, its LF at next. At the end of the stream the rest is a line.
+// find moves start past blank lines and reports whether a whole line begins
+// there, with its LF at next. At the end of the stream the rest is a line.
 func (r *Reader) find() bool {
 	if r.next >= 0 {
 		return true
@@ -133,7 +133,7 @@ func (r *Reader) find() bool {
 
 func blank(line []byte) bool { return space(line, 0) == len(line) }
 
-// fill reads once, after it made room for what it reads.
+// fill makes room in the buffer and reads once.
 func (r *Reader) fill() {
 	if r.start > 0 {
 		copy(r.buf, r.buf[r.start:r.end])

@@ -11,7 +11,7 @@ import (
 	"testing/iotest"
 )
 
-// all reads everything; each line as "number:line".
+// all reads everything, and returns each line as "number:line".
 func all(r *Reader) (lines []string, err error) {
 	for {
 		line, err := r.Next()
@@ -62,11 +62,11 @@ func TestReader(t *testing.T) {
 	}
 }
 
-// A stutter reads nothing every other time, which io.Reader allows.
+// A stutter reads nothing every second time, which io.Reader allows.
 type stutter struct {
 	r    io.Reader
 	odd  bool
-	stop bool // reads nothing for good
+	stop bool // reads nothing any more
 }
 
 func (s *stutter) Read(p []byte) (int, error) {
@@ -76,7 +76,7 @@ func (s *stutter) Read(p []byte) (int, error) {
 	return s.r.Read(p[:min(len(p), 1)])
 }
 
-// Lines around the sizes of the buffer come out whole.
+// Lines around the sizes of the buffer are read whole.
 func TestReaderSizes(t *testing.T) {
 	var in []byte
 	var want []string
@@ -113,7 +113,7 @@ func TestReaderLimit(t *testing.T) {
 	}
 }
 
-// A line without end is refused from a buffer no larger than the limit.
+// A line without an end is refused, with a buffer no larger than the limit.
 func TestReaderEndless(t *testing.T) {
 	r := NewReader(endless{})
 	_, err := r.Next()
@@ -145,7 +145,7 @@ func TestReaderErrors(t *testing.T) {
 	}
 }
 
-// Buffered looks no further than the buffer and leaves the line alone.
+// Buffered looks only at the buffer, and does not change the line.
 func TestReaderBuffered(t *testing.T) {
 	pieces := &pieces{"a\n", "b\n \n\r\nc\n\n", "d", "\n", "e"}
 	r := NewReader(pieces)
@@ -168,7 +168,7 @@ func TestReaderBuffered(t *testing.T) {
 	}
 }
 
-// Each read of pieces gives one.
+// Each read of pieces returns one piece.
 type pieces []string
 
 func (s *pieces) Read(p []byte) (int, error) {

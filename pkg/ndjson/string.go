@@ -10,9 +10,9 @@ import (
 
 const hexDigits = "0123456789abcdef"
 
-// AppendString appends s as a JSON string. Only the quote, the backslash and
-// control characters are escaped; everything else, U+2028 and < included, stands
-// as it is. s must be valid UTF-8: this is not checked.
+// AppendString appends s as a JSON string. It escapes only the quote, the
+// backslash and control characters, not U+2028 or <. s must be valid UTF-8,
+// which is not checked.
 func AppendString(dst []byte, s string) []byte {
 	dst = append(dst, '"')
 	from := 0
@@ -40,9 +40,9 @@ func AppendString(dst []byte, s string) []byte {
 	return append(dst, '"')
 }
 
-// Unescape returns what the inside of a JSON string stands for. The string must
-// have been checked by a [Walker], and inner is what stands between its quotes.
-// Where there is no escape, the result is inner itself.
+// Unescape resolves the escapes of a JSON string. inner is what is between its
+// quotes, and must have been checked by a [Walker]. If there is no escape, the
+// result is inner itself.
 func Unescape(inner []byte) []byte {
 	n := bytes.IndexByte(inner, '\\')
 	if n < 0 {
@@ -75,17 +75,17 @@ func Unescape(inner []byte) []byte {
 			dst = utf8.AppendRune(dst, r)
 			continue
 		}
-		dst = append(dst, c) // the others stand for themselves
+		dst = append(dst, c) // the other bytes stand for themselves
 	}
 	return append(dst, inner...)
 }
 
 // scanString checks the string whose opening quote is b[i-1], and returns the
-// index behind its closing quote. plain is true where it has no escapes.
+// index after its closing quote. plain is true if the string has no escapes.
 func scanString(b []byte, i int) (end int, plain bool, err error) {
 	start := i
 	plain = true
-	var seen uint64 // all bits of the string's bytes, and of up to seven behind it
+	var seen uint64 // the OR of the string's bytes, and of up to seven bytes after it
 	for {
 		for ; len(b)-i >= 8; i += 8 {
 			w := binary.LittleEndian.Uint64(b[i:])
@@ -126,11 +126,11 @@ func scanString(b []byte, i int) (end int, plain bool, err error) {
 	}
 }
 
-// short has the bytes that may follow a backslash, without the u.
+// short has the bytes that may follow a backslash, except u.
 var short = [256]bool{'"': true, '\\': true, '/': true, 'b': true, 'f': true, 'n': true, 'r': true, 't': true}
 
 // unicode returns the length of the \u escape at the start of b, or of both
-// escapes of a pair of surrogates, or what is wrong with it.
+// escapes of a surrogate pair. If the escape is wrong, problem says why.
 func unicode(b []byte) (n int, problem string) {
 	if len(b) < 2 || b[1] != 'u' {
 		return 0, "unknown escape"
@@ -174,11 +174,12 @@ const (
 	highs = 0x80 * ones
 )
 
-// specials looks at eight bytes at once. The lowest bit set in its result is in
-// the first byte that is a quote, a backslash or a control character: for these,
-// and for no other byte below 0x80, a subtraction reaches the high bit (x^2 is at
-// most 0x20 for the quote and for control characters). A subtraction's borrow
-// can spoil only the bytes above a hit, and only the first hit counts.
+// specials examines eight bytes at once. The lowest bit set in its result is in
+// the first byte that is a quote, a backslash or a control character. For these
+// bytes, and for no other byte below 0x80, a subtraction sets the high bit (x^2
+// is at most 0x20 for the quote and for control characters). The borrow of a
+// subtraction can spoil only the bytes above a hit, and only the first hit
+// counts.
 func specials(w uint64) uint64 {
 	return (((w ^ 2*ones) - 0x21*ones) | ((w ^ '\\'*ones) - ones)) &^ w & highs
 }

@@ -8,9 +8,9 @@ import (
 // badUTF8 returns the index of the first byte of b that is not part of valid
 // UTF-8, or -1.
 //
-// It does what utf8.Valid does, with a state machine in place of branches: one
-// table look-up and one shift a byte. That is more than twice as fast where the
-// lengths of the runes are unpredictable.
+// It does the work of utf8.Valid with a state machine instead of branches: one
+// table look-up and one shift for each byte. That is more than twice as fast if
+// the lengths of the runes are unpredictable.
 func badUTF8(b []byte) int {
 	state, rest := uint64(between), b
 	for len(rest) >= 64 {
@@ -78,20 +78,20 @@ func step16(state uint64, b []byte) uint64 {
 	return s & 63
 }
 
-// The states of the machine, each as the shift that selects what follows it:
-// the low six bits of rows[byte] >> state are the next state. Ten states of
-// six bits fit into a row, nine are needed.
+// These are the states of the machine. Each is the number of bits by which a row
+// is shifted: the low six bits of rows[byte] >> state are the next state. A row
+// has room for ten states of six bits, and nine are needed.
 const (
 	between = 6 * iota // runes
-	broken             // not UTF-8; never left
+	broken             // not UTF-8; the machine stays in this state
 	want1              // one more byte of 80..BF
-	want2              // two
-	want3              // three
-	afterE0            // A0..BF, then one more: nothing that fits into two bytes
-	afterED            // 80..9F, then one more: no surrogates
-	afterF0            // 90..BF, then two more: nothing that fits into three
-	afterF4            // 80..8F, then two more: nothing above U+10FFFF
-	states             // where the list ends
+	want2              // two more bytes
+	want3              // three more bytes
+	afterE0            // A0..BF, then one more: smaller runes must use two bytes
+	afterED            // 80..9F, then one more: larger ones are surrogates
+	afterF0            // 90..BF, then two more: smaller runes must use three bytes
+	afterF4            // 80..8F, then two more: larger ones are above U+10FFFF
+	states             // number of bits used
 )
 
 var rows = func() (rows [256]uint64) {
@@ -103,7 +103,7 @@ var rows = func() (rows [256]uint64) {
 	return rows
 }()
 
-// follow is the state that c leads to from another.
+// follow is the next state after byte c in state.
 func follow(state uint64, c byte) uint64 {
 	in := func(low, high byte) bool { return low <= c && c <= high }
 	switch {

@@ -8,8 +8,8 @@ import (
 	"unicode/utf8"
 )
 
-// maxDepth is the limit on nested arrays and objects, the line's own object
-// included. Records nest four deep.
+// maxDepth limits the nesting of arrays and objects, including the line's
+// object. Records nest four deep.
 const maxDepth = 64
 
 // A Walker reads the members of the JSON object that a line is, from left to
@@ -36,32 +36,32 @@ const maxDepth = 64
 // A value that the caller does not read is checked and skipped by the next call
 // of Next. The loop over a nested object must run until Next returns false.
 //
-// The line must follow RFC 8259 to the letter. In addition, its UTF-8 must be
-// valid, its surrogates paired, and its nesting no deeper than 64. A name must
-// not come twice in the line's object, nor in an object that was entered; in
-// objects that are skipped it may. Nothing may follow the object. The caller
-// must not use what it has read before Next has returned false and Err nil.
+// The line must strictly follow RFC 8259. In addition, its UTF-8 must be valid,
+// its surrogates paired, and its nesting at most 64 deep. A name must not occur
+// twice in the line's object or in an object that was entered; in objects that
+// are skipped it may. Nothing may follow the line's object. The caller must not
+// use what it has read until Next has returned false and Err nil.
 //
-// Names are compared byte by byte, after their escapes are resolved. Errors
-// name the column in bytes, from 1.
+// Names are compared byte by byte, after their escapes are resolved. Errors give
+// the column in bytes, from 1.
 type Walker struct {
 	b      []byte
 	i      int  // the next byte to read
-	unread bool // the value at i was not read yet
-	first  bool // no member of the innermost object was read yet
+	unread bool // the value at i has not been read yet
+	first  bool // no member of the innermost object has been read yet
 	name   []byte
 	err    error
 
-	depth  int // number of objects entered, the line's own included
+	depth  int // number of objects entered, including the line's own
 	levels [maxDepth]level
-	names  [16][]byte          // the first names of the objects at hand
-	count  int                 // how many they are
+	names  [16][]byte          // the first names of the entered objects
+	count  int                 // number of names in names
 	more   map[member]struct{} // all further names
 }
 
-// A level is an object that was entered and is not left yet.
+// A level is an object that was entered and not left yet.
 type level struct {
-	at    int32  // its offset
+	at    int32  // offset of the object
 	names int32  // the index of its first name
 	seen  uint64 // a bit for the hash of each of its names
 }
@@ -72,7 +72,7 @@ type member struct {
 	name   string
 }
 
-// Begin starts over, with a line.
+// Begin starts again, with another line.
 func (w *Walker) Begin(line []byte) {
 	w.b, w.i, w.unread, w.err = line, space(line, 0), false, nil
 	w.depth, w.count, w.more = 0, 0, nil
@@ -83,11 +83,11 @@ func (w *Walker) Begin(line []byte) {
 	w.enter()
 }
 
-// Err is the first error in what was read. It is complete once Next has
-// returned false for the line's object.
+// Err is the first error in what was read. It is final after Next has returned
+// false for the line's object.
 func (w *Walker) Err() error { return w.err }
 
-// Next goes to the next member of the innermost object. It returns false at the
+// Next moves to the next member of the innermost object. It returns false at the
 // end of that object, which it leaves, and after an error.
 func (w *Walker) Next() bool {
 	if w.unread {
@@ -123,7 +123,7 @@ func (w *Walker) Next() bool {
 	if w.twice() {
 		return w.fail(syntax(i, "member %.100q twice in one object", w.name))
 	}
-	if end+1 < len(b) && b[end] == ':' && b[end+1] > ' ' { // as a rule there is no space
+	if end+1 < len(b) && b[end] == ':' && b[end+1] > ' ' { // usually there is no space
 		w.i, w.unread = end+1, true
 		return true
 	}
@@ -138,17 +138,17 @@ func (w *Walker) Next() bool {
 	return true
 }
 
-// Name is the name of the member, its escapes resolved. It is valid as long as
-// the line is, and must not be written to.
+// Name is the name of the member, with its escapes resolved. It is valid as long
+// as the line is. Do not write to it.
 func (w *Walker) Name() []byte { return w.name }
 
 // Kind is the first byte of the value that is to be read: '"', '{', '[', a
-// digit or a minus, or 't', 'f' and 'n' for true, false and null.
+// digit, a minus sign, or 't', 'f' and 'n' for true, false and null.
 func (w *Walker) Kind() byte { return w.b[w.i] }
 
-// Raw reads the value and returns it as it stands, without space around it. It
-// is nil where the value is malformed. It is valid as long as the line is, and
-// must not be written to.
+// Raw reads the value and returns its text, without space around it, or nil if
+// the value is malformed. The result is valid as long as the line is. Do not
+// write to it.
 func (w *Walker) Raw() []byte {
 	w.unread = false
 	end, err := value(w.b, w.i, w.depth)
@@ -161,9 +161,10 @@ func (w *Walker) Raw() []byte {
 	return tok
 }
 
-// Text reads the value if it is a string, and returns what the string stands for.
-// ok is false for another value, which stays unread, and for a malformed string.
-// The text is valid as long as the line is, and must not be written to.
+// Text reads the value if it is a string, and returns the string with its
+// escapes resolved. ok is false for another value, which stays unread, and for a
+// malformed string. The text is valid as long as the line is. Do not write to
+// it.
 func (w *Walker) Text() (text []byte, ok bool) {
 	if w.b[w.i] != '"' {
 		return nil, false
@@ -181,7 +182,7 @@ func (w *Walker) Text() (text []byte, ok bool) {
 }
 
 // Count reads the value if it is a whole number from 0 to below 10¹⁸, written in
-// digits. ok is false for another value, which stays unread.
+// digits. ok is false for any other value, which stays unread.
 func (w *Walker) Count() (n int64, ok bool) {
 	i := w.i
 	for ; i < len(w.b) && w.b[i]-'0' <= 9; i++ {
@@ -195,8 +196,8 @@ func (w *Walker) Count() (n int64, ok bool) {
 	return n, true
 }
 
-// Enter makes the value, where it is an object, the innermost object: Next then
-// goes over its members. Where the value is not an object, Enter returns false.
+// Enter makes the value, if it is an object, the innermost object: Next then
+// iterates over its members. If the value is not an object, Enter returns false.
 func (w *Walker) Enter() bool {
 	if w.b[w.i] != '{' {
 		return false
@@ -208,11 +209,12 @@ func (w *Walker) Enter() bool {
 	return true
 }
 
-// Rest is the line from the value on, for a parser of its own. If that parser
-// accepts the value, it tells the Walker with Took.
+// Rest is the line from the value on, for another parser. If that parser accepts
+// the value, the caller tells the Walker with Took.
 func (w *Walker) Rest() []byte { return w.b[w.i:] }
 
-// Took says that the value, of n bytes, was read from Rest and is valid JSON.
+// Took says that another parser read the value from Rest, that it has n bytes,
+// and that it is valid JSON.
 func (w *Walker) Took(n int) { w.i, w.unread = w.i+n, false }
 
 func (w *Walker) enter() {
@@ -228,7 +230,7 @@ func (w *Walker) leave(i int) bool {
 	w.i, w.first = i, false
 	if w.depth == 0 {
 		if i = space(w.b, i); i < len(w.b) {
-			return w.fail(syntax(i, "text behind the object"))
+			return w.fail(syntax(i, "text after the object"))
 		}
 	}
 	return false
@@ -239,14 +241,15 @@ func (w *Walker) fail(err error) bool {
 	return false
 }
 
-// twice notes the name, and reports whether the innermost object had it before.
+// twice records the name, and reports whether the innermost object already had
+// it.
 func (w *Walker) twice() bool {
 	object := &w.levels[w.depth-1]
 	bit := uint64(1) << (len(w.name) & 63)
 	if len(w.name) > 0 {
 		bit = 1 << ((w.name[0]*5 + w.name[len(w.name)-1] + byte(len(w.name))) & 63)
 	}
-	if object.seen&bit != 0 { // the same name, perhaps
+	if object.seen&bit != 0 { // perhaps the same name
 		for _, other := range w.names[object.names:w.count] {
 			if string(other) == string(w.name) {
 				return true
@@ -270,14 +273,14 @@ func (w *Walker) twice() bool {
 	return false
 }
 
-// syntax returns the error for what is wrong at offset i of the line.
+// syntax returns the error for a fault at offset i of the line.
 func syntax(i int, format string, args ...any) error {
 	return fmt.Errorf("column %d: %w", i+1, fmt.Errorf(format, args...))
 }
 
 // unexpected returns the error for line[i] where want was expected.
 func unexpected(line []byte, i int, want string) error {
-	if string(bytes.TrimSpace(line)) == "{" { // JSON that was laid out for people
+	if string(bytes.TrimSpace(line)) == "{" { // JSON with one member a line
 		return syntax(i, "an object must be on one line, as jq -c prints it")
 	}
 	if i >= len(line) {
@@ -300,8 +303,8 @@ func space(b []byte, i int) int {
 	return i
 }
 
-// shortName is name for up to seven characters of ASCII without an escape, which
-// most names are. It returns 0 for others.
+// shortName is name for up to seven ASCII characters without an escape, which
+// most names are. It returns 0 for other names.
 func shortName(b []byte, i int) (end int) {
 	if len(b)-i <= 8 || b[i] != '"' {
 		return 0
@@ -315,7 +318,7 @@ func shortName(b []byte, i int) (end int) {
 	return i + n + 2
 }
 
-// name checks the member name that starts at b[i], as scanString does.
+// name checks the member name that begins at b[i], like scanString.
 func name(b []byte, i int) (end int, plain bool, err error) {
 	if i >= len(b) || b[i] != '"' {
 		return 0, false, unexpected(b, i, "a member name")
@@ -323,7 +326,7 @@ func name(b []byte, i int) (end int, plain bool, err error) {
 	return scanString(b, i+1)
 }
 
-// colon returns where the value behind the colon starts.
+// colon returns where the value after the colon begins.
 func colon(b []byte, i int) (int, error) {
 	i = space(b, i)
 	if i >= len(b) || b[i] != ':' {
@@ -332,7 +335,7 @@ func colon(b []byte, i int) (int, error) {
 	return space(b, i+1), nil
 }
 
-// value checks the value that starts at b[i], inside depth objects and arrays,
+// value checks the value that begins at b[i], inside depth objects and arrays,
 // and returns its end.
 func value(b []byte, i, depth int) (int, error) {
 	if i >= len(b) {

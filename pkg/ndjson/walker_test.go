@@ -44,9 +44,9 @@ var objects = []struct {
 	{in: `{a:1}`, err: "column 2: 'a' where a member name was expected"},
 	{in: `{"a" 1}`, err: "column 6: '1' where ':' was expected"},
 	{in: `{"a":1 "b":2}`, err: `column 8: '"' where ',' or '}' was expected`},
-	{in: `{"a":1}}`, err: "column 8: text behind the object"},
-	{in: `{"a":1} {"a":1}`, err: "column 9: text behind the object"},
-	{in: `{} x`, err: "column 4: text behind the object"},
+	{in: `{"a":1}}`, err: "column 8: text after the object"},
+	{in: `{"a":1} {"a":1}`, err: "column 9: text after the object"},
+	{in: `{} x`, err: "column 4: text after the object"},
 	{in: `{"a":é}`, err: "column 6: 'é' where a value was expected"},
 	{in: `{"a":tru}`, err: "column 6: 't' where a value was expected"},
 	{in: `{"a":truer}`, err: "column 10: 'r' where ',' or '}' was expected"},
@@ -85,7 +85,7 @@ var objects = []struct {
 	{in: "{\"a\":\"é\xc3\"}", err: "column 9: invalid UTF-8, byte 0xc3: convert the text to UTF-8"},
 	{in: "{\"a\":\"\xed\xa0\x80\"}", err: "column 7: invalid UTF-8, byte 0xed: convert the text to UTF-8"},
 	{in: "{\"a\":1\x80}", err: "column 7: invalid UTF-8, byte 0x80: convert the text to UTF-8"},
-	{in: "{\"a\":1}\x80", err: "column 8: text behind the object"},
+	{in: "{\"a\":1}\x80", err: "column 8: text after the object"},
 	{in: "{\"a\":[\"b\",\"\xff\"]}", err: "column 12: invalid UTF-8, byte 0xff: convert the text to UTF-8"},
 	{in: "{\"\xff\":1}", err: "column 3: invalid UTF-8, byte 0xff: convert the text to UTF-8"},
 	{in: "{\"a\":\"12345678901234567890123456789012345678901234567890123456789012345678\xe3\x81\"}", err: "column 75: invalid UTF-8, byte 0xe3: convert the text to UTF-8"},
@@ -97,7 +97,7 @@ var objects = []struct {
 	{in: `{"a":` + strings.Repeat(`{"b":`, 20000), err: "column 321: nested deeper than 64"},
 }
 
-// numbered is `"m0":0,"m1":0,…`.
+// numbered returns `"m0":0,"m1":0,…`.
 func numbered(from, to int) string {
 	var members []string
 	for i := from; i < to; i++ {
@@ -125,7 +125,7 @@ func TestWalker(t *testing.T) {
 		} else if err != nil || !slices.Equal(got, o.want) {
 			t.Errorf("%.100q: %q, %v, want %q", o.in, got, err, o.want)
 		}
-		// What is skipped is checked as well.
+		// Skipped values are checked too.
 		var w Walker
 		for w.Begin([]byte(o.in)); w.Next(); {
 		}
@@ -144,7 +144,7 @@ func TestWalkerEnters(t *testing.T) {
 		{in: `{` + numbered(0, 20) + `,"a":{` + numbered(0, 20) + `,"m18":1}}`, err: `column 307: member "m18" twice in one object`},
 		{in: `{"a":{` + numbered(0, 20) + `},"b":{` + numbered(0, 20) + `},"m19":1,"m19":2}`, err: `column 322: member "m19" twice in one object`},
 		{in: `{"a":{"b":1}`, err: "column 13: the line ends where ',' or '}' was expected"},
-		{in: `{"a":{"b":1}}}`, err: "column 14: text behind the object"},
+		{in: `{"a":{"b":1}}}`, err: "column 14: text after the object"},
 		{in: `{"a":{"b":1,}}`, err: "column 13: '}' where a member name was expected"},
 		{in: `{"a":{"b":x},"c":1}`, err: "column 11: 'x' where a value was expected"},
 		{in: strings.Repeat(`{"a":`, 64) + "1" + strings.Repeat("}", 64), want: strings.Repeat("a{ ", 63) + "a=1 " + strings.Repeat("} ", 63)},
@@ -221,7 +221,7 @@ func TestWalkerTextAndCount(t *testing.T) {
 	}
 }
 
-// A parser of its own reads a value, and the Walker goes on behind it.
+// Another parser reads a value, and the Walker continues after it.
 func TestWalkerTook(t *testing.T) {
 	var w Walker
 	w.Begin([]byte(`{"a" : [1,2] , "b":3}`))
@@ -262,7 +262,7 @@ func TestWalkerDoesNotAllocate(t *testing.T) {
 	}
 }
 
-// text reads a JSON string by way of a Walker.
+// text reads a JSON string with a Walker.
 func text(tok string) (string, error) {
 	var w Walker
 	s := ""
@@ -294,8 +294,8 @@ func TestUnescape(t *testing.T) {
 	}
 }
 
-// Every byte below 0x80 at every place of a word: what must be escaped is
-// found there, and nothing else is.
+// Every byte below 0x80 is tried at every place of a word: exactly the bytes
+// that must be escaped are found.
 func TestStringPlaces(t *testing.T) {
 	for c := range 0x80 {
 		for at := range 20 {
@@ -321,8 +321,8 @@ func TestAppendString(t *testing.T) {
 	}
 }
 
-// The state machine agrees with the standard library on all sequences of
-// four bytes from the edges of its ranges, wherever in a block they stand.
+// The state machine agrees with the standard library on all sequences of four
+// bytes from the edges of its ranges, at every place in a block.
 func TestUTF8(t *testing.T) {
 	edges := []byte{0x7f, 0x80, 0x8f, 0x90, 0x9f, 0xa0, 0xbf, 0xc1, 0xc2, 0xdf, 0xe0, 0xe1, 0xed, 0xef, 0xf0, 0xf3, 0xf4, 0xf5}
 	type place struct {
@@ -373,7 +373,7 @@ type reference struct {
 	values []json.RawMessage
 }
 
-// read reads an object, token by token, so that no name is lost.
+// read reads an object token by token, so that no name is lost.
 func read(raw []byte) (r reference, err error) {
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	if tok, err := dec.Token(); err != nil || tok != json.Delim('{') {
@@ -400,7 +400,7 @@ func valueOf(r reference, i int) []byte {
 	return r.values[i]
 }
 
-// depth is how deep valid JSON nests.
+// depth returns the nesting depth of valid JSON.
 func depth(raw []byte) (deepest int) {
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	for at := 0; ; {
@@ -423,9 +423,9 @@ var (
 	lone = regexp.MustCompile(`\\u[dD][89a-fA-F]`)
 )
 
-// FuzzWalker holds the Walker against encoding/json: it accepts the same lines,
-// and finds the same members in them, in the line's object and in those that are
-// entered. encoding/json also accepts, and the Walker refuses:
+// FuzzWalker compares the Walker with encoding/json: it accepts the same lines,
+// and finds the same members in the line's object and in objects that are
+// entered. The Walker refuses some lines that encoding/json accepts:
 //
 //   - values that are not objects
 //   - invalid UTF-8, and surrogates without a partner: both become U+FFFD
@@ -448,7 +448,7 @@ func FuzzWalker(f *testing.F) {
 			}
 			return (name[0] + byte(len(name)) + salt) % 5
 		}
-		var check func(raw []byte) error // whether encoding/json finds what is refused
+		var check func(raw []byte) error // returns an error if raw has one of the faults above
 		check = func(in []byte) error {
 			r, err := read(in)
 			if err != nil {

@@ -4,8 +4,8 @@ import "io"
 
 const flushSize = 64 << 10
 
-// A Writer collects lines and writes them in pieces of about 64 KiB. The
-// first error stays: every later call returns it and writes nothing.
+// A Writer collects lines and writes them in pieces of about 64 KiB. After the
+// first error, every later call returns that error and writes nothing.
 type Writer struct {
 	w   io.Writer
 	buf []byte
@@ -17,9 +17,8 @@ func NewWriter(w io.Writer) *Writer {
 	return &Writer{w: w, buf: make([]byte, 0, 2*flushSize)}
 }
 
-// Begin returns the writer's buffer for a line to be appended to; what it
-// already holds must be left alone. The line counts once End has it: without
-// End it is dropped.
+// Begin returns the writer's buffer. Append a line to it, and do not change what
+// it already holds. The line is written only if it is given to End.
 //
 //	b := w.Begin()
 //	b = append(b, `{"key":`...)
@@ -27,8 +26,8 @@ func NewWriter(w io.Writer) *Writer {
 //	err := w.End(b)
 func (w *Writer) Begin() []byte { return w.buf }
 
-// End takes the slice back that Begin gave, with one whole line appended, and
-// adds the line end.
+// End takes the slice of Begin, with one whole line appended, and adds the line
+// end.
 func (w *Writer) End(b []byte) error {
 	w.buf = append(b, '\n')
 	if len(w.buf) < flushSize {
@@ -37,10 +36,10 @@ func (w *Writer) End(b []byte) error {
 	return w.Flush()
 }
 
-// Write writes one line, given without its line end.
+// Write writes one line, which must not contain a line end.
 func (w *Writer) Write(line []byte) error { return w.End(append(w.buf, line...)) }
 
-// Encode writes v as one line, as Marshal has it.
+// Encode writes v as one line, encoded by Marshal.
 func (w *Writer) Encode(v any) error {
 	line, err := Marshal(v)
 	if err != nil {
@@ -49,7 +48,7 @@ func (w *Writer) Encode(v any) error {
 	return w.Write(line)
 }
 
-// Flush writes what was collected.
+// Flush writes the collected lines.
 func (w *Writer) Flush() error {
 	if w.err == nil && len(w.buf) > 0 {
 		_, w.err = w.w.Write(w.buf)

@@ -12,9 +12,8 @@ import (
 	"gbatch/pkg/vector"
 )
 
-// AppendVectorLine appends the line of a Vector, its newline included. It leaves
-// out an empty batch and a negative count of tokens. key and batch must be valid
-// UTF-8.
+// AppendVectorLine appends the line of a Vector, with its newline. It leaves out
+// an empty batch and a negative token count. key and batch must be valid UTF-8.
 func AppendVectorLine(dst []byte, key, batch string, values []float32, tokens int64) []byte {
 	dst = append(dst, `{"key":`...)
 	dst = ndjson.AppendString(dst, key)
@@ -34,22 +33,22 @@ func AppendVectorLine(dst []byte, key, batch string, values []float32, tokens in
 	return append(dst, "}\n"...)
 }
 
-// An Answer is one line of gbatch-fetch's output: a vector or an error of a key, or
-// a job.
+// An Answer is one line of gbatch-fetch's output: a vector or an error of a key,
+// or a job.
 type Answer struct {
 	Key    string
 	Batch  string
-	Values []float32 // of a vector: as many as the line's dim; valid until the next Parse
-	Tokens int64     // -1 where the line has none
+	Values []float32 // of a vector, dim of them; valid until the next Parse
+	Tokens int64     // -1 if the line has none
 	Err    *Status
 	Job    *Job
 }
 
-// An AnswerParser reads answers. It is for one goroutine.
+// An AnswerParser reads answers. It is not safe for concurrent use.
 type AnswerParser struct {
 	walker ndjson.Walker
 	values []float32
-	batch  string // most often that of the next line, too
+	batch  string // the last batch; usually the next line has the same
 }
 
 // Parse reads a line.
@@ -57,7 +56,7 @@ func (p *AnswerParser) Parse(line []byte) (Answer, error) {
 	a := Answer{Tokens: -1}
 	var job bool
 	var failure []byte
-	var values []float32 // not nil where there is a vector
+	var values []float32 // not nil if there is a vector
 	var wrong error
 	dim := int64(-1)
 	w := &p.walker
@@ -128,7 +127,7 @@ func (p *AnswerParser) Parse(line []byte) (Answer, error) {
 	return a, nil
 }
 
-// unlike returns the error for a value of another kind than its member has.
+// unlike returns the error for a value whose type is wrong for its member.
 func (p *AnswerParser) unlike() error {
 	name, kind := p.walker.Name(), "a string"
 	if string(name) == "dim" || string(name) == "tokens" {
@@ -137,14 +136,14 @@ func (p *AnswerParser) unlike() error {
 	return fmt.Errorf("%s is %.40s; it must be %s", name, p.walker.Raw(), kind)
 }
 
-// vector reads the values of the string that the walker is at. dim is how many
-// they are if the line says so before, else below zero.
+// vector reads the values of the present string. dim is their number if the line
+// has given it before, else it is negative.
 func (p *AnswerParser) vector(dim int64) (values []float32, ok bool, err error) {
 	if p.values == nil {
 		p.values = make([]float32, 0, 1024)
 	}
 	w := &p.walker
-	if w.Kind() == '"' { // base64 needs no escapes, and DecodeBase64 refuses all that a string must not hold
+	if w.Kind() == '"' { // base64 needs no escapes, and DecodeBase64 refuses everything that is not allowed in a string
 		text := w.Rest()[1:]
 		n := base64.StdEncoding.EncodedLen(4 * int(min(max(dim, 0), model.MaxDim)))
 		if n >= len(text) || text[n] != '"' {
@@ -169,15 +168,15 @@ func (p *AnswerParser) vector(dim int64) (values []float32, ok bool, err error) 
 	return values, true, nil
 }
 
-// ParseJob reads a line. For one that is good JSON and has no member job it
+// ParseJob reads a line. If the line is valid JSON without a member job, it
 // returns nil.
 func ParseJob(line []byte) (*Job, error) { return parseWith[Job](line, "job") }
 
-// ParseFile reads a line. For one that is good JSON and has no member file it
+// ParseFile reads a line. If the line is valid JSON without a member file, it
 // returns nil.
 func ParseFile(line []byte) (*File, error) { return parseWith[File](line, "file") }
 
-// parseWith decodes a line that has a member of this name.
+// parseWith decodes a line. If the line has no such member, it returns nil.
 func parseWith[T any](line []byte, member string) (*T, error) {
 	is := false
 	var w ndjson.Walker

@@ -44,8 +44,8 @@ func TestAnswer(t *testing.T) {
 	}
 }
 
-// FuzzAnswer holds the parser against encoding/json: what both take, they must
-// take for the same.
+// FuzzAnswer compares the parser with encoding/json: if both accept a line, they
+// must read the same from it.
 func FuzzAnswer(f *testing.F) {
 	for _, test := range answerLines {
 		f.Add(test.line)
@@ -119,7 +119,7 @@ func TestChunk(t *testing.T) {
 	}
 }
 
-// FuzzChunk checks that a chunk that is read can be written and read again.
+// FuzzChunk checks that a chunk that was read can be written and read again.
 func FuzzChunk(f *testing.F) {
 	for _, test := range chunkLines {
 		f.Add(test.line)

@@ -8,18 +8,17 @@ import (
 	"gbatch/pkg/ndjson"
 )
 
-// A RawChunk is a chunk whose strings were checked and not decoded, so that a
-// filter passes them on as they are written. ID, Text, Title and Context are
-// the insides of JSON strings, nil where they are empty. All are valid as long as
-// the line is.
+// A RawChunk is a chunk whose strings were checked but not decoded, so that a
+// filter can copy them unchanged. ID, Text, Title and Context are the insides of
+// JSON strings, nil if they are empty. All are valid as long as the line is.
 type RawChunk struct {
 	ID, Text, Title, Context []byte
-	Key                      []byte // what ID stands for
+	Key                      []byte // the decoded ID
 }
 
-// Parse reads a line that is a chunk or, where h is not nil, a header, which it
+// Parse reads a line that is a chunk or, if h is not nil, a header, which it
 // decodes into h. It reports whether the line is a header. An id may also be a
-// whole number: its digits are the id then.
+// whole number: then its digits are the id.
 func (c *RawChunk) Parse(line []byte, h *Header) (header bool, err error) {
 	*c = RawChunk{}
 	var id, text, title, context []byte
@@ -74,7 +73,7 @@ func (c *RawChunk) Parse(line []byte, h *Header) (header bool, err error) {
 	return false, fmt.Errorf("key %.100q: %w", c.Key, err)
 }
 
-// chunkID returns an id as it stands between its quotes.
+// chunkID returns an id as it is written between its quotes.
 func chunkID(tok []byte) ([]byte, error) {
 	if tok[0] != '"' {
 		for i, d := range tok {
@@ -85,7 +84,7 @@ func chunkID(tok []byte) ([]byte, error) {
 		return tok, nil
 	}
 	if len(tok) == 2 {
-		return nil, errors.New("the id is empty: give the chunk one")
+		return nil, errors.New("the id is empty: give the chunk an id")
 	}
 	return tok[1 : len(tok)-1], nil
 }
@@ -101,8 +100,8 @@ func (c *Chunk) Parse(line []byte) error {
 	return nil
 }
 
-// AppendChunk appends the line of a chunk without context, its newline included.
-// The strings must be valid UTF-8.
+// AppendChunk appends the line of a chunk without context, with its newline. The
+// strings must be valid UTF-8.
 func AppendChunk(dst []byte, id, text, title string) []byte {
 	dst = ndjson.AppendString(append(dst, `{"id":`...), id)
 	dst = ndjson.AppendString(append(dst, `,"text":`...), text)

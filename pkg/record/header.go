@@ -1,6 +1,8 @@
 package record
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"regexp"
@@ -13,7 +15,7 @@ import (
 // A batch's name becomes part of a file name, a display name and a URL.
 var batchNames = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$`)
 
-// AppendHeader appends the line of a header, its newline included.
+// AppendHeader appends the line of a header, with its newline.
 func AppendHeader(dst []byte, h Header) []byte {
 	line, err := ndjson.Marshal(h)
 	if err != nil {
@@ -22,11 +24,24 @@ func AppendHeader(dst []byte, h Header) []byte {
 	return append(append(dst, line...), '\n')
 }
 
-// headerMembers are the values of a header as they stand on the line, nil where
-// a member is missing or null.
-type headerMembers struct{ batch, count, model, dim, taskType []byte }
+// A KeySum is a checksum of the keys of a batch that does not depend on their order:
+// the sum, modulo 2^64, of the first 8 bytes (big-endian) of the SHA-256 of each key.
+type KeySum uint64
 
-// read reads the member that w is at, if a header has it.
+// Add adds a key.
+func (s *KeySum) Add(key string) {
+	hash := sha256.Sum256([]byte(key))
+	*s += KeySum(binary.BigEndian.Uint64(hash[:]))
+}
+
+// String returns 16 hex digits.
+func (s KeySum) String() string { return fmt.Sprintf("%016x", uint64(s)) }
+
+// headerMembers are the values of a header as they are written on the line, nil
+// if a member is missing or null.
+type headerMembers struct{ batch, count, model, dim, taskType, keys []byte }
+
+// read reads the present member of w, if a header has a member of that name.
 func (m *headerMembers) read(w *ndjson.Walker) {
 	switch string(w.Name()) {
 	case "batch":
@@ -39,17 +54,19 @@ func (m *headerMembers) read(w *ndjson.Walker) {
 		m.dim = present(w)
 	case "task_type":
 		m.taskType = present(w)
+	case "keys":
+		m.keys = present(w)
 	}
 }
 
-// header checks and decodes the members. Model is bare, and empty where the
-// header names none; Dim is 0 where the header does not say.
+// header checks and decodes the members. Model is bare, and empty if the header
+// has no model. Dim is 0 if the header has no dim.
 func (m *headerMembers) header() (h Header, err error) {
 	for _, s := range []struct {
 		name string
 		tok  []byte
 		to   *string
-	}{{"batch", m.batch, &h.Batch}, {"model", m.model, &h.Model}, {"task_type", m.taskType, &h.TaskType}} {
+	}{{"batch", m.batch, &h.Batch}, {"model", m.model, &h.Model}, {"task_type", m.taskType, &h.TaskType}, {"keys", m.keys, &h.Keys}} {
 		inner, err := inside(s.name, s.tok)
 		if err != nil {
 			return h, fmt.Errorf("header: %w", err)
@@ -78,15 +95,16 @@ func (m *headerMembers) header() (h Header, err error) {
 	return h, nil
 }
 
-// present returns the value that w is at, or nil for null.
+// present returns the present value of w, or nil for null.
 func present(w *ndjson.Walker) []byte {
 	if w.Kind() == 'n' {
-		return nil // Next checks that it is null
+		return nil // Next checks that the value is null
 	}
 	return w.Raw()
 }
 
-// inside returns what stands between the quotes of a string, nil for nothing.
+// inside returns what is between the quotes of a string, or nil if that is
+// empty.
 func inside(name string, tok []byte) ([]byte, error) {
 	switch {
 	case tok == nil:

@@ -1,10 +1,10 @@
 // Package record is the specification of the lines on the pipes.
 //
-// Every command of the suite reads and writes NDJSON: one JSON object a line,
-// UTF-8, no longer than [gbatch/pkg/ndjson.MaxLine]. Members stand in the order
-// of the structs below. Readers ignore members they do not know, skip blank
-// lines and a byte order mark, and tolerate CRLF. A line's kind is told by the
-// member only it has:
+// Every command of the suite reads and writes NDJSON: one JSON object a line, in
+// UTF-8, at most [gbatch/pkg/ndjson.MaxLine] long. Members are in the order of
+// the structs below. Readers ignore members they do not know, skip blank lines
+// and a byte order mark, and accept CRLF. The kind of a line follows from the
+// member that only this kind has:
 //
 //	header   count     what the next count lines belong to
 //	chunk    id        a passage, embedded as one unit
@@ -14,27 +14,28 @@
 //	vector   vector    the answer for one key
 //	error    error     the failure of one key (a job has error too: job is looked for first)
 //
-// A request has no struct of its members here: it is Google's, and is passed on
-// as it is. Below a header it also names its batch:
+// This package has no struct for the members of a request: they are Google's,
+// and are copied unchanged. Below a header a request also says that it is claimed:
 //
-//	{"key":"chunk_123","batch":"b01K…","request":{"content":{"parts":[{"text":"…"}]},"taskType":"RETRIEVAL_DOCUMENT","title":"…","outputDimensionality":768}}
+//	{"key":"chunk_123","claimed":true,"request":{"content":{"parts":[{"text":"…"}]},"taskType":"RETRIEVAL_DOCUMENT","title":"…","outputDimensionality":768}}
 //
-// key is the chunk's id, not empty, and once in a batch. A request that names a
-// batch is sent only below the header of that batch, and without the member
-// batch. request is an EmbedContentRequest, or a GenerateContentRequest for
+// key is the chunk's id. It is not empty and occurs once in a batch. A claimed
+// request is sent only below a header, and without the member claimed. request
+// is an EmbedContentRequest, or a GenerateContentRequest for
 // gbatch-submit --method generate. Source:
 // ai.google.dev/gemini-api/docs/batch-api.
 package record
 
-// A Header announces a batch: the Count lines after it, and no others, belong
-// to it. Fewer lines before the end of the stream mean that a command upstream
-// died: nothing of the batch may be sent then.
+// A Header announces a batch: exactly the next Count lines belong to it. Fewer
+// lines before the end of the stream mean that a command earlier in the pipe
+// ended early: nothing of the batch may be sent then.
 type Header struct {
 	Batch    string `json:"batch"`               // the batch's name, never used again
 	Count    int    `json:"count"`               // how many lines follow
 	Model    string `json:"model"`               // without "models/"
 	Dim      int    `json:"dim"`                 // values per vector
-	TaskType string `json:"task_type,omitempty"` // as Google spells it, RETRIEVAL_DOCUMENT
+	TaskType string `json:"task_type,omitempty"` // in Google's spelling, such as RETRIEVAL_DOCUMENT
+	Keys     string `json:"keys,omitempty"`      // the KeySum of the lines that follow
 }
 
 // A Chunk is a passage of text embedded as one unit. If Context is not empty,
@@ -46,9 +47,9 @@ type Chunk struct {
 	Context string `json:"context,omitempty"`
 }
 
-// The states of a job, from Google's JOB_STATE_ and BATCH_STATE_ names. Google's
-// PENDING is QUEUED here, since PENDING is a chunk's status. Other states, such as
-// PAUSED, are passed on as they are.
+// These are the states of a job, from Google's JOB_STATE_ and BATCH_STATE_
+// names. Google's PENDING is QUEUED here, because PENDING is the status of a
+// chunk. Other states, such as PAUSED, are passed on unchanged.
 const (
 	Queued    = "QUEUED"
 	Running   = "RUNNING"
@@ -60,32 +61,31 @@ const (
 
 // A Job is Google's work on one batch.
 //
-// gbatch-fetch prints the job once more behind its last answer, with Succeeded,
+// gbatch-fetch prints the job again after its last answer, with Succeeded,
 // Failed and Tokens set: only that record closes the batch. gbatch-submit and
 // gbatch-wait leave the three nil.
 type Job struct {
 	Job       string  `json:"job"`                 // Google's name, batches/…
-	Batch     string  `json:"batch,omitempty"`     // empty where the requests came without a header
-	State     string  `json:"state"`               // one of the states above, or one not known yet
+	Batch     string  `json:"batch,omitempty"`     // empty if the requests came without a header
+	State     string  `json:"state"`               // one of the states above, or an unknown one
 	Model     string  `json:"model"`               // without "models/"
 	Dim       int     `json:"dim"`                 // values per vector
-	Requests  int     `json:"requests"`            // how many were sent
+	Requests  int     `json:"requests"`            // number of requests, without canaries
 	Input     string  `json:"input,omitempty"`     // the uploaded file, files/…
-	Canary    int     `json:"canary,omitempty"`    // requests sent twice to check the answers, not in Requests
+	Canary    int     `json:"canary,omitempty"`    // number of requests that were sent a second time to check the answers
 	Succeeded *int    `json:"succeeded,omitempty"` // vectors printed before this line
 	Failed    *int    `json:"failed,omitempty"`    // errors of keys printed before this line
 	Tokens    *int64  `json:"tokens,omitempty"`    // as counted by Google, canaries included
 	CreatedAt string  `json:"created,omitempty"`   // RFC 3339, by Google's clock; set by wait
 	EndedAt   string  `json:"ended,omitempty"`     // likewise
-	Display   string  `json:"display,omitempty"`   // Google's display name; these four are set by gbatch-list
+	Display   string  `json:"display,omitempty"`   // Google's display name; only gbatch-list sets this and the next three
 	Output    string  `json:"output,omitempty"`    // the file of the results, files/…
 	Answers   *int64  `json:"answers,omitempty"`   // requests with an answer, as counted by Google, canaries included
 	Errors    *int64  `json:"errors,omitempty"`    // answers that are errors, likewise
-	Error     *Status `json:"error,omitempty"`     // why the job ended without results, or why fetch could not get them
+	Error     *Status `json:"error,omitempty"`     // why the job ended without results, or why gbatch-fetch could not get them
 }
 
-// Ended reports whether the job will not change any more. An unknown state counts
-// as not ended.
+// Ended reports whether the job is over. An unknown state counts as not ended.
 func (j *Job) Ended() bool {
 	switch j.State {
 	case Succeeded, Failed, Cancelled, Expired:
@@ -98,18 +98,18 @@ func (j *Job) Ended() bool {
 // before it.
 func (j *Job) Whole() bool { return j.State == Succeeded && j.Succeeded != nil && j.Failed != nil }
 
-// Deleted is the state of a file that gbatch-cancel has deleted. Other states of
-// a file are Google's.
+// Deleted is the state of a file that gbatch-cancel has deleted. The other states
+// of a file are Google's.
 const Deleted = "DELETED"
 
 // A File is a file at Google: the requests of a batch, or the results of a job.
 type File struct {
 	File      string `json:"file"`              // Google's name, files/…
-	Batch     string `json:"batch,omitempty"`   // as the display name tells
+	Batch     string `json:"batch,omitempty"`   // from the display name
 	State     string `json:"state"`             // ACTIVE, PROCESSING, FAILED or DELETED
 	Source    string `json:"source,omitempty"`  // UPLOADED, or GENERATED for results
-	Bytes     int64  `json:"bytes"`             // its size
-	Canary    int    `json:"canary,omitempty"`  // requests that are in the file twice, as the display name tells
+	Bytes     int64  `json:"bytes"`             // size of the file
+	Canary    int    `json:"canary,omitempty"`  // how many requests are in the file twice, from the display name
 	Display   string `json:"display,omitempty"` // Google's display name
 	CreatedAt string `json:"created,omitempty"` // RFC 3339, by Google's clock
 	ExpiresAt string `json:"expires,omitempty"` // when Google deletes the file

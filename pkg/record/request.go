@@ -9,10 +9,10 @@ import (
 	"gbatch/pkg/ndjson"
 )
 
-// CanaryPrefix begins the keys of requests that are sent a second time, to see
-// whether answers come back under their own keys. The rest of such a key is the
-// canary's number, a colon and the key that the canary repeats. No chunk may have
-// such an id.
+// CanaryPrefix is the beginning of the keys of requests that are sent a second
+// time, to check whether answers come back under their own keys. The rest of
+// such a key is the canary's number, a colon and the key that the canary
+// repeats. No chunk may have such an id.
 const CanaryPrefix = "gbatch-canary:"
 
 // CanaryOf returns the key that a canary repeats.
@@ -24,22 +24,23 @@ func CanaryOf(key string) (original string, ok bool) {
 	return original, true
 }
 
-// A Request is a line of Google's batch file, read as far as its sender must
-// know it.
+// A Request is a line of Google's batch file, with what gbatch-submit must know
+// about it.
 type Request struct {
-	Key   string
-	Batch string // the batch whose header it was rendered below; empty where the line does not say
-	Line  []byte // as it is sent: Google's own line, without the member batch; valid until the next Parse
+	Key     string
+	Claimed bool   // it was rendered below a header, and is sent only below one
+	Line    []byte // the line that is sent, without the member claimed; valid until the next Parse
 
-	key, request []byte // as they stand on the line
+	key, request []byte // as they are written on the line
 	buf          []byte
 }
 
-// Parse reads a line that is a request or a header, which it decodes into h. It
-// reports whether the line is a header.
+// Parse reads a line that is a request or a header. It decodes a header into h.
+// It reports whether the line is a header.
 func (r *Request) Parse(line []byte, h *Header) (header bool, err error) {
 	*r = Request{Line: line, buf: r.buf}
 	var head headerMembers
+	var claimed []byte
 	var w ndjson.Walker
 	for w.Begin(line); w.Next(); {
 		switch string(w.Name()) {
@@ -47,6 +48,8 @@ func (r *Request) Parse(line []byte, h *Header) (header bool, err error) {
 			r.key = present(&w)
 		case "request":
 			r.request = present(&w)
+		case "claimed":
+			claimed = present(&w)
 		default:
 			head.read(&w)
 		}
@@ -62,28 +65,27 @@ func (r *Request) Parse(line []byte, h *Header) (header bool, err error) {
 	}
 	key, err := inside("key", r.key)
 	if err != nil || key == nil {
-		return false, errors.New("a request without a key, which is a string that is not empty")
+		return false, errors.New("a request without a key: key must be a string that is not empty")
 	}
 	r.Key = string(ndjson.Unescape(key))
 	if strings.HasPrefix(r.Key, CanaryPrefix) {
 		return false, fmt.Errorf("key %.100q: %s is reserved", r.Key, CanaryPrefix)
 	}
-	if head.batch == nil {
+	if claimed == nil {
 		return false, nil
 	}
-	batch, err := inside("batch", head.batch)
-	if err != nil || batch == nil {
-		return false, fmt.Errorf("key %.100q: batch is %.40s; it must be the name of a batch", r.Key, head.batch)
+	if string(claimed) != "true" {
+		return false, fmt.Errorf("key %.100q: claimed is %.40s; it must be true", r.Key, claimed)
 	}
-	r.Batch = string(ndjson.Unescape(batch))
+	r.Claimed = true
 	r.buf = appendRequest(r.buf[:0], r.key, r.request)
 	r.Line = r.buf
 	return false, nil
 }
 
-// Dim returns the length of the vector that the request asks for, in its top
-// level or in embedContentConfig, in either spelling of proto JSON. It is 0 where
-// the request does not say.
+// Dim returns the number of values that the request asks for. The number may be
+// at the top level or in embedContentConfig, in either spelling of proto JSON.
+// Dim returns 0 if the request does not say.
 func (r *Request) Dim() (dim int, err error) {
 	var w ndjson.Walker
 	w.Begin(r.request)
@@ -115,26 +117,25 @@ func askedDim(w *ndjson.Walker) (dim int, err error) {
 	return dim, nil
 }
 
-// Canary returns the line of the request under the key of canary i.
+// Canary returns the line of the request with the key of canary i.
 func (r *Request) Canary(i int) []byte {
 	return appendRequest(nil, ndjson.AppendString(nil, CanaryPrefix+strconv.Itoa(i)+":"+r.Key), r.request)
 }
 
 // AppendRequestStart appends the start of a request line, up to the request
-// itself; the request and a closing brace are the caller's to append. id is the
-// inside of a checked JSON string. batch is empty where there is no header, and
-// holds nothing that JSON would escape.
-func AppendRequestStart(dst, id []byte, batch string) []byte {
+// itself. The caller appends the request and a closing brace. id is the inside
+// of a checked JSON string. claimed is true if there is a header.
+func AppendRequestStart(dst, id []byte, claimed bool) []byte {
 	dst = append(dst, `{"key":"`...)
 	dst = append(dst, id...)
-	if batch != "" {
-		dst = append(dst, `","batch":"`...)
-		dst = append(dst, batch...)
+	if claimed {
+		return append(dst, `","claimed":true,"request":`...)
 	}
 	return append(dst, `","request":`...)
 }
 
-// appendRequest appends Google's own line. Both are checked JSON.
+// appendRequest appends the line that is sent to Google. key and request are
+// checked JSON.
 func appendRequest(dst, key, request []byte) []byte {
 	dst = append(append(dst, `{"key":`...), key...)
 	dst = append(append(dst, `,"request":`...), request...)

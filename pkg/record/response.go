@@ -8,23 +8,23 @@ import (
 	"gbatch/pkg/vector"
 )
 
-// A Response is one line of Google's result file: the vector of a key, or its
-// error. The members stand in any order:
+// A Response is one line of Google's result file: the vector or the error of a
+// key. The members are in any order:
 //
 //	{"response":{"tokenCount":"3","embedding":{"values":[-0.034,0.0025]}},"key":"chunk_123"}
 //	{"key":"chunk_456","error":{"code":13,"message":"An internal error has occurred"}}
 type Response struct {
-	Key    string    // escapes resolved
-	HasKey bool      // false where Google was given no key; Key is empty then
-	Values []float32 // valid until the next Parse; nil beside Err
-	Tokens int64     // from tokenCount or usageMetadata.promptTokenCount; -1 where neither is a count
-	Err    *Status   // of the line or inside its response; it rules out a vector
+	Key    string    // with escapes resolved
+	HasKey bool      // false if the line has no key; then Key is empty
+	Values []float32 // valid until the next Parse; nil if Err is set
+	Tokens int64     // from tokenCount or usageMetadata.promptTokenCount; -1 if neither is a count
+	Err    *Status   // of the line or inside its response; if it is set, a vector is ignored
 }
 
-// An AnswerError tells of a line that is good JSON, and may have a key, but has
-// neither an error nor a vector of float32s.
+// An AnswerError is the error of a line that is valid JSON, but has neither an
+// error nor a vector of float32 values.
 type AnswerError struct {
-	Key    string // empty where the line has none
+	Key    string // empty if the line has none
 	Reason string
 }
 
@@ -35,22 +35,23 @@ func (e *AnswerError) Error() string {
 	return fmt.Sprintf("key %q: the answer %s", e.Key, e.Reason)
 }
 
-// A ResponseParser reads Google's result lines. It is for one goroutine.
+// A ResponseParser reads Google's result lines. It is not safe for concurrent
+// use.
 type ResponseParser struct {
 	walker ndjson.Walker
 	r      Response
 	values []float32
-	usage  int64  // what usageMetadata counts
+	usage  int64  // the count of usageMetadata
 	reason string // why there is no vector
 }
 
-// Parse reads a line. The Response is the parser's own until the next call.
+// Parse reads a line. The Response is valid until the next call.
 //
 // The line must satisfy an [ndjson.Walker], which enters the objects on the way
-// to the vector. Unknown members are skipped, and null counts as absent. Values
-// are read by [vector.AppendFloats].
+// to the vector. Unknown members are skipped, and null counts as absent.
+// [vector.AppendFloats] reads the values.
 //
-// Where the line is good but the answer is not, the error is an *AnswerError.
+// If the line is valid but the answer is not, the error is an *AnswerError.
 func (p *ResponseParser) Parse(line []byte) (*Response, error) {
 	if p.values == nil {
 		p.values = make([]float32, 0, 1024)
@@ -135,7 +136,7 @@ func (p *ResponseParser) response() {
 
 func (p *ResponseParser) vector() {
 	values, n, err := vector.AppendFloats(p.values[:0], p.walker.Rest())
-	if err != nil { // Next tells whether the value is JSON at all
+	if err != nil { // Next reports whether the value is valid JSON
 		p.reason = fmt.Sprintf("values: %v", err)
 		return
 	}
@@ -143,9 +144,9 @@ func (p *ResponseParser) vector() {
 	p.values, p.r.Values = values, values
 }
 
-// count reads a token count: a number, or a string of one, which is how Google
-// writes 64-bit integers. It returns -1 for anything else: no vector is given up
-// for a count.
+// count reads a token count: a number, or a string with a number, which is how
+// Google writes 64-bit integers. It returns -1 for anything else: a vector is
+// kept even if its count is wrong.
 func count(w *ndjson.Walker) int64 {
 	if n, ok := w.Count(); ok {
 		return n

@@ -20,15 +20,15 @@ import (
 	"gbatch/pkg/ndjson"
 )
 
-// usual is a line as Google writes it, of the values 0.5 and -0.25.
+// usual is a line as Google writes it, with the values 0.5 and -0.25.
 const usual = `{"response":{"tokenCount":"1","embedding":{"values":[0.5,-0.25]}},"key":"a"}`
 
-// nest is n arrays within another.
+// nest returns n nested arrays.
 func nest(n int) string { return strings.Repeat("[", n) + strings.Repeat("]", n) }
 
 var responses = []struct {
 	line string
-	want Response // where err is empty
+	want Response // if err is empty
 	err  string
 }{
 	// Forms of a vector.
@@ -44,10 +44,10 @@ var responses = []struct {
 	// Vertex repeats the request.
 	{line: `{"key":"id_1","status":"","request":{"content":{"parts":[{"text":"he said \"hi\" \u003cb\u003e\n\\ ещё 東京"}]},"list":[],"map":{ },"n":[1,-2.5e+3,0,0.1E-2,null,true,false]},"response":{"tokenCount":"2","embedding":{"values":[0.5]}}}`, want: Response{Key: "id_1", HasKey: true, Values: []float32{0.5}, Tokens: 2}},
 	{line: `{"request":{"text":"\ud83d\ude00"},"key":"a","response":{"embedding":{"values":[0.5]}}}`, want: Response{Key: "a", HasKey: true, Values: []float32{0.5}, Tokens: -1}},
-	// Decoys.
+	// Members in the wrong places are ignored.
 	{line: `{"values":[7],"embedding":{"values":[8]},"tokenCount":9,"key":"a","response":{"values":[10],"key":"b","embedding":{"key":"c","tokenCount":1,"embedding":{"values":[11]},"values":[0.5]}},"more":{"key":"d","response":{"embedding":{"values":[12]}}}}`, want: Response{Key: "a", HasKey: true, Values: []float32{0.5}, Tokens: -1}},
 	{line: `{"text":"\"response\":{\"embedding\":{\"values\":[9]}}","key":"a","response":{"embedding":{"values":[0.5]}}}`, want: Response{Key: "a", HasKey: true, Values: []float32{0.5}, Tokens: -1}},
-	// Names are themselves, with their escapes resolved.
+	// Names are compared after their escapes are resolved.
 	{line: `{"\u006bey":"a","respons\u0065":{"embeddin\u0067":{"val\u0075es":[0.5]},"token\u0043ount":5}}`, want: Response{Key: "a", HasKey: true, Values: []float32{0.5}, Tokens: 5}},
 	{line: `{"KEY":"b","key":"a","Response":{"embedding":{"values":[9]}},"response":{"Embedding":{"values":[8]},"embedding":{"Values":[7],"values":[0.5]},"tokencount":5}}`, want: Response{Key: "a", HasKey: true, Values: []float32{0.5}, Tokens: -1}},
 	{line: `{"key":"a","response":{"embedding":{"Values":[0.5]}}}`, err: `key "a": the answer has neither a vector nor an error`},
@@ -60,7 +60,7 @@ var responses = []struct {
 	{line: `{"key":"ключ, чанк № 1","response":{"embedding":{"values":[0.5]}}}`, want: Response{Key: "ключ, чанк № 1", HasKey: true, Values: []float32{0.5}, Tokens: -1}},
 	{line: `{"key":5,"response":{"embedding":{"values":[0.5]}}}`, err: "the key is 5; it must be a string"},
 	{line: `{"key":["a"],"response":{"embedding":{"values":[0.5]}}}`, err: `the key is ["a"]; it must be a string`},
-	// Counts that are none are not worth a vector.
+	// A wrong count does not cost the vector.
 	{line: `{"key":"a","response":{"tokenCount":"many","embedding":{"values":[0.5]}}}`, want: Response{Key: "a", HasKey: true, Values: []float32{0.5}, Tokens: -1}},
 	{line: `{"key":"a","response":{"tokenCount":-1,"embedding":{"values":[0.5]}}}`, want: Response{Key: "a", HasKey: true, Values: []float32{0.5}, Tokens: -1}},
 	{line: `{"key":"a","response":{"tokenCount":1.5,"usageMetadata":{"promptTokenCount":2},"embedding":{"values":[0.5]}}}`, want: Response{Key: "a", HasKey: true, Values: []float32{0.5}, Tokens: 2}},
@@ -83,13 +83,13 @@ var responses = []struct {
 	{line: `{"key":"a","error":{"code":"13","message":"m"}}`, want: Response{Key: "a", HasKey: true, Tokens: -1, Err: &Status{Code: 13, Message: "m"}}},
 	{line: `{"key":"a","error":[1, 2]}`, want: Response{Key: "a", HasKey: true, Tokens: -1, Err: &Status{Message: `[1, 2]`}}},
 	{line: `{"key":"a","error":true}`, want: Response{Key: "a", HasKey: true, Tokens: -1, Err: &Status{Message: `true`}}},
-	// An error rules out a vector, good or bad.
+	// If there is an error, a vector is ignored, good or bad.
 	{line: `{"key":"a","error":{"code":13,"message":"m"},"response":{"embedding":{"values":[0.5]}}}`, want: Response{Key: "a", HasKey: true, Tokens: -1, Err: &Status{13, "", "m"}}},
 	{line: `{"key":"a","response":{"embedding":{"values":[0.5]}},"error":{"code":13,"message":"m"}}`, want: Response{Key: "a", HasKey: true, Tokens: -1, Err: &Status{13, "", "m"}}},
 	{line: `{"key":"a","response":{"embedding":{"values":[null]},"error":"m"}}`, want: Response{Key: "a", HasKey: true, Tokens: -1, Err: &Status{Message: "m"}}},
 	{line: `{"key":"a","response":{"embedding":{"values":null}},"error":"m"}`, want: Response{Key: "a", HasKey: true, Tokens: -1, Err: &Status{Message: "m"}}},
 	{line: `{"key":"a","response":{"embedding":{"values":[0.5]}},"error":null}`, want: Response{Key: "a", HasKey: true, Values: []float32{0.5}, Tokens: -1}},
-	// Good lines, no answer.
+	// Valid lines without an answer.
 	{line: `{}`, err: "the answer has neither a vector nor an error"},
 	{line: `{"key":"a"}`, err: `key "a": the answer has neither a vector nor an error`},
 	{line: `{"key":"a","response":{}}`, err: `key "a": the answer has neither a vector nor an error`},
@@ -110,9 +110,9 @@ var responses = []struct {
 	{line: `null`, err: "column 1: not a JSON object"},
 	{line: `[` + usual + `]`, err: "column 1: not a JSON object"},
 	{line: "\ufeff" + usual, err: "column 1: not a JSON object"},
-	{line: usual + `x`, err: "column 77: text behind the object"},
-	{line: usual + usual, err: "column 77: text behind the object"},
-	{line: usual + `}`, err: "column 77: text behind the object"},
+	{line: usual + `x`, err: "column 77: text after the object"},
+	{line: usual + usual, err: "column 77: text after the object"},
+	{line: usual + `}`, err: "column 77: text after the object"},
 	{line: `{"key":"a","response":{"embedding":{"values":[NaN]}}}`, err: "column 47: 'N' where a value was expected"},
 	{line: `{"key":"a","response":{"embedding":{"values":[-Infinity]}}}`, err: "column 48: 'I' where a digit was expected"},
 	{line: `{"key":"a","response":{"embedding":{"values":[00.5]}}}`, err: "column 47: a number with a leading zero"},
@@ -170,7 +170,7 @@ func TestResponse(t *testing.T) {
 	}
 }
 
-// Of the errors only those of a good line are AnswerErrors, and they tell the key.
+// Only the errors of valid lines are AnswerErrors, and these name the key.
 func TestAnswerError(t *testing.T) {
 	var p ResponseParser
 	for _, c := range responses {
@@ -185,7 +185,7 @@ func TestAnswerError(t *testing.T) {
 	}
 }
 
-// A parser that has read another line reads each as a new one does.
+// A parser that was used before reads each line like a new one.
 func TestResponseReuse(t *testing.T) {
 	long := []byte(`{"key":"long","response":{"tokenCount":99,"embedding":{"values":[9` + strings.Repeat(",9", 2000) + `]}}}`)
 	failed := []byte(`{"key":"failed","error":{"code":13,"message":"m"}}`)
@@ -204,7 +204,7 @@ func TestResponseReuse(t *testing.T) {
 	}
 }
 
-// A line cut off anywhere is refused.
+// A line that is cut off anywhere is refused.
 func TestResponseTruncated(t *testing.T) {
 	var p ResponseParser
 	for _, c := range responses {
@@ -220,7 +220,7 @@ func TestResponseTruncated(t *testing.T) {
 	}
 }
 
-// compareResponse holds what is accepted against encoding/json.
+// compareResponse compares an accepted line with encoding/json.
 func compareResponse(t *testing.T, line []byte) {
 	t.Helper()
 	got, err := new(ResponseParser).Parse(line)
@@ -280,8 +280,8 @@ func FuzzResponse(f *testing.F) {
 	})
 }
 
-// compareRefusal checks that what is refused, and good JSON to encoding/json, has
-// one of the faults that it passes.
+// compareRefusal checks that a refused line that encoding/json accepts has one
+// of the faults that encoding/json tolerates.
 func compareRefusal(t *testing.T, line []byte) {
 	t.Helper()
 	_, err := new(ResponseParser).Parse(line)
@@ -302,7 +302,7 @@ var (
 	packedValues = []float32{0.5, -1.25, 3.1415927, 1e-40}
 	vectorLines  = []struct {
 		line string
-		want Answer // where err is empty
+		want Answer // if err is empty
 		err  string
 	}{
 		{line: `{"key":"a","batch":"b01K","dim":4,"vector":"` + packed + `","tokens":3}`, want: Answer{Key: "a", Batch: "b01K", Values: packedValues, Tokens: 3}},
@@ -332,7 +332,7 @@ var (
 		{line: `{"key":"a","batch":"b","dim":4,"vector":"AAAAPwAAoL/bD0lAwhYBAA"}`, err: "vector: not base64 as StdEncoding writes it"},
 		{line: `{"key":"a","batch":"b","dim":4,"vector":"AAAAPwAAoL_bD0lAwhYBAA=="}`, err: "vector: not base64 as StdEncoding writes it"},
 		{line: `{"key":"a","batch":"b","dim":4,"vector":"AAAAPwAAoL/bD0lAwhYB"}`, err: "vector: 15 bytes are not whole float32 values"},
-		{line: `{"key":"a","batch":"b","dim":4,"vector":"` + packed + `"}x`, err: "column 68: text behind the object"},
+		{line: `{"key":"a","batch":"b","dim":4,"vector":"` + packed + `"}x`, err: "column 68: text after the object"},
 		{line: `{"key":"a","batch":"b","dim":04,"vector":"` + packed + `"}`, err: "column 30: a number with a leading zero"},
 		{line: `{"key":"a","batch":"b","dim":4,"vector":"` + packed + `","tokens":03}`, err: "column 77: a number with a leading zero"},
 		{line: `{"key":"a","batch":"b","dim":4,"vector":"` + packed, err: "column 41: a string that does not end"},
@@ -359,7 +359,7 @@ func TestVectorLine(t *testing.T) {
 	}
 }
 
-// compareVectorLine holds a vector that is accepted against encoding/json.
+// compareVectorLine compares an accepted vector with encoding/json.
 func compareVectorLine(t *testing.T, line []byte) {
 	t.Helper()
 	got, err := new(AnswerParser).Parse(line)
@@ -374,7 +374,8 @@ func compareVectorLine(t *testing.T, line []byte) {
 	}
 }
 
-// littleEndian compares values bit for bit, since a vector may hold NaNs here.
+// littleEndian is for comparing values bit for bit, because a vector may hold
+// NaNs here.
 func littleEndian(values []float32) (raw []byte) {
 	for _, x := range values {
 		raw = binary.LittleEndian.AppendUint32(raw, math.Float32bits(x))
@@ -388,7 +389,7 @@ func FuzzVectorLine(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, line []byte, key string, tokens int64) {
 		compareVectorLine(t, line)
-		// And back from what is written, the line as the values.
+		// What is written can be read back: the line is equal to the values.
 		if !utf8.ValidString(key) || key == "" {
 			return
 		}
@@ -419,7 +420,7 @@ func TestAppendVectorLine(t *testing.T) {
 		if string(line) != "before\n"+c.want+"\n" {
 			t.Errorf("got %s, want %s", line, c.want)
 		}
-		// As the specification has it.
+		// encoding/json reads the line as the specification says.
 		var v Vector
 		line = line[len("before\n"):]
 		if err := json.Unmarshal(line, &v); err != nil || v.Key != c.key || v.Batch != c.batch || v.Dim != len(c.values) || v.Tokens != max(c.tokens, 0) {
@@ -433,7 +434,7 @@ func TestAppendVectorLine(t *testing.T) {
 	}
 }
 
-// One allocation, the key, a line.
+// There is one allocation for each line, for the key.
 func TestAllocs(t *testing.T) {
 	line := []byte(usual)
 	var p ResponseParser
@@ -457,7 +458,7 @@ func TestAllocs(t *testing.T) {
 	}
 }
 
-// resultLines are lines such as Google's, of unit vectors.
+// resultLines returns lines like Google's, with unit vectors.
 func resultLines(n, dim, bits int) [][]byte {
 	r := rand.New(rand.NewPCG(1, uint64(dim)))
 	lines := make([][]byte, n)
@@ -502,7 +503,7 @@ func eachLine(b *testing.B, name string, lines [][]byte, f func(line []byte) err
 	})
 }
 
-// googles is the line as a struct, for the libraries.
+// googles is the line as a struct, for the other libraries.
 type googles struct {
 	Key      string `json:"key"`
 	Response struct {
@@ -513,7 +514,7 @@ type googles struct {
 	} `json:"response"`
 }
 
-// One line of Google's to one of ours.
+// BenchmarkConvert converts a line of Google's to a line of gbatch's.
 func BenchmarkConvert(b *testing.B) {
 	for _, s := range shapes {
 		lines := resultLines(32, s.dim, s.bits)
@@ -556,7 +557,7 @@ func BenchmarkConvert(b *testing.B) {
 	}
 }
 
-// One line of ours to values.
+// BenchmarkVectorLine reads the values of a line of gbatch's.
 func BenchmarkVectorLine(b *testing.B) {
 	for _, s := range shapes[:2] {
 		var p ResponseParser

@@ -6,10 +6,10 @@ import (
 	"gbatch/pkg/ndjson"
 )
 
-// googleStatus reads an error member of Google's: an object with a code, a name
-// and a message, or a string. Anything else is the message as it stands. A code
-// may also be a string, of a number or of a name. It returns nil for nil and for
-// OK, which is not an error. value is checked JSON.
+// googleStatus reads one of Google's error members: an object with a code, a
+// name and a message, or a string. Any other value becomes the message
+// unchanged. A code may also be a string, with a number or a name. It returns
+// nil for nil and for OK, which is not an error. value is checked JSON.
 func googleStatus(value []byte) *Status {
 	if value == nil {
 		return nil
@@ -47,7 +47,7 @@ func googleStatus(value []byte) *Status {
 	return s
 }
 
-// words is a JSON string, or another value as it stands.
+// words decodes a JSON string, and returns any other value unchanged.
 func words(value []byte) string {
 	if len(value) > 0 && value[0] == '"' {
 		value = ndjson.Unescape(value[1 : len(value)-1])

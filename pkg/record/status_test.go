@@ -2,7 +2,7 @@ package record
 
 import "testing"
 
-// The error members that Google and what stands before it write.
+// These are error members that Google, and the proxies before it, write.
 func TestGoogleStatus(t *testing.T) {
 	for in, want := range map[string]*Status{
 		`{"code":13,"message":"m"}`:                          {13, "", "m"},
@@ -25,7 +25,7 @@ func TestGoogleStatus(t *testing.T) {
 		`{"code":null,"status":null,"message":null,"x":[1,2]}`: nil,
 	} {
 		value := []byte(in)
-		if in == "null" { // as a reader gives it
+		if in == "null" { // a reader passes nil for null
 			value = nil
 		}
 		got := googleStatus(value)
@@ -46,6 +46,6 @@ func TestGoogleStatus(t *testing.T) {
 		}
 	}
 	if _, err := p.Parse([]byte(`{"key":"k","error":{}}`)); err == nil {
-		t.Error("neither a vector nor an error is no error")
+		t.Error("a line with neither a vector nor an error was accepted")
 	}
 }

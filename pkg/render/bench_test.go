@@ -13,15 +13,15 @@ import (
 	"gbatch/pkg/record"
 )
 
-// Word soups: the mixed one changes the length of its runes unpredictably,
-// which is the worst case for a validator.
+// The mixed text changes the length of its runes unpredictably, which is the
+// worst case for a validator.
 var soups = []struct{ name, words string }{
 	{"ascii", "the quick brown fox jumps over a lazy dog, memory model (happens before) goroutine 42"},
 	{"mixed", "the quick brown fox ещё этих мягких français naïve 東京都 漢字 かな 😀 👩‍👩‍👧 ελληνικά עברית नमस्ते emoji 42"},
 }
 
-// soup is a batch of n chunks of about 1.5 KB, with a line break or a quote
-// after every sixteenth word or so.
+// soup returns a batch of n chunks of about 1.5 KB, with a line break or a quote
+// after about every sixteenth word.
 func soup(words string, n int) []byte {
 	list := strings.Fields(words)
 	state := uint32(1)
@@ -46,7 +46,7 @@ func soup(words string, n int) []byte {
 	return b.Bytes()
 }
 
-// The line as a program would have it that decodes and encodes structs.
+// requestLine is the line for a program that decodes and encodes structs.
 type requestLine struct {
 	Key     string `json:"key"`
 	Request struct {

@@ -13,12 +13,12 @@ var shapes = []string{"rest", "vertex", "sdk"}
 // A form is what all requests of a batch have in common: everything but the key
 // and the strings of the chunk.
 type form struct {
-	batch string // the name of the batch, if it has a header
-	text  string // from the start of the request to the text's opening quote
-	after string // from the text's closing quote to where the title goes
-	end   string // from there to the end of the line
-	title bool   // whether the request has a field for the title
-	words model.Words
+	claimed bool   // there is a header
+	text    string // from the start of the request to the text's opening quote
+	after   string // from the text's closing quote to the place of the title
+	end     string // from there to the end of the line
+	title   bool   // whether the request has a field for the title
+	words   model.Words
 }
 
 // newForm returns the form of a shape's lines:
@@ -27,13 +27,13 @@ type form struct {
 //	vertex  the options in embed_content_config
 //	sdk     contents and config, as in Google's SDKs
 //
-// Where the model takes task type and title in the text, the form puts both
-// there. s must be checked.
-func newForm(shape, batch string, s model.Space) *form {
+// If the model takes the task type and the title in the text, the form puts both
+// there. claimed is true if there is a header. s must be checked.
+func newForm(shape string, claimed bool, s model.Space) *form {
 	if s.TaskType == model.Unspecified {
 		s.TaskType = ""
 	}
-	f := &form{batch: batch, words: s.Words()}
+	f := &form{claimed: claimed, words: s.Words()}
 	if model.Lookup(s.Model).TaskInText {
 		s.TaskType = ""
 	}
@@ -65,7 +65,7 @@ func newForm(shape, batch string, s model.Space) *form {
 
 // append appends the request line of a chunk, without its line end.
 func (f *form) append(dst []byte, c *record.RawChunk) []byte {
-	dst = record.AppendRequestStart(dst, c.ID, f.batch)
+	dst = record.AppendRequestStart(dst, c.ID, f.claimed)
 	dst = append(dst, f.text...)
 	if c.Title != nil && f.words.BeforeTitle != "" {
 		dst = append(dst, f.words.BeforeTitle...)

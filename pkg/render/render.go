@@ -1,7 +1,7 @@
 // Package render turns chunks into the request lines of Google's batch files.
 //
-// Keys and texts are passed through as the JSON strings that they already are.
-// They are checked to the last byte, but not decoded and encoded again.
+// Keys and texts are copied as the JSON strings that they already are. They are
+// checked completely, but not decoded and encoded again.
 package render
 
 import (
@@ -19,19 +19,20 @@ import (
 )
 
 // ToJSONL is the command to-jsonl: it reads chunks and prints request lines, and
-// passes batch headers on. A flag that is empty is what the batch's header says.
+// passes batch headers on. If a flag is empty, the batch's header decides.
 type ToJSONL struct {
-	Model    string `help:"Model, if no header names one (default ${model})." placeholder:"NAME"`
-	Dim      int    `help:"Values per vector, 1 to ${max_dim}, if no header says (default ${dim})." placeholder:"N"`
-	TaskType string `help:"Task type, if there is no header (default ${task_type}; TASK_TYPE_UNSPECIFIED for none)." placeholder:"TYPE"`
-	Shape    string `help:"Shape of the lines: rest, vertex or sdk." enum:"rest,vertex,sdk" default:"rest"`
+	Model    string `help:"Model of chunks without a header (default ${model})." placeholder:"NAME"`
+	Dim      int    `help:"Values per vector, 1 to ${max_dim}, of chunks without a header (default ${dim})." placeholder:"N"`
+	TaskType string `help:"Task type of chunks without a header (default ${task_type}; TASK_TYPE_UNSPECIFIED for no task type)." placeholder:"TYPE"`
+	Shape    string `help:"Form of the request lines: rest, vertex or sdk." enum:"rest,vertex,sdk" default:"rest"`
 
-	variables map[string]bool // the flags that have their value from a variable
+	variables map[string]bool // the flags that have their value from an environment variable
 }
 
-// FromVariable tells that a flag has its value from an environment variable. Such
-// a variable is meant for several commands, so a header that says otherwise takes
-// precedence; against a flag's own value it is an error.
+// FromVariable says that a flag has its value from an environment variable. A
+// variable is meant for several commands, so a header that differs takes
+// precedence over it. If a flag on the command line differs from a header, that
+// is an error.
 func (c *ToJSONL) FromVariable(flag string) {
 	if c.variables == nil {
 		c.variables = make(map[string]bool)
@@ -43,8 +44,8 @@ func (c *ToJSONL) flags() model.Space {
 	return model.Space{Model: model.Bare(c.Model), Dim: c.Dim, TaskType: c.TaskType}
 }
 
-// conflict names the first flag that was given and is not what the header says. A
-// header without a task type says that there is none.
+// conflict returns the first flag that was given and differs from the header. A
+// header without a task type means no task type.
 func (c *ToJSONL) conflict(header model.Space) (flag string, ok bool) {
 	flags := c.flags()
 	none := func(taskType string) string { return strings.TrimPrefix(taskType, model.Unspecified) }
@@ -59,9 +60,9 @@ func (c *ToJSONL) conflict(header model.Space) (flag string, ok bool) {
 	return "", false
 }
 
-// Run renders in to out, a line at a time. Memory is bounded by the longest line.
-// Lines printed before an error in a batch do no harm: the count in the batch's
-// header is then never met, and nothing of the batch is submitted.
+// Run renders in to out, one line at a time. Memory is bounded by the longest
+// line. Lines that were printed before an error in a batch do no harm: the batch
+// has fewer requests than its header says, so nothing of it is submitted.
 func (c *ToJSONL) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	plain, err := c.flags().Or(model.Space{Model: model.Default, Dim: model.DefaultDim, TaskType: model.DefaultTaskType}).Checked()
 	if err != nil {
@@ -75,7 +76,7 @@ func (c *ToJSONL) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 		ToJSONL: c,
 		r:       ndjson.NewReader(in),
 		w:       w,
-		plain:   newForm(c.Shape, "", plain),
+		plain:   newForm(c.Shape, false, plain),
 	}
 	r.form = r.plain
 	r.keys.reset()
@@ -86,17 +87,17 @@ func (c *ToJSONL) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	return err
 }
 
-// A run is one pass over a stream.
+// A run is one pass over the input.
 type run struct {
 	*ToJSONL
 	r     *ndjson.Reader
 	w     *ndjson.Writer
-	plain *form // of chunks without a header
-	form  *form // of the batch at hand
+	plain *form // for chunks without a header
+	form  *form // for the present batch
 	batch record.Header
-	left  int // lines the batch still lacks
+	left  int // lines that are missing in the present batch
 	keys  keys
-	chunk record.RawChunk // of the line at hand
+	chunk record.RawChunk // of the present line
 }
 
 func (r *run) lines(ctx context.Context) error {
@@ -122,7 +123,7 @@ func (r *run) lines(ctx context.Context) error {
 	}
 }
 
-// one handles a line: a chunk, or a header.
+// one handles one line: a chunk or a header.
 func (r *run) one(line []byte) error {
 	var h record.Header
 	header, err := r.chunk.Parse(line, &h)
@@ -133,7 +134,7 @@ func (r *run) one(line []byte) error {
 		return r.header(line, h)
 	}
 	if first, twice := r.keys.add(r.chunk.Key, r.r.Line()); twice {
-		return r.r.Errorf("key %.100q is on line %d too: a batch takes each id once", r.chunk.Key, first)
+		return r.r.Errorf("key %.100q is also on line %d: a batch may have each id only once", r.chunk.Key, first)
 	}
 	err = r.w.End(r.form.append(r.w.Begin(), &r.chunk))
 	if r.left > 0 {
@@ -144,18 +145,18 @@ func (r *run) one(line []byte) error {
 	return err
 }
 
-// header starts a batch and passes its header on, with the model and dim that it
-// may lack.
+// header starts a batch and passes its header on. It adds the model and the dim
+// if they are missing.
 func (r *run) header(line []byte, h record.Header) error {
 	if err := r.whole("the next header came"); err != nil {
 		return err
 	}
 	said := model.Space{Model: h.Model, Dim: h.Dim, TaskType: h.TaskType}
 	if flag, ok := r.conflict(said); ok {
-		return exit.With(exit.Usage, r.r.Errorf("--%s is not what the header of batch %.100q says: leave the flag out", flag, h.Batch))
+		return exit.With(exit.Usage, r.r.Errorf("--%s differs from the header of batch %.100q: leave the flag out", flag, h.Batch))
 	}
 	full := said.Or(r.flags()).Or(model.Space{Model: model.Default, Dim: model.DefaultDim})
-	full.TaskType = said.TaskType // a header without a task type was claimed without one
+	full.TaskType = said.TaskType // a header without a task type means no task type
 	full, err := full.Checked()
 	if err != nil {
 		return r.r.Errorf("batch %.100q: %w", h.Batch, err)
@@ -166,7 +167,7 @@ func (r *run) header(line []byte, h record.Header) error {
 		h.Model, h.Dim = full.Model, full.Dim
 		err = r.w.Encode(h)
 	}
-	r.form, r.batch, r.left = newForm(r.Shape, h.Batch, full), h, h.Count
+	r.form, r.batch, r.left = newForm(r.Shape, true, full), h, h.Count
 	r.keys.reset()
 	if r.left == 0 {
 		r.close()
@@ -174,7 +175,7 @@ func (r *run) header(line []byte, h record.Header) error {
 	return err
 }
 
-// whole returns an error if the batch at hand lacks lines.
+// whole returns an error if lines of the present batch are missing.
 func (r *run) whole(but string) error {
 	if r.left == 0 {
 		return nil
@@ -182,20 +183,20 @@ func (r *run) whole(but string) error {
 	return r.r.Errorf("batch %.100q: %d of %d chunks had come when %s: run the command that prints them again", r.batch.Batch, r.batch.Count-r.left, r.batch.Count, but)
 }
 
-// close leaves the batch: chunks that follow have no header.
+// close ends the present batch: the chunks that follow have no header.
 func (r *run) close() {
 	r.form = r.plain
 	r.keys.reset()
 }
 
-// maxKeys bounds the memory of keys, to about 6 MB.
+// maxKeys limits the memory of keys to about 6 MB.
 const maxKeys = 1 << 17
 
-// keys knows the keys of a batch by 128-bit hashes with random seeds. The odds
-// that two different keys of a batch share a hash are below 10^-28, so the hash
-// stands for the key. In a batch of more than maxKeys, or without headers, keys
-// are compared within each maxKeys lines; gbatch-submit checks the whole batch
-// again.
+// keys stores the keys of a batch as 128-bit hashes with random seeds. The
+// probability that two different keys of a batch have the same hash is below
+// 10^-28, so the hash stands for the key. In a batch of more than maxKeys lines,
+// or without headers, keys are compared only within each maxKeys lines;
+// gbatch-submit checks the whole batch again.
 type keys struct {
 	seeds [2]maphash.Seed
 	lines map[[2]uint64]int
@@ -205,14 +206,15 @@ func (k *keys) reset() {
 	if k.lines == nil {
 		k.seeds = [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}
 	}
-	if k.lines == nil || len(k.lines) > 1000 { // clear takes time for the map's largest size
+	if k.lines == nil || len(k.lines) > 1000 { // clear is slow for a map that was large
 		k.lines = make(map[[2]uint64]int)
 		return
 	}
 	clear(k.lines)
 }
 
-// add notes the line of key, and says where it was before.
+// add records the line of key. If the key was seen before, it returns the line
+// of that.
 func (k *keys) add(key []byte, line int) (first int, twice bool) {
 	if len(k.lines) == maxKeys {
 		k.reset()

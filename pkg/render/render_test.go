@@ -28,11 +28,11 @@ func render(t *testing.T, c ToJSONL, in string) (string, error) {
 const (
 	header001 = `{"batch":"b1","count":1,"model":"gemini-embedding-001","dim":768,"task_type":"RETRIEVAL_DOCUMENT"}` + "\n"
 	chunk     = `{"id":"k","text":"x","title":"t"}`
-	below     = `{"key":"k","batch":"b1","request":{"content":{"parts":[{"text":"x"}]},"taskType":"RETRIEVAL_DOCUMENT","title":"t","outputDimensionality":768}}` + "\n"
+	below     = `{"key":"k","claimed":true,"request":{"content":{"parts":[{"text":"x"}]},"taskType":"RETRIEVAL_DOCUMENT","title":"t","outputDimensionality":768}}` + "\n"
 	request   = `{"key":"k","request":{"content":{"parts":[{"text":"x"}]},"taskType":"RETRIEVAL_DOCUMENT","title":"t","outputDimensionality":768}}` + "\n"
 )
 
-// Every shape of line, byte for byte.
+// Every shape of line is compared byte for byte.
 func TestShapes(t *testing.T) {
 	header := func(model string, dim int, taskType string) string {
 		return fmt.Sprintf(`{"batch":"b1","count":1,"model":%q,"dim":%d,"task_type":%q}`+"\n", model, dim, taskType)
@@ -67,19 +67,19 @@ func TestShapes(t *testing.T) {
 
 		{"header", ToJSONL{}, header001 + chunk, header001 + below},
 		{"header, other values", ToJSONL{}, header("m", 64, "RETRIEVAL_QUERY") + chunk, header("m", 64, "RETRIEVAL_QUERY") +
-			`{"key":"k","batch":"b1","request":{"content":{"parts":[{"text":"x"}]},"taskType":"RETRIEVAL_QUERY","outputDimensionality":64}}` + "\n"},
+			`{"key":"k","claimed":true,"request":{"content":{"parts":[{"text":"x"}]},"taskType":"RETRIEVAL_QUERY","outputDimensionality":64}}` + "\n"},
 		{"header as it is written", ToJSONL{}, `{ "count":1, "batch":"\u0062", "dim":768, "model":"gemini-embedding-001", "x":1 }` + "\n" + chunk,
-			`{ "count":1, "batch":"\u0062", "dim":768, "model":"gemini-embedding-001", "x":1 }` + "\n" + `{"key":"k","batch":"b","request":{"content":{"parts":[{"text":"x"}]},"outputDimensionality":768}}` + "\n"},
+			`{ "count":1, "batch":"\u0062", "dim":768, "model":"gemini-embedding-001", "x":1 }` + "\n" + `{"key":"k","claimed":true,"request":{"content":{"parts":[{"text":"x"}]},"outputDimensionality":768}}` + "\n"},
 		{"header that is completed", ToJSONL{Dim: 5}, `{"batch":"b1","count":1,"task_type":"CLUSTERING"}` + "\n" + chunk,
 			`{"batch":"b1","count":1,"model":"gemini-embedding-001","dim":5,"task_type":"CLUSTERING"}` + "\n" +
-				`{"key":"k","batch":"b1","request":{"content":{"parts":[{"text":"x"}]},"taskType":"CLUSTERING","outputDimensionality":5}}` + "\n"},
+				`{"key":"k","claimed":true,"request":{"content":{"parts":[{"text":"x"}]},"taskType":"CLUSTERING","outputDimensionality":5}}` + "\n"},
 		{"header and the same flags", ToJSONL{Model: "gemini-embedding-001", Dim: 768, TaskType: "RETRIEVAL_DOCUMENT"}, header001 + chunk, header001 + below},
 		{"header and none by flag", ToJSONL{TaskType: "TASK_TYPE_UNSPECIFIED"}, header("m", 1, "") + chunk, header("m", 1, "") +
-			`{"key":"k","batch":"b1","request":{"content":{"parts":[{"text":"x"}]},"outputDimensionality":1}}` + "\n"},
+			`{"key":"k","claimed":true,"request":{"content":{"parts":[{"text":"x"}]},"outputDimensionality":1}}` + "\n"},
 		{"a batch, none, a batch", ToJSONL{},
 			header("m", 2, "CLUSTERING") + chunk + "\n" + chunk + "\n" + header("n", 3, "CLASSIFICATION") + chunk,
-			header("m", 2, "CLUSTERING") + `{"key":"k","batch":"b1","request":{"content":{"parts":[{"text":"x"}]},"taskType":"CLUSTERING","outputDimensionality":2}}` + "\n" +
-				request + header("n", 3, "CLASSIFICATION") + `{"key":"k","batch":"b1","request":{"content":{"parts":[{"text":"x"}]},"taskType":"CLASSIFICATION","outputDimensionality":3}}` + "\n"},
+			header("m", 2, "CLUSTERING") + `{"key":"k","claimed":true,"request":{"content":{"parts":[{"text":"x"}]},"taskType":"CLUSTERING","outputDimensionality":2}}` + "\n" +
+				request + header("n", 3, "CLASSIFICATION") + `{"key":"k","claimed":true,"request":{"content":{"parts":[{"text":"x"}]},"taskType":"CLASSIFICATION","outputDimensionality":3}}` + "\n"},
 		{"empty batch", ToJSONL{}, strings.Replace(header001, `"count":1`, `"count":0`, 1) + chunk, strings.Replace(header001, `"count":1`, `"count":0`, 1) + request},
 		{"nothing", ToJSONL{}, "", ""},
 		{"blank", ToJSONL{}, "\n \r\n", ""},
@@ -88,7 +88,7 @@ func TestShapes(t *testing.T) {
 			`{"key":"k","request":{"content":{"parts":[{"text":"title: t | text: x"}]},"outputDimensionality":768}}` + "\n"},
 		{"header with a prefix", ToJSONL{Model: "gemini-embedding-2"}, header("publishers/google/models/gemini-embedding-2", 768, "RETRIEVAL_DOCUMENT") + chunk,
 			header("publishers/google/models/gemini-embedding-2", 768, "RETRIEVAL_DOCUMENT") +
-				`{"key":"k","batch":"b1","request":{"content":{"parts":[{"text":"title: t | text: x"}]},"outputDimensionality":768}}` + "\n"},
+				`{"key":"k","claimed":true,"request":{"content":{"parts":[{"text":"title: t | text: x"}]},"outputDimensionality":768}}` + "\n"},
 		{"header and flag with a prefix", ToJSONL{Model: "models/gemini-embedding-001"}, header001 + chunk, header001 + below},
 
 		{"vertex", ToJSONL{Shape: "vertex"}, chunk,
@@ -121,21 +121,21 @@ func TestShapes(t *testing.T) {
 }
 
 func TestErrors(t *testing.T) {
-	const second = header001 + chunk + "\n" // the line in question is the third
+	const second = header001 + chunk + "\n" // the wrong line is the third
 	for _, test := range []struct {
 		name    string
 		command ToJSONL
 		in      string
-		out     string // what comes out all the same
+		out     string // what is printed before the error
 		code    int
 		want    string
 	}{
 		{"not JSON", ToJSONL{}, "\n{", "", 7, `line 2: column 2: an object must be on one line, as jq -c prints it`},
 		{"not an object", ToJSONL{}, `["id"]`, "", 7, `line 1: column 1: not a JSON object`},
-		{"two objects", ToJSONL{}, chunk + chunk, "", 7, `line 1: column 34: text behind the object`},
+		{"two objects", ToJSONL{}, chunk + chunk, "", 7, `line 1: column 34: text after the object`},
 		{"neither chunk nor header", ToJSONL{}, `{"text":"x"}`, "", 7, `line 1: no id: a chunk has id and text, a batch header has count`},
 		{"null as id", ToJSONL{}, `{"id":null,"text":"x"}`, "", 7, `line 1: no id: a chunk has id and text, a batch header has count`},
-		{"empty id", ToJSONL{}, `{"id":"","text":"x"}`, "", 7, `line 1: the id is empty: give the chunk one`},
+		{"empty id", ToJSONL{}, `{"id":"","text":"x"}`, "", 7, `line 1: the id is empty: give the chunk an id`},
 		{"true as id", ToJSONL{}, `{"id":true,"text":"x"}`, "", 7, `line 1: the id is true; it must be a string or a whole number`},
 		{"object as id", ToJSONL{}, `{"id":{"a":1},"text":"x"}`, "", 7, `line 1: the id is {"a":1}; it must be a string or a whole number`},
 		{"fraction as id", ToJSONL{}, `{"id":1.5,"text":"x"}`, "", 7, `line 1: the id is 1.5; it must be a string or a whole number`},
@@ -151,9 +151,9 @@ func TestErrors(t *testing.T) {
 		{"half a surrogate pair", ToJSONL{}, `{"id":"k","text":"x\ud83dy"}`, "", 7, `line 1: column 20: half a surrogate pair`},
 		{"raw tab", ToJSONL{}, "{\"id\":\"k\",\"text\":\"x\ty\"}", "", 7, `line 1: column 20: control character 0x09 in a string`},
 		{"the same member twice", ToJSONL{}, `{"id":"k","text":"x","id":"l"}`, "", 7, `line 1: column 22: member "id" twice in one object`},
-		{"the same id twice", ToJSONL{}, chunk + "\n\n" + chunk, request, 7, `line 3: key "k" is on line 1 too: a batch takes each id once`},
-		{"the same id written differently", ToJSONL{}, chunk + "\n" + `{"id":"\u006b","text":"x"}`, request, 7, `line 2: key "k" is on line 1 too: a batch takes each id once`},
-		{"the same id as a number", ToJSONL{}, `{"id":"1","text":"x","title":"t"}` + "\n" + `{"id":1,"text":"x"}`, strings.Replace(request, `"k"`, `"1"`, 1), 7, `line 2: key "1" is on line 1 too: a batch takes each id once`},
+		{"the same id twice", ToJSONL{}, chunk + "\n\n" + chunk, request, 7, `line 3: key "k" is also on line 1: a batch may have each id only once`},
+		{"the same id written differently", ToJSONL{}, chunk + "\n" + `{"id":"\u006b","text":"x"}`, request, 7, `line 2: key "k" is also on line 1: a batch may have each id only once`},
+		{"the same id as a number", ToJSONL{}, `{"id":"1","text":"x","title":"t"}` + "\n" + `{"id":1,"text":"x"}`, strings.Replace(request, `"k"`, `"1"`, 1), 7, `line 2: key "1" is also on line 1: a batch may have each id only once`},
 
 		{"no batch name", ToJSONL{}, second + `{"count":1}`, header001 + below, 7, `line 3: a header without the name of its batch`},
 		{"number as batch", ToJSONL{}, `{"count":1,"batch":1}`, "", 7, `line 1: header: batch is 1; it must be a string`},
@@ -169,10 +169,10 @@ func TestErrors(t *testing.T) {
 		{"header too early", ToJSONL{}, header001 + header001, header001, 7, `line 2: batch "b1": 0 of 1 chunks had come when the next header came: run the command that prints them again`},
 		{"line over the limit", ToJSONL{}, chunk + "\n" + strings.Repeat("x", ndjson.MaxLine+1), request, 7, `line 2: longer than 16 MiB, the limit of a line: split or shorten the text`},
 
-		{"model against header", ToJSONL{Model: "m"}, header001 + chunk, "", 2, `line 1: --model is not what the header of batch "b1" says: leave the flag out`},
-		{"dim against header", ToJSONL{Dim: 3072}, header001 + chunk, "", 2, `line 1: --dim is not what the header of batch "b1" says: leave the flag out`},
-		{"task type against header", ToJSONL{TaskType: "CLUSTERING"}, header001 + chunk, "", 2, `line 1: --task-type is not what the header of batch "b1" says: leave the flag out`},
-		{"task type against none", ToJSONL{TaskType: "CLUSTERING"}, `{"batch":"b1","count":1,"model":"m","dim":2}`, "", 2, `line 1: --task-type is not what the header of batch "b1" says: leave the flag out`},
+		{"model against header", ToJSONL{Model: "m"}, header001 + chunk, "", 2, `line 1: --model differs from the header of batch "b1": leave the flag out`},
+		{"dim against header", ToJSONL{Dim: 3072}, header001 + chunk, "", 2, `line 1: --dim differs from the header of batch "b1": leave the flag out`},
+		{"task type against header", ToJSONL{TaskType: "CLUSTERING"}, header001 + chunk, "", 2, `line 1: --task-type differs from the header of batch "b1": leave the flag out`},
+		{"task type against none", ToJSONL{TaskType: "CLUSTERING"}, `{"batch":"b1","count":1,"model":"m","dim":2}`, "", 2, `line 1: --task-type differs from the header of batch "b1": leave the flag out`},
 		{"--dim out of range", ToJSONL{Dim: -1}, "", "", 2, `dim -1 is out of range: use 1 to 3072`},
 		{"--model not a name", ToJSONL{Model: "\xff"}, "", "", 2, `"\xff" is not the name of a model: a name such as gemini-embedding-001 is 1 to 128 letters, digits, dots, dashes and underscores`},
 		{"--task-type unknown", ToJSONL{TaskType: "X"}, "", "", 2, `unknown task type "X": use RETRIEVAL_DOCUMENT, RETRIEVAL_QUERY, SEMANTIC_SIMILARITY, CLASSIFICATION, CLUSTERING, QUESTION_ANSWERING, FACT_VERIFICATION, CODE_RETRIEVAL_QUERY`},
@@ -193,11 +193,11 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-// A variable gives way to a header, and fills in what the header lacks.
+// A header takes precedence over a variable, and a variable completes a header.
 func TestVariables(t *testing.T) {
 	c := ToJSONL{Model: "m", Dim: 5, TaskType: "CLUSTERING"}
 	for _, flag := range []string{"model", "dim", "task-type"} {
-		if _, err := render(t, c, header001+chunk); err == nil || !strings.Contains(err.Error(), "--"+flag+" is not what the header") {
+		if _, err := render(t, c, header001+chunk); err == nil || !strings.Contains(err.Error(), "--"+flag+" differs from the header") {
 			t.Errorf("before %s: %v", flag, err)
 		}
 		c.FromVariable(flag)
@@ -206,12 +206,12 @@ func TestVariables(t *testing.T) {
 		t.Errorf("%s, %v", got, err)
 	}
 	got, err := render(t, c, `{"batch":"b1","count":1}`+"\n"+chunk)
-	if want := `{"batch":"b1","count":1,"model":"m","dim":5}` + "\n" + `{"key":"k","batch":"b1","request":{"content":{"parts":[{"text":"x"}]},"outputDimensionality":5}}` + "\n"; err != nil || got != want {
+	if want := `{"batch":"b1","count":1,"model":"m","dim":5}` + "\n" + `{"key":"k","claimed":true,"request":{"content":{"parts":[{"text":"x"}]},"outputDimensionality":5}}` + "\n"; err != nil || got != want {
 		t.Errorf("%s, %v", got, err)
 	}
 }
 
-// The same id may come in two batches, and again beyond maxKeys lines.
+// The same id may occur in two batches, and again after maxKeys lines.
 func TestKeysBounded(t *testing.T) {
 	two := header001 + chunk + "\n"
 	if got, err := render(t, ToJSONL{}, two+two); err != nil || got != header001+below+header001+below {
@@ -232,7 +232,7 @@ func TestKeysBounded(t *testing.T) {
 	}
 }
 
-// What has come is printed before the next read, which may wait.
+// The output is flushed before the next read, which may wait.
 func TestFlush(t *testing.T) {
 	var out bytes.Buffer
 	var seen []string
@@ -246,7 +246,7 @@ func TestFlush(t *testing.T) {
 	}
 }
 
-// A steps notes what was printed before each of its reads.
+// A steps records what was printed before each of its reads.
 type steps struct {
 	out    *bytes.Buffer
 	seen   *[]string
@@ -271,7 +271,7 @@ func TestStops(t *testing.T) {
 		t.Errorf("cancelled: %v", err)
 	}
 	if err := new(ToJSONL).Run(context.Background(), strings.NewReader(chunk), broken{}); err != io.ErrClosedPipe {
-		t.Errorf("reader gone: %v", err)
+		t.Errorf("the reader stopped: %v", err)
 	}
 }
 
@@ -279,7 +279,7 @@ type broken struct{}
 
 func (broken) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
 
-// A text of 5 MB goes through.
+// A text of 5 MB can be rendered.
 func TestLongText(t *testing.T) {
 	text := strings.Repeat("длинный текст ", 200_000)
 	got, err := render(t, ToJSONL{}, `{"id":"k","text":"`+text+`","title":"t"}`)
@@ -353,10 +353,10 @@ func naive(c record.Chunk, shape, model string, dim int, taskType string) any {
 	case "sdk":
 		request = map[string]any{"model": "models/" + model, "contents": []any{content}, "config": spell("task_type", "output_dimensionality")}
 	}
-	return map[string]any{"key": c.ID, "batch": "b", "request": request}
+	return map[string]any{"key": c.ID, "claimed": true, "request": request}
 }
 
-// again is v after a trip through JSON.
+// again decodes the JSON of v.
 func again(t *testing.T, v any) (back any) {
 	t.Helper()
 	b, err := json.Marshal(v)
@@ -369,8 +369,8 @@ func again(t *testing.T, v any) (back any) {
 	return back
 }
 
-// Random chunks, written in random ways, mean the same to encoding/json after
-// rendering as what the naive renderer makes of them.
+// Random chunks, written in random ways, are rendered. encoding/json reads the
+// same from the result as from the naive renderer's.
 func TestAgainstNaive(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
 	pick := func(list ...string) string { return list[rnd.IntN(len(list))] }
@@ -436,8 +436,8 @@ func TestAgainstNaive(t *testing.T) {
 	}
 }
 
-// Whatever comes in, each line that comes out is JSON with a chunk's own key
-// and text.
+// Whatever the input is, each output line is JSON with the key and text of one
+// chunk.
 func FuzzRender(f *testing.F) {
 	for _, seed := range []string{chunk, header001 + chunk, chunk + "\n" + chunk, `{"id":1,"text":"\ud83d\ude00"}`, `{"id":"a","text":"","context":"c"}`,
 		`{"id":"a","text":"\ud83d"}`, "{\"id\":\"\xff\",\"text\":\"x\"}", `{"id":"\u0061","title":null,"text":"é\/"}`, `{"batch":"b","count":1}` + "\n" + chunk} {
@@ -462,7 +462,8 @@ func FuzzRender(f *testing.F) {
 					Content struct{ Parts []part }
 				}
 			}
-			// An interface keeps the case of names, a struct does not.
+			// Decoding into an interface keeps the case of names, decoding into a
+			// struct does not.
 			var chunk map[string]any
 			dec := json.NewDecoder(bytes.NewReader(ins[i]))
 			dec.UseNumber()

@@ -14,19 +14,19 @@ import (
 	"gbatch/pkg/record"
 )
 
-// Add is chunks-add: it puts chunks into the table and leaves their embedding to
-// the other commands. A chunk replaces the one with its id. All of the input
-// goes in, or nothing.
+// Add is chunks-add: it puts chunks into the table. Other commands embed them. A
+// chunk replaces the chunk with the same id. All of the input is added, or
+// nothing is.
 type Add struct {
 	duck.Database `embed:""`
 	Table         string `default:"chunks" help:"The table; it is created if it does not exist."`
 }
 
-// Run reads chunk records. Nothing goes to out.
+// Run reads chunk records. It writes nothing to out.
 func (a *Add) Run(ctx context.Context, in io.Reader, _ io.Writer) error {
-	// The input is staged in a table in memory, which spills to disk, and goes
-	// into the file when it is complete: so the file is not held while a pipe is
-	// waited for.
+	// The input is staged in a table in memory, which spills to disk. It is
+	// copied into the file when it is complete. So the file is not held while the
+	// command waits for a pipe.
 	defer a.End()
 	c, err := a.Connect(ctx)
 	if err != nil {
@@ -40,7 +40,7 @@ func (a *Add) Run(ctx context.Context, in io.Reader, _ io.Writer) error {
 	return a.TransactOn(c, duck.Create, schema, a.merge)
 }
 
-// stage reads all chunks into the staging table, and returns how many there are.
+// stage reads all chunks into the staging table, and returns their number.
 func (a *Add) stage(c *duck.Conn, in io.Reader) (n int, err error) {
 	if err := c.Exec("CREATE TABLE memory.main.stage (line BIGINT, id VARCHAR, text VARCHAR, title VARCHAR, context VARCHAR)"); err != nil {
 		return 0, err
@@ -81,21 +81,22 @@ func (a *Add) stage(c *duck.Conn, in io.Reader) (n int, err error) {
 	return n, once(c, "id")
 }
 
-// once refuses a second chunk with one id. key is the SQL for an id as the table
-// would hold it.
+// once refuses two chunks with the same id. key is the SQL for an id as the
+// table would store it.
 func once(c *duck.Conn, key string) error {
 	var id string
 	var first, again int64
 	found, err := c.One(func(r *duck.Rows) { id, first, again = r.Text(0), r.Int(1), r.Int(2) },
 		"SELECT min(id), min(line), max(line) FROM memory.main.stage GROUP BY "+key+" HAVING count(*) > 1 ORDER BY 3 LIMIT 1")
 	if err == nil && found {
-		err = &ndjson.LineError{Line: int(again), Err: fmt.Errorf("id %q was on line %d already: an id must name one chunk, so number what occurs again", id, first)}
+		err = &ndjson.LineError{Line: int(again), Err: fmt.Errorf("id %q was already on line %d: an id must name one chunk; give the other chunk another id", id, first)}
 	}
 	return err
 }
 
-// merge puts the staged chunks into the table. It leaves a chunk alone that the
-// table has with the same text, title and context, and so its embedding_status.
+// merge puts the staged chunks into the table. If the table has a chunk with the
+// same text, title and context, merge changes neither the chunk nor its
+// embedding_status.
 func (a *Add) merge(c *duck.Conn) error {
 	there, err := locate(c, new(source), a.Table)
 	if err == nil && !there {
@@ -116,7 +117,7 @@ func (a *Add) merge(c *duck.Conn) error {
 		return err
 	}
 	if !s.table {
-		return exit.Errorf(exit.Usage, "%s is a view; chunks are added to a table", a.Table)
+		return exit.Errorf(exit.Usage, "%s is a view, and chunks can only be added to a table", a.Table)
 	}
 	if err := a.fit(c, s); err != nil {
 		return err
@@ -132,7 +133,7 @@ func (a *Add) merge(c *duck.Conn) error {
 				return err
 			}
 			if n > 0 {
-				return exit.Errorf(exit.Usage, "chunks have a %s, but table %s has no such column; make it with ALTER TABLE %s ADD COLUMN %s VARCHAR", name, a.Table, a.Table, name)
+				return exit.Errorf(exit.Usage, "chunks have a %s, but table %s has no such column; create it with ALTER TABLE %s ADD COLUMN %s VARCHAR", name, a.Table, a.Table, name)
 			}
 			continue
 		}
@@ -154,7 +155,8 @@ func (a *Add) merge(c *duck.Conn) error {
 		values += ", " + status
 	}
 	if s.noted {
-		// The PENDING of this UPDATE is not a wish of the user's.
+		// The user did not set this PENDING, so it does not ask for another
+		// vector.
 		err := c.Exec(fmt.Sprintf("DELETE FROM gbatch.noted WHERE source = %s AND chunk_id IN (SELECT n.id FROM %s t JOIN memory.main.stage n ON t.%s = CAST(n.id AS %s) WHERE NOT (%s))", duck.Literal(s.sql), s.sql, s.id(), s.idType, same))
 		if err != nil {
 			return err
@@ -169,7 +171,7 @@ func (a *Add) merge(c *duck.Conn) error {
 	return err
 }
 
-// fit refuses an id that the table would hold as another one: 07 as 7, or a UUID
+// fit refuses an id that the table would store as another id: 07 as 7, or a UUID
 // in two spellings.
 func (a *Add) fit(c *duck.Conn, s *source) error {
 	if s.idType == "VARCHAR" {
@@ -193,8 +195,8 @@ func (a *Add) fit(c *duck.Conn, s *source) error {
 }
 
 // known lists the staged chunks whose id and text have a vector, in the
-// temporary table gbatch_known. With the status PENDING, such a chunk would be
-// embedded again.
+// temporary table gbatch_known. Such a chunk must not become PENDING: it would
+// be embedded again.
 func (a *Add) known(c *duck.Conn, s *source) error {
 	if err := c.Exec("CREATE OR REPLACE TEMP TABLE gbatch_known (id VARCHAR)"); err != nil {
 		return err

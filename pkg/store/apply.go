@@ -15,24 +15,24 @@ import (
 	"gbatch/pkg/record"
 )
 
-// Apply is vectors-apply: it writes vectors and errors of keys back, and closes
-// a batch when the job record after its last answer comes.
+// Apply is vectors-apply: it writes vectors and errors of keys to the database.
+// It closes a batch when it reads the job record after the batch's last answer.
 //
-// A vector goes to the chunks whose text is still the one that was sent. If no
-// chunk has the text now, the vector is stored under the hash of the text,
-// without a chunk: it is paid for. To apply the same records again changes
-// nothing.
+// A vector is given to the chunks whose present text is the text that was sent.
+// If no chunk has that text now, the vector is stored under the hash of the
+// text, without a chunk, because it is paid for. Applying the same records again
+// changes nothing.
 type Apply struct {
 	duck.Database `embed:""`
-	Embeddings    string `help:"Refuse batches that were claimed for another table than this."`
-	MaxAttempts   int    `default:"3" help:"How often a text with transient errors is sent before it counts as failed."`
+	Embeddings    string `help:"Refuse batches that were claimed for another table of vectors."`
+	MaxAttempts   int    `default:"3" help:"How many times a text with transient errors is sent before it counts as failed."`
 	Column        string `help:"Also write vectors into this column of the chunks table, if it is not the one that chunks-pending was given."`
 }
 
-// An effort is how much of the user's side a transaction writes. If a
-// transaction fails, the next one tries less: what is paid for is stored and the
-// batch is closed, whatever the user's table is like. The next chunks-pending
-// does the rest, at no cost.
+// An effort says how much a transaction writes to the user's tables. If a
+// transaction fails, the next one tries less, so that the vectors are stored and
+// the batch is closed, whatever is wrong with the user's table. The next
+// chunks-pending does the rest, at no cost.
 type effort int
 
 const (
@@ -41,38 +41,38 @@ const (
 	noSource                 // vectors under the hashes of their texts
 )
 
-// An applier is a run of Apply.
+// An applier is one run of Apply.
 type applier struct {
 	*Apply
-	*unit                     // the one being applied
-	done    bool              // its batch was closed before
-	source  string            // of its batch; "" until the batch is known
-	effort  effort            // of the present transaction
-	efforts map[string]effort // by source: the first effort that is not known to fail
+	*unit                     // the unit that is being applied
+	done    bool              // the unit's batch was closed before
+	source  string            // source of the unit's batch; "" until the batch is known
+	effort  effort            // effort of the present transaction
+	efforts map[string]effort // by source: the greatest effort that is not known to fail
 	tally
 
-	counted string // the batch that behind or apart counted last
+	counted string // the batch that was counted last in behind or apart
 	refused string // the batch that cannot be applied
-	err     error  // why the first such batch cannot be applied
+	err     error  // why the first refused batch cannot be applied
 }
 
-// A tally is what verdict reports: keys, answers, jobs and batches.
+// A tally holds the numbers that verdict reports: keys, answers, jobs and
+// batches.
 type tally struct {
-	asked                          int // keys that were answered, or were to be
+	asked                          int // keys with an answer, or that should have one
 	failed, dropped, lost, unwhole int
 
 	behind int // batches whose courtesy columns were not written
 	apart  int // batches whose vectors were not given to chunks
 }
 
-// Run applies the records of in, and prints to out each job record whose
+// Run applies the records of in, and prints each job record to out after its
 // effect is in the database. The next records are read while some are written.
 //
-// A batch that cannot be applied stays open, and the batches behind it are
-// applied all the same.
+// A batch that cannot be applied stays open, and the other batches are applied.
 func (a *Apply) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	if a.MaxAttempts < 1 {
-		return exit.Errorf(exit.Usage, "--max-attempts is at least 1")
+		return exit.Errorf(exit.Usage, "--max-attempts must be at least 1")
 	}
 	defer a.End()
 	reading, stop := context.WithCancel(ctx)
@@ -99,21 +99,21 @@ func (a *Apply) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	return w.verdict(d.err)
 }
 
-// apply writes the unit, and returns the job record whose effect is in the
-// database now. A batch stays open if some of its answers did not come. The
-// error is one that keeps every batch out.
+// apply writes the unit. It returns the job record whose effect is now in the
+// database. A batch stays open if some of its answers are missing. An error
+// means that no batch can be written.
 func (w *applier) apply(ctx context.Context) (*record.Job, error) {
 	if w.batch == w.refused {
 		return nil, nil
 	}
 	j := w.job
 	if j != nil && j.State == record.Succeeded && !j.Whole() && j.Error != nil {
-		if j = nil; w.lines == 0 { // its results could not be fetched
+		if j = nil; w.lines == 0 { // the results of the job could not be fetched
 			return nil, nil
 		}
 	}
 	if j != nil && j.Whole() && w.lines != *j.Succeeded+*j.Failed {
-		slog.Warn("not every answer of the job is in the input", "batch", j.Batch, "came", w.lines, "printed", *j.Succeeded+*j.Failed)
+		slog.Warn("some answers of the job are not in the input", "batch", j.Batch, "came", w.lines, "printed", *j.Succeeded+*j.Failed)
 		j = nil
 	}
 	if opened, err := w.commit(ctx, j); !opened || ctx.Err() != nil {
@@ -123,7 +123,7 @@ func (w *applier) apply(ctx context.Context) (*record.Job, error) {
 		if w.err == nil {
 			w.err = err
 		} else {
-			slog.Warn("a batch cannot be applied: it stays open", "batch", w.batch, "reason", err)
+			slog.Warn("a batch cannot be applied, and stays open", "batch", w.batch, "reason", err)
 		}
 		return nil, nil
 	}
@@ -135,10 +135,10 @@ func (w *applier) apply(ctx context.Context) (*record.Job, error) {
 	return j, nil
 }
 
-// commit writes the unit and the record j in one transaction, with the most
-// effort that succeeds. opened tells that the database could be opened.
+// commit writes the unit and the record j in one transaction, with the greatest
+// effort that succeeds. opened reports whether the database could be opened.
 func (w *applier) commit(ctx context.Context, j *record.Job) (opened bool, err error) {
-	var failed error // the reason for a lesser effort
+	var failed error // why a greater effort failed
 	before := w.tally
 	for w.effort = everything; ; w.effort++ {
 		w.source = ""
@@ -158,7 +158,7 @@ func (w *applier) commit(ctx context.Context, j *record.Job) (opened bool, err e
 	}
 }
 
-// settle counts a lesser effort, and says why more failed.
+// settle counts a lesser effort, and warns why a greater one failed.
 func (w *applier) settle(failed error) {
 	if w.effort > everything && len(w.answers) > 0 && w.counted != w.batch {
 		w.counted = w.batch
@@ -173,14 +173,14 @@ func (w *applier) settle(failed error) {
 	}
 	w.efforts[w.source] = w.effort
 	if w.effort == noCourtesy {
-		slog.Warn("the courtesy columns cannot be written; the vectors are stored, and chunks-pending catches up", "source", w.source, "batch", w.batch, "reason", failed)
+		slog.Warn("the courtesy columns cannot be written; the vectors are stored, and the next chunks-pending writes the columns", "source", w.source, "batch", w.batch, "reason", failed)
 	} else {
-		slog.Warn("no vector can be given to its chunk; the vectors are stored under the hashes of their texts, and chunks-pending gives them to chunks at no cost", "source", w.source, "batch", w.batch, "reason", failed)
+		slog.Warn("no vector can be given to its chunk; the vectors are stored under the hashes of their texts, and the next chunks-pending gives them to the chunks at no cost", "source", w.source, "batch", w.batch, "reason", failed)
 	}
 }
 
-// verdict is the error of the run. reading is why the reading of the input
-// ended early, if it did.
+// verdict returns the error of the run. reading says why the reading of the
+// input ended early, or is nil.
 func (w *applier) verdict(reading error) error {
 	switch {
 	case w.err != nil && reading != nil:
@@ -197,7 +197,7 @@ func (w *applier) verdict(reading error) error {
 	return w.summary()
 }
 
-// summary is the error that says what was not as it should be.
+// summary returns the error that lists what failed.
 func (w *applier) summary() error {
 	var parts []string
 	add := func(n int, what string) {
@@ -213,7 +213,7 @@ func (w *applier) summary() error {
 	code := exit.Partial
 	if w.unwhole > 0 {
 		code = exit.Malformed
-		add(w.unwhole, "%d batches stay open since the input ended before their last answer: run the line again")
+		add(w.unwhole, "%d batches stay open, because the input ended before their last answer: run the whole pipe again")
 	}
 	if len(parts) == 0 {
 		return nil
@@ -224,22 +224,22 @@ func (w *applier) summary() error {
 // A claimedBatch is what the database knows of a batch.
 type claimedBatch struct {
 	job, from, embeddings string
-	column                string // of --column, as chunks-pending had it
+	column                string // --column of chunks-pending
 	space                 model.Space
-	closed, fruitless     bool   // nothing of it is applied any more; fruitless: it has no results
-	state                 string // of the batch
-	first, last           int64  // seq of the items
-	items                 string // a SELECT of them
+	closed, fruitless     bool   // closed: nothing of the batch is applied any more; fruitless: it was closed without results
+	state                 string // state of the batch
+	first, last           int64  // seq of the first and the last item
+	items                 string // a SELECT of the items
 }
 
-// write writes the unit and the record j, which is nil if the batch stays open.
+// write writes the unit and the record j. If j is nil, the batch stays open.
 func (w *applier) write(c *duck.Conn, j *record.Job) error {
 	if ok, err := hasTables(c); err != nil {
 		return err
 	} else if !ok {
-		return fmt.Errorf("no chunk of %s was ever claimed, so batch %s is not from it", w.DB, w.batch)
+		return fmt.Errorf("no chunk of %s was ever claimed, so batch %s belongs to another database", w.DB, w.batch)
 	}
-	if err := c.Exec(tables); err != nil { // an older version made them
+	if err := c.Exec(tables); err != nil { // an older version may have made the tables
 		return err
 	}
 	var b claimedBatch
@@ -257,7 +257,7 @@ func (w *applier) write(c *duck.Conn, j *record.Job) error {
 	case w.Embeddings != "" && w.Embeddings != b.embeddings:
 		return exit.Errorf(exit.Usage, "batch %s was claimed for table %s, not for %s", w.batch, b.embeddings, w.Embeddings)
 	case j != nil && b.job != "" && j.Job != b.job && !j.Whole():
-		return fmt.Errorf("batch %s has job %s; %s is not its job and changes nothing", w.batch, b.job, j.Job)
+		return fmt.Errorf("batch %s has job %s; %s is not its job, and nothing was changed", w.batch, b.job, j.Job)
 	}
 	if w.done = b.closed; w.done {
 		return w.late(c, b)
@@ -272,13 +272,13 @@ func (w *applier) write(c *duck.Conn, j *record.Job) error {
 		return nil
 	}
 	if b.state == released && !j.Ended() {
-		slog.Warn("the batch was given back and has a job after all: it is open again", "batch", w.batch, "job", j.Job)
+		slog.Warn("a batch that was given back has a job: it is open again", "batch", w.batch, "job", j.Job)
 	}
 	return w.note(c, b, j)
 }
 
-// late counts the answers that come for a batch that was closed without results.
-// The hashes of its texts are not known any more.
+// late counts the answers for a batch that was closed without results. The
+// hashes of its texts are not known any more.
 func (w *applier) late(c *duck.Conn, b claimedBatch) error {
 	vectors := 0
 	for _, a := range w.answers {
@@ -288,7 +288,7 @@ func (w *applier) late(c *duck.Conn, b claimedBatch) error {
 	}
 	switch {
 	case b.state == released:
-		slog.Warn("the batch was given back too long ago: its texts are not known any more, its answers are dropped", "batch", w.batch, "answers", len(w.answers))
+		slog.Warn("the batch was given back too long ago: its texts are not known any more, so its answers are dropped", "batch", w.batch, "answers", len(w.answers))
 		w.dropped += max(len(w.answers), 1)
 		return nil
 	case !b.fruitless || vectors == 0:
@@ -297,17 +297,17 @@ func (w *applier) late(c *duck.Conn, b claimedBatch) error {
 	stored, err := c.Count("SELECT count(*) FROM "+duck.Ident(b.embeddings)+" WHERE batch = ?", w.batch)
 	if err == nil && int(stored) < vectors {
 		w.dropped += vectors
-		slog.Warn("vectors came for a batch that was closed without results: they are dropped", "batch", w.batch, "vectors", vectors)
+		slog.Warn("vectors came for a batch that was closed without results, and are dropped", "batch", w.batch, "vectors", vectors)
 	}
 	return err
 }
 
-// note writes what a job record says of its batch, and closes the batch if the
-// job ended and its answers came, or will not come.
+// note stores what a job record says about its batch. It closes the batch if the
+// job ended and its answers came, or will never come.
 func (w *applier) note(c *duck.Conn, b claimedBatch, j *record.Job) error {
 	reason := ""
 	if j.Error != nil {
-		reason = strings.TrimPrefix(fmt.Sprintf("%s: %s", j.Error.Status, j.Error.Message), ": ") // there may be no status
+		reason = strings.TrimPrefix(fmt.Sprintf("%s: %s", j.Error.Status, j.Error.Message), ": ") // the status may be empty
 	}
 	var succeeded, failed, tokens, closed any
 	if j.Whole() {

@@ -9,8 +9,8 @@ import (
 	"gbatch/pkg/record"
 )
 
-// A vector is stored whether or not a chunk shows its text when it comes, and
-// costs nothing when the text is back.
+// A vector is stored even if no chunk has its text at that moment, and costs
+// nothing when a chunk has the text again.
 func TestTextsThatAreAway(t *testing.T) {
 	for name, test := range map[string]struct{ from, away, back string }{
 		"a window":         {"SELECT * FROM chunks ORDER BY id LIMIT 3", "INSERT INTO chunks VALUES ('a', 'a'), ('b', 'b')", "DELETE FROM chunks WHERE id IN ('a', 'b')"},
@@ -41,7 +41,7 @@ func TestTextsThatAreAway(t *testing.T) {
 	}
 }
 
-// A text that one source lost and another waits for is paid for once.
+// If one source lost a text and another waits for it, the text is paid for once.
 func TestTextThatMovesToAnotherSource(t *testing.T) {
 	k := open(t, "CREATE TABLE one (id VARCHAR, text VARCHAR)", "CREATE TABLE two (id VARCHAR, text VARCHAR)", "INSERT INTO one VALUES ('a', 'T')", "INSERT INTO two VALUES ('b', 'T')")
 	from := func(name string) func(*Pending) { return func(p *Pending) { p.From = name } }
@@ -52,7 +52,7 @@ func TestTextThatMovesToAnotherSource(t *testing.T) {
 		t.Errorf("claimed %s", again)
 	}
 	k.expect(statuses, "b|READY")
-	// It stays when the second source loses it too.
+	// The vector is kept when the second source loses the text too.
 	k.sql("UPDATE two SET text = 'V'")
 	for _, name := range []string{"one", "two"} {
 		k.must(k.apply(), k.answers(k.must(k.pending(from(name)), "")))
@@ -64,7 +64,7 @@ func TestTextThatMovesToAnotherSource(t *testing.T) {
 	k.expect("SELECT count(*), count(DISTINCT text_hash) FROM embeddings", "3|3")
 }
 
-// A batch that cannot be applied keeps no other batch out.
+// If a batch cannot be applied, the other batches are applied.
 func TestBatchesThatCannotBeApplied(t *testing.T) {
 	k := open(t, simple, "INSERT INTO chunks SELECT 'c' || i, 'text ' || i FROM range(6) t(i)")
 	out := k.must(k.pending(func(p *Pending) { p.MaxRequests = 2 }), "")
@@ -85,8 +85,8 @@ func TestBatchesThatCannotBeApplied(t *testing.T) {
 	k.right()
 }
 
-// Vectors of a source that cannot be read any more are stored, and are the
-// chunks' again as soon as these have a name.
+// If a source cannot be read any more, its vectors are stored, and are given to
+// its chunks as soon as the source can be read again.
 func TestSourcesThatAreGone(t *testing.T) {
 	for name, test := range map[string]struct{ gone, now string }{
 		"renamed":            {"ALTER TABLE chunks RENAME TO renamed", "renamed"},
@@ -117,7 +117,8 @@ func TestSourcesThatAreGone(t *testing.T) {
 	}
 }
 
-// A vector that comes for a batch that was given up is not dropped in silence.
+// A vector that comes for a batch that was given up is not dropped without a
+// warning.
 func TestVectorsOfABatchThatWasGivenUp(t *testing.T) {
 	k := open(t, simple, "INSERT INTO chunks VALUES ('a', 'one')")
 	out := k.must(k.pending(), "")

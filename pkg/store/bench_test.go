@@ -38,7 +38,7 @@ func benchPending(db duck.Database) *Pending {
 		Embeddings: "embeddings", MaxRequests: 10_000, MaxBytes: 1e9, MaxTokens: 1e9}}
 }
 
-// BenchmarkPending claims and prints: bytes are those printed.
+// BenchmarkPending claims and prints. Its bytes are those that it prints.
 func BenchmarkPending(b *testing.B) {
 	for b.Loop() {
 		b.StopTimer()
@@ -59,8 +59,8 @@ func (n *counter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// answerAll writes a vector for each chunk that a claim printed, and the job
-// records, to a file.
+// answerAll writes to a file a vector for each chunk that a claim printed, and
+// the job records.
 func answerAll(b *testing.B, claimed io.Reader, path string) {
 	f, err := os.Create(path)
 	if err != nil {
@@ -108,9 +108,8 @@ func answerAll(b *testing.B, claimed io.Reader, path string) {
 	}
 }
 
-// BenchmarkApply applies vectors of 768 values, commit and checkpoint
-// included, and beside it DuckDB makes a table of the same vectors from a
-// Parquet file.
+// BenchmarkApply applies vectors of 768 values, with commit and checkpoint. For
+// comparison, DuckDB creates a table of the same vectors from a Parquet file.
 func BenchmarkApply(b *testing.B) {
 	answers := filepath.Join(b.TempDir(), "answers.ndjson")
 	b.Run("gbatch", func(b *testing.B) {

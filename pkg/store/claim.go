@@ -15,16 +15,16 @@ import (
 // A Claim says which chunks to claim, for which space, and how to cut them into
 // batches. Its fields are flags of chunks-pending.
 type Claim struct {
-	From        string   `default:"chunks" help:"A table or view with id, text and, if there are any, title and context, or a SELECT that yields them. A SELECT runs as it stands."`
+	From        string   `default:"chunks" help:"A table, a view or a SELECT with the columns id and text, and optionally title and context. A SELECT is run unchanged."`
 	Model       string   `default:"${model}" help:"The embedding model."`
 	Dim         int      `default:"${dim}" help:"Values per vector, 1 to ${max_dim}."`
-	TaskType    string   `default:"${task_type}" help:"What the vectors are for, as Google spells it."`
+	TaskType    string   `default:"${task_type}" help:"What the vectors are used for, in Google's spelling."`
 	Embeddings  string   `default:"embeddings" help:"The table of the vectors: one for each model, dim and task type."`
 	Column      string   `help:"Also write vectors into this column of the chunks table."`
 	Limit       int      `help:"Claim at most this many requests; 0 is no limit."`
-	MaxRequests int      `default:"10000" help:"Requests per batch."`
-	MaxBytes    cli.Size `default:"100MB" help:"Bytes per batch."`
-	MaxTokens   int      `default:"400000" help:"Tokens per batch, as estimated."`
+	MaxRequests int      `default:"10000" help:"Most requests per batch."`
+	MaxBytes    cli.Size `default:"100MB" help:"Most bytes per batch."`
+	MaxTokens   int      `default:"400000" help:"Most tokens per batch, by the estimate."`
 }
 
 func (p *Claim) space() model.Space {

@@ -11,8 +11,8 @@ import (
 	"gbatch/pkg/model"
 )
 
-// paid runs the line with every text answered, and returns how many requests
-// that took.
+// paid runs the commands in a pipe, with an answer for every text, and returns
+// the number of requests.
 func (k *kb) paid(set ...func(*Pending)) int {
 	k.Helper()
 	out := k.must(k.pending(set...), "")
@@ -28,7 +28,7 @@ func (k *kb) paid(set ...func(*Pending)) int {
 
 func clustering(p *Pending) { p.TaskType = "CLUSTERING" }
 
-// A title is a part of the hash where the request carries it, and only there.
+// A title is a part of the hash only if the request contains it.
 func TestTitlesThatAreNotSent(t *testing.T) {
 	k := open(t, "CREATE TABLE chunks (id VARCHAR, text VARCHAR, title VARCHAR, embedding_status VARCHAR)",
 		"INSERT INTO chunks SELECT 'c' || i, 'text', 'Title ' || i, NULL FROM range(5) t(i)", "INSERT INTO chunks VALUES ('none', 'text', NULL, NULL), ('other', 'another', 'Title 1', NULL)")
@@ -59,7 +59,8 @@ func TestTitlesThatAreNotSent(t *testing.T) {
 		t.Errorf("%d requests for titles that are not sent", n)
 	}
 	k.right()
-	// In a table of another space, the same chunks are hashed with their titles.
+	// In a table of another space, the hashes of the same chunks include their
+	// titles.
 	documents := func(p *Pending) { p.Embeddings = "documents" }
 	if n := k.paid(documents); n != 7 {
 		t.Errorf("%d requests for 7 titles and texts", n)
@@ -70,8 +71,9 @@ func TestTitlesThatAreNotSent(t *testing.T) {
 	}
 }
 
-// older makes a database what an older version left: hashes with the title in
-// every space, the title in the outbox, and no comment on the table of vectors.
+// older changes a database to what an older version left: hashes with the title
+// in every space, the title in the outbox, and no comment on the table of
+// vectors.
 func (k *kb) older() {
 	k.Helper()
 	const hash = "md5_number(concat(strlen(coalesce(title, '')), ':', coalesce(title, ''), text))"
@@ -117,7 +119,7 @@ func TestHashesOfAnOlderVersion(t *testing.T) {
 		k.sql("DELETE FROM chunks WHERE id = 'failed'")
 		k.right()
 	}
-	// Where the title is sent, nothing changes.
+	// If the title is sent, nothing changes.
 	k := open(t, "CREATE TABLE chunks (id VARCHAR, text VARCHAR, title VARCHAR)", "INSERT INTO chunks VALUES ('a', 'one', 'T'), ('b', 'two', NULL)")
 	k.paid()
 	k.older()
@@ -126,8 +128,8 @@ func TestHashesOfAnOlderVersion(t *testing.T) {
 	}
 }
 
-// What a query yields differs from one reading to the next: nothing is claimed,
-// and other sources are not kept back.
+// If a query gives other rows each time it is read, nothing is claimed. Other
+// sources are still claimed.
 func TestSourcesThatChange(t *testing.T) {
 	k := open(t, "CREATE TABLE t AS SELECT range AS id, 'text ' || range AS text FROM range(1000)", simple, "INSERT INTO chunks VALUES ('a', 'one')",
 		"CREATE VIEW random_view AS SELECT id, text || random() AS text FROM t")
@@ -150,7 +152,7 @@ func TestSourcesThatChange(t *testing.T) {
 	if n := k.paid(); n != 1 {
 		t.Errorf("%d requests", n)
 	}
-	// A round that is not the first is taken back alone.
+	// If a later round fails, only that round is rolled back.
 	p := k.pending(func(p *Pending) {
 		p.From = "SELECT id, CASE WHEN id = 999 THEN uuid()::VARCHAR ELSE text END AS text FROM t ORDER BY id"
 		p.Embeddings = "e"
@@ -172,8 +174,8 @@ func TestSourcesThatChange(t *testing.T) {
 	k.expect("SELECT count(*) FROM gbatch.items", "600")
 }
 
-// Beside an index on embedding_status, an UPDATE moves its rows to the end of the
-// table, and in its own transaction far behind that.
+// If embedding_status has an index, an UPDATE moves its rows to the end of the
+// table, and within its own transaction far beyond that.
 func TestRoundsOfRowsThatMove(t *testing.T) {
 	k := open(t, "CREATE TABLE chunks (id BIGINT, text VARCHAR, embedding_status VARCHAR)", "CREATE INDEX by_status ON chunks (embedding_status)",
 		"INSERT INTO chunks SELECT range, 'text ' || range, NULL FROM range(7000)")
@@ -205,7 +207,7 @@ func TestRoundsOfRowsThatMove(t *testing.T) {
 	if lows[0] != 3000 {
 		t.Errorf("the rounds ended at the rows %v", lows)
 	}
-	// The rows of a round move when they are claimed, the next round goes on.
+	// The rows of a round move when they are claimed. The next round continues.
 	k.sql("INSERT INTO chunks SELECT range, 'text ' || range, NULL FROM range(7000, 12000)")
 	low := k.rows("SELECT min(rowid) FROM chunks WHERE id = 7000")
 	rounds(round{size: 2000}, false)
@@ -217,15 +219,15 @@ func TestRoundsOfRowsThatMove(t *testing.T) {
 	}
 }
 
-// A batch that cannot be sent does not keep others back.
+// If a batch cannot be sent, the other batches are printed.
 func TestBatchesThatCannotBeSent(t *testing.T) {
 	for name, damage := range map[string]string{
-		"items are missing":      "DELETE FROM gbatch.items WHERE seq = 13",
-		"all items are missing":  "DELETE FROM gbatch.items WHERE seq BETWEEN 11 AND 20",
-		"no range":               "UPDATE gbatch.jobs SET first_seq = NULL, last_seq = NULL WHERE first_seq = 11",
-		"a name that is no name": "UPDATE gbatch.jobs SET model = 'gemini/x' WHERE first_seq = 11",
-		"a dim out of range":     "UPDATE gbatch.jobs SET dim = 0 WHERE first_seq = 11",
-		"an unknown task type":   "UPDATE gbatch.jobs SET task_type = 'NONE' WHERE first_seq = 11",
+		"items are missing":     "DELETE FROM gbatch.items WHERE seq = 13",
+		"all items are missing": "DELETE FROM gbatch.items WHERE seq BETWEEN 11 AND 20",
+		"no range":              "UPDATE gbatch.jobs SET first_seq = NULL, last_seq = NULL WHERE first_seq = 11",
+		"an invalid name":       "UPDATE gbatch.jobs SET model = 'gemini/x' WHERE first_seq = 11",
+		"a dim out of range":    "UPDATE gbatch.jobs SET dim = 0 WHERE first_seq = 11",
+		"an unknown task type":  "UPDATE gbatch.jobs SET task_type = 'NONE' WHERE first_seq = 11",
 	} {
 		k := open(t, simple, "INSERT INTO chunks SELECT 'c' || i, 'text ' || i FROM range(30) t(i)")
 		ten := func(p *Pending) { p.MaxRequests = 10 }
@@ -245,7 +247,7 @@ func TestBatchesThatCannotBeSent(t *testing.T) {
 	}
 }
 
-// Under a collation, two ids or texts may be equal that are not the same.
+// Under a collation, two different ids or texts may compare as equal.
 func TestCollations(t *testing.T) {
 	for _, from := range []string{"chunks", "SELECT * FROM chunks"} {
 		k := open(t, "CREATE TABLE chunks (id VARCHAR COLLATE NOCASE, text VARCHAR COLLATE NOCASE, title VARCHAR COLLATE NOCASE, context VARCHAR COLLATE NOACCENT, embedding_status VARCHAR COLLATE NOCASE, v FLOAT[4])",
@@ -265,10 +267,10 @@ func TestCollations(t *testing.T) {
 		if from == "chunks" {
 			k.expect("SELECT count(*) FROM chunks c JOIN embeddings e ON c.id COLLATE C = e.chunk_id AND c.v = e.embedding", "5")
 		}
-		k.expect("SELECT count(*) FROM chunks c JOIN chunk_status s USING (id)", "9") // the view has the ids as they are
+		k.expect("SELECT count(*) FROM chunks c JOIN chunk_status s USING (id)", "9") // the view has the original ids
 		k.sql("DELETE FROM chunks WHERE id = 'c'")
 		k.bytewise()
-		// chunks-add tells words apart that differ in case alone.
+		// chunks-add distinguishes words that differ only in case.
 		k.must(&Add{Database: k.Database, Table: "chunks"}, `{"id":"A","text":"POLISH"}`+"\n"+`{"id":"a","text":"polish","title":"T"}`+"\n"+`{"id":"new","text":"x"}`+"\n"+`{"id":"NEW","text":"X"}`)
 		k.expect("SELECT id, text, title FROM chunks ORDER BY id COLLATE C, text COLLATE C", "A|POLISH\nB|polish\nNEW|X\na|polish|T\nb|POLISH\nnew|x")
 		if n := k.paid(set); n != 3 {
@@ -280,8 +282,8 @@ func TestCollations(t *testing.T) {
 	}
 }
 
-// bytewise checks that every chunk has the vector of its text, where ids are
-// under a collation.
+// bytewise checks that every chunk has the vector of its text, if the ids have a
+// collation.
 func (k *kb) bytewise() {
 	k.Helper()
 	vectors := map[string]string{}
@@ -300,11 +302,11 @@ func (k *kb) bytewise() {
 	}
 }
 
-// The view is read by clients, also those that are older than this DuckDB.
+// The view can be read by all clients, including those older than this DuckDB.
 func TestViewForAllClients(t *testing.T) {
 	k := open(t, "CREATE TABLE chunks (id VARCHAR, text VARCHAR, title VARCHAR, embedding_status VARCHAR)", "INSERT INTO chunks (id, text, title) SELECT 'c' || i, 'text ' || i, CASE WHEN i % 2 = 0 THEN 'T' END FROM range(100) t(i)")
 	k.paid()
-	k.expect("SELECT contains(sql, 'md5_number(') FROM duckdb_views() WHERE view_name = 'chunk_status'", "false") // signed before DuckDB 1.3
+	k.expect("SELECT contains(sql, 'md5_number(') FROM duckdb_views() WHERE view_name = 'chunk_status'", "false") // before DuckDB 1.3 its value is signed
 	k.expect("SELECT count(*) FROM chunk_status WHERE embedding_status = 'READY' AND embedding IS NOT NULL", "100")
 	k.sql("UPDATE chunks SET embedding_status = 'PENDING' WHERE id = 'c7'", "INSERT INTO chunks VALUES ('new', 'new', NULL, NULL), ('empty', '', NULL, NULL)")
 	k.expect("SELECT id, embedding_status, embedding FROM chunk_status WHERE embedding IS NULL ORDER BY id", "c7|PENDING\nempty|PENDING\nnew|PENDING")
@@ -330,7 +332,7 @@ func TestSpaceOnTheTable(t *testing.T) {
 	k := fresh()
 	k.expect(comment, holds+" (gbatch)")
 
-	// The toolkit's schema is lost: the table says what it holds.
+	// Without the toolkit's schema, the comment on the table names its space.
 	k.sql("DROP VIEW chunk_status", "DROP SCHEMA gbatch CASCADE")
 	refused(k, "no schema", two, holds)
 	refused(k, "no schema", clustering, holds)
@@ -339,7 +341,7 @@ func TestSpaceOnTheTable(t *testing.T) {
 	}
 	k.right()
 
-	// Without the comment too, nobody knows.
+	// Without the comment too, the space is unknown.
 	k.sql("DROP VIEW chunk_status", "DROP SCHEMA gbatch CASCADE", "COMMENT ON TABLE embeddings IS 'my vectors'")
 	refused(k, "no comment", two, "does not say which model its vectors are from")
 	refused(k, "no comment", func(*Pending) {}, `COMMENT ON TABLE "embeddings" IS 'holds gemini-embedding-001 768 RETRIEVAL_DOCUMENT (gbatch)'`)
@@ -349,7 +351,7 @@ func TestSpaceOnTheTable(t *testing.T) {
 	}
 	k.expect(comment, "mine "+holds+" (gbatch) yes")
 
-	// A comment of the user's does not hide what gbatch.jobs knows, and stays.
+	// A comment of the user neither hides what gbatch.jobs knows nor is removed.
 	for _, words := range []string{"my vectors", holds, holds + " (gbatch) " + holds + " (gbatch)", "holds x 0 (gbatch)", "holds . 99999999999999999999 Y (gbatch)", ""} {
 		k = fresh()
 		k.sql("COMMENT ON TABLE embeddings IS " + duck.Literal(words))
@@ -362,7 +364,7 @@ func TestSpaceOnTheTable(t *testing.T) {
 		}
 	}
 
-	// A table that is empty, or not there, holds no space …
+	// An empty or missing table holds no space …
 	for _, drop := range []string{"DROP TABLE embeddings", "DELETE FROM embeddings", "TRUNCATE embeddings"} {
 		for _, set := range []func(*Pending){two, wide, clustering} {
 			k := fresh()
@@ -373,7 +375,7 @@ func TestSpaceOnTheTable(t *testing.T) {
 			k.expect(comment, spaceComment(k.pending(set).space()))
 		}
 	}
-	// … unless a batch is on its way to it.
+	// … unless an open batch is for the table.
 	k = open(t, simple, "INSERT INTO chunks VALUES ('a', 'one'), ('b', 'two')")
 	k.must(k.pending(), "")
 	refused(k, "an open batch", two, holds)

@@ -10,8 +10,9 @@ import (
 
 const withStatus = "CREATE TABLE chunks (id VARCHAR PRIMARY KEY, text VARCHAR, embedding_status VARCHAR DEFAULT 'PENDING', error_message VARCHAR)"
 
-// Only a PENDING that the user set is a wish. In each case the texts have
-// vectors, and the rest of the changes costs as many requests as are given.
+// Only a PENDING that the user set asks for another vector. In each case the
+// texts already have vectors, and the other changes cost the given number of
+// requests.
 func TestWishes(t *testing.T) {
 	const fill = "INSERT INTO chunks (id, text) SELECT 'c' || i, 'text ' || i FROM range(6) t(i)"
 	again := func(k *kb) { k.must(k.pending(), "") }
@@ -57,7 +58,7 @@ func TestWishes(t *testing.T) {
 					step(k)
 				}
 			}
-			// A batch that a step left behind is given up.
+			// A batch that a step left open is given up.
 			k.sql("DELETE FROM gbatch.items", "UPDATE gbatch.jobs SET closed_at = now() WHERE closed_at IS NULL")
 			if n := k.embed(); n != test.cost {
 				t.Errorf("%d requests, not %d", n, test.cost)
@@ -71,7 +72,8 @@ func TestWishes(t *testing.T) {
 	}
 }
 
-// claimByThrees runs chunks-pending with small rounds, and stops after the first.
+// claimByThrees runs chunks-pending with small rounds, and stops after the first
+// round.
 func (k *kb) claimByThrees() {
 	p := k.pending()
 	r := round{size: 3}
@@ -87,7 +89,8 @@ func (k *kb) claimByThrees() {
 	}
 }
 
-// The same with --column: there a row that was inserted again has no vector.
+// The same with --column: a row that was deleted and inserted again has no
+// vector in that column.
 func TestWishesBesideAColumn(t *testing.T) {
 	for change, cost := range map[string]int{
 		"UPDATE chunks SET embedding_status = 'PENDING' WHERE id IN ('c1', 'c2')":                                                                      2,
@@ -115,7 +118,7 @@ func TestWishesBesideAColumn(t *testing.T) {
 	}
 }
 
-// Whatever the courtesy columns say, chunks-pending sets them right.
+// Whatever the courtesy columns hold, chunks-pending corrects them.
 func TestCourtesyIsReconciled(t *testing.T) {
 	k := open(t, strings.Replace(withStatus, ")", ", v FLOAT[])", 1), "INSERT INTO chunks (id, text) SELECT 'c' || i, 'text ' || i FROM range(6) t(i)")
 	column := func(p *Pending) { p.Column = "v" }
@@ -144,7 +147,8 @@ func TestCourtesyIsReconciled(t *testing.T) {
 			right(want)
 		}
 	}
-	// A chunk whose text is in flight for another is not READY, nor does it become so unsaid.
+	// A chunk whose text is in flight for another chunk is not READY, and does
+	// not become READY without a message.
 	k.sql("INSERT INTO chunks (id, text) VALUES ('other', 'in flight')")
 	out := k.must(k.pending(column), "")
 	k.sql("UPDATE chunks SET text = 'in flight' WHERE id = 'c5'")
@@ -153,20 +157,21 @@ func TestCourtesyIsReconciled(t *testing.T) {
 	k.must(k.apply(), k.answers(out))
 	k.must(k.pending(column), "")
 	right("7")
-	// An edited text, and vectors-apply of a batch that was claimed without --column.
+	// A text is edited, and the batch that vectors-apply applies was claimed
+	// without --column.
 	k.sql("UPDATE chunks SET text = 'edited' WHERE id = 'c4'")
 	k.must(k.apply(), k.answers(k.must(k.pending(), "")))
 	k.must(k.pending(column), "")
 	right("7")
 }
 
-// A courtesy that DuckDB refuses does not cost the vectors.
+// If DuckDB refuses to write a courtesy column, the vectors are still stored.
 func TestTheEssentialFirst(t *testing.T) {
 	for name, test := range map[string]struct{ break_, mend string }{
-		"a constraint":     {"CREATE TABLE old AS FROM chunks; DROP TABLE chunks; CREATE TABLE chunks (id VARCHAR, text VARCHAR, embedding_status VARCHAR CHECK (embedding_status <> 'READY'), error_message VARCHAR, v FLOAT[4]); INSERT INTO chunks FROM old", "CREATE OR REPLACE TABLE chunks AS FROM chunks"},
-		"a foreign key":    {"CREATE TABLE tags (chunk VARCHAR REFERENCES chunks (id)); INSERT INTO tags VALUES ('b')", "DROP TABLE tags"},
-		"a column is gone": {"ALTER TABLE chunks DROP COLUMN v", "ALTER TABLE chunks ADD COLUMN v FLOAT[4]"},
-		"another type":     {"ALTER TABLE chunks ALTER v TYPE VARCHAR", "ALTER TABLE chunks DROP v; ALTER TABLE chunks ADD COLUMN v FLOAT[4]"},
+		"a constraint":         {"CREATE TABLE old AS FROM chunks; DROP TABLE chunks; CREATE TABLE chunks (id VARCHAR, text VARCHAR, embedding_status VARCHAR CHECK (embedding_status <> 'READY'), error_message VARCHAR, v FLOAT[4]); INSERT INTO chunks FROM old", "CREATE OR REPLACE TABLE chunks AS FROM chunks"},
+		"a foreign key":        {"CREATE TABLE tags (chunk VARCHAR REFERENCES chunks (id)); INSERT INTO tags VALUES ('b')", "DROP TABLE tags"},
+		"a column was dropped": {"ALTER TABLE chunks DROP COLUMN v", "ALTER TABLE chunks ADD COLUMN v FLOAT[4]"},
+		"another type":         {"ALTER TABLE chunks ALTER v TYPE VARCHAR", "ALTER TABLE chunks DROP v; ALTER TABLE chunks ADD COLUMN v FLOAT[4]"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			k := open(t, strings.Replace(withStatus, ")", ", v FLOAT[4])", 1), "INSERT INTO chunks (id, text) VALUES ('a', 'one'), ('b', 'two'), ('c', 'three')")

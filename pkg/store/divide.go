@@ -14,8 +14,8 @@ import (
 	"gbatch/pkg/vector"
 )
 
-// transaction is how many answers a unit has at most. It bounds the memory: a
-// unit takes 123 MB at 3072 values per vector.
+// transaction is the largest number of answers in a unit. It bounds the memory:
+// a unit takes 123 MB at 3072 values per vector.
 const transaction = 10_000
 
 // An answer is a vector, or an error, for one key.
@@ -26,30 +26,30 @@ type answer struct {
 	err    *record.Status
 }
 
-// A unit is what goes into the database in one transaction: answers of one
-// batch, and what follows them in the input.
+// A unit is what one transaction writes: answers of one batch, and the records
+// that follow them in the input.
 type unit struct {
 	batch   string
 	answers []answer
-	arena   []float32           // holds the answers' values
-	lines   int                 // vector and error lines of the batch so far
+	arena   []float32           // the values of the answers
+	lines   int                 // number of vector and error lines of the batch so far
 	keys    map[string]struct{} // of the batch's answers so far
-	twice   int                 // how many of the unit's lines answer a key again
+	twice   int                 // number of the unit's lines for a key that was already answered
 	last    bool                // no more answers of the batch follow
 	job     *record.Job         // the record after the batch's last answer; nil if it did not come
 }
 
-// A divider reads the input and divides it into units. Units come back through
-// free when they are written, and are used again.
+// A divider reads the input and divides it into units. Units that were written
+// come back through free, and are used again.
 type divider struct {
 	ctx   context.Context
 	units chan *unit
 	free  chan *unit
 	at    *unit
-	err   error // set before units is closed: why the reading ended, nil at the end of the input
+	err   error // set before units is closed: why the reading ended; nil at the end of the input
 }
 
-// divide begins to read in. The reading ends with ctx.
+// divide starts to read in. The reading ends with ctx.
 func divide(ctx context.Context, in io.Reader) *divider {
 	d := &divider{ctx: ctx, units: make(chan *unit), free: make(chan *unit, 2)}
 	d.free <- new(unit)
@@ -75,7 +75,7 @@ func (d *divider) run(in io.Reader) {
 		}
 		d.err = err
 	}
-	// The records before an error are kept: they are paid for.
+	// The records before an error are kept, because they are paid for.
 	if d.at != nil {
 		d.at.last = true
 		d.send()
@@ -85,10 +85,11 @@ func (d *divider) run(in io.Reader) {
 	}
 }
 
-// take adds a record to the present unit, or sends that unit and begins another.
+// take adds a record to the present unit, or sends that unit and starts another
+// one.
 func (d *divider) take(rec record.Answer) error {
 	if rec.Batch == "" {
-		return errors.New("the record has no batch: its chunks were not claimed by chunks-pending, so there is no text to compare with")
+		return errors.New("the record has no batch: chunks-pending did not claim its chunk, so the text that was sent is unknown")
 	}
 	if d.at != nil && d.at.batch != rec.Batch {
 		d.at.last = true
@@ -110,7 +111,7 @@ func (d *divider) take(rec record.Answer) error {
 	u := d.at
 	u.lines++
 	if _, again := u.keys[rec.Key]; again {
-		slog.Warn("a key is answered twice: the second answer is dropped", "batch", u.batch, "key", rec.Key)
+		slog.Warn("a key has two answers: the second one is dropped", "batch", u.batch, "key", rec.Key)
 		u.twice++
 		return nil
 	}

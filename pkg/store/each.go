@@ -9,15 +9,15 @@ import (
 // A Chunk is a chunk with its present status.
 type Chunk struct {
 	ID      string
-	Text    string // what is embedded: the context if there is one
+	Text    string // what is embedded: the context, or the text if there is no context
 	Status  string
-	Message string    // why it is FAILED
-	Vector  []float32 // if it is READY; valid until the next chunk
+	Message string    // why the chunk is FAILED
+	Vector  []float32 // set if the chunk is READY; valid until the next chunk
 }
 
-// Each calls f with every chunk of a source, which is named as for
-// chunks-pending, and its vector in the table embeddings. The database is open
-// meanwhile.
+// Each calls f with every chunk of a source and its vector in the table
+// embeddings. from names the source as for chunks-pending. The database stays
+// open until Each returns.
 func Each(ctx context.Context, d *duck.Database, from, embeddings string, f func(Chunk) error) error {
 	defer d.End()
 	return transact(ctx, d, duck.Read, func(c *duck.Conn) error {

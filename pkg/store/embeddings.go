@@ -9,8 +9,9 @@ import (
 	"gbatch/pkg/model"
 )
 
-// prepareEmbeddings creates the embeddings table for chunks of src, or checks
-// that the one that exists fits them and holds the same space.
+// prepareEmbeddings creates the table of vectors for the chunks of src. If the
+// table exists, it checks that the table fits the chunks and holds the same
+// space.
 func prepareEmbeddings(c *duck.Conn, table string, src *source) error {
 	want := src.space
 	types := map[string]string{}
@@ -21,10 +22,10 @@ func prepareEmbeddings(c *duck.Conn, table string, src *source) error {
 		return err
 	}
 	if there != table {
-		return exit.Errorf(exit.Usage, "the table %s exists as %s; spell it so in --embeddings", table, there)
+		return exit.Errorf(exit.Usage, "the table %s exists as %s; use that spelling in --embeddings", table, there)
 	}
 	if len(types) > 0 && (types["text_hash"] != "UHUGEINT" || types["batch"] == "") {
-		return exit.Errorf(exit.Usage, "table %s is not one of gbatch's; name another with --embeddings NAME", table)
+		return exit.Errorf(exit.Usage, "table %s does not belong to gbatch; name another table with --embeddings NAME", table)
 	}
 	have, err := spaceOf(c, table)
 	if err != nil {
@@ -35,7 +36,7 @@ func prepareEmbeddings(c *duck.Conn, table string, src *source) error {
 	}
 	vector := fmt.Sprintf("FLOAT[%d]", want.Dim)
 	if len(types) > 0 && have == (model.Space{}) && (types["embedding"] != vector || types["chunk_id"] != src.idType) {
-		// The table is empty, and nothing is on its way to it.
+		// The table is empty, and no open batch is for it.
 		if err := c.Exec("DROP TABLE " + duck.Ident(table)); err != nil {
 			return err
 		}
@@ -57,9 +58,9 @@ func prepareEmbeddings(c *duck.Conn, table string, src *source) error {
 	return noteSpace(c, table, want)
 }
 
-// fitVectors gives the ids of a table of vectors the type of the source's ids,
-// which may have changed since: a file of numbers gets its first A3. It refuses
-// where an id would become another.
+// fitVectors changes the type of the ids in a table of vectors to the type of
+// the source's ids. That type may have changed: a file of numbers gets its first
+// A3. fitVectors refuses if an id would become another id.
 func (s *source) fitVectors(c *duck.Conn, table string) error {
 	var have string
 	_, err := c.One(func(r *duck.Rows) { have = r.Text(0) }, `SELECT data_type FROM duckdb_columns() WHERE database_name = current_database() AND schema_name = current_schema()
@@ -74,25 +75,25 @@ func (s *source) fitVectors(c *duck.Conn, table string) error {
 		return err
 	}
 	if lossy {
-		return exit.Errorf(exit.Usage, `table %s has ids of type %s, the chunks' ids are %s, and id %.100q is not a valid %[3]s; no vector is lost: give the chunks' ids the type %[2]s again (ALTER TABLE … ALTER id TYPE %[2]s, or --from "SELECT CAST(id AS %[2]s) AS id, … FROM …"), or name another table with --embeddings NAME for chunks that are not the same`,
+		return exit.Errorf(exit.Usage, `table %s has ids of type %s, the chunks' ids are %s, and id %.100q is not a valid %[3]s; no vector is lost: give the chunks' ids the type %[2]s again (ALTER TABLE … ALTER id TYPE %[2]s, or --from "SELECT CAST(id AS %[2]s) AS id, … FROM …"), or, if these are other chunks, name another table with --embeddings NAME`,
 			table, have, s.idType, id)
 	}
 	alter := "ALTER TABLE " + duck.Ident(table) + " ALTER chunk_id TYPE " + s.idType
 	if err := c.Exec(alter); err != nil {
-		return exit.Errorf(exit.Usage, "table %s has ids of type %s, but the chunks' ids are %s, and the type cannot be changed (%w); no vector is lost: drop what depends on the column, and do it yourself: %s", table, have, s.idType, err, alter)
+		return exit.Errorf(exit.Usage, "table %s has ids of type %s, but the chunks' ids are %s, and the type cannot be changed (%w); no vector is lost: drop what depends on the column, and run %s", table, have, s.idType, err, alter)
 	}
-	slog.Info("the ids of the vectors have the type of the chunks' ids now", "table", table, "was", have, "is", s.idType)
+	slog.Info("the ids of the vectors now have the type of the chunks' ids", "table", table, "was", have, "is", s.idType)
 	return nil
 }
 
 // embeddingColumns are the columns that the toolkit writes, in this order. The
-// user may add more.
+// user may add other columns.
 const embeddingColumns = "(chunk_id, text_hash, embedding, tokens, batch, embedded_at)"
 
-// retire makes room in an embeddings table for new vectors of the chunks in the
-// temporary table by, which has id and text_hash. The vector of another text
-// is paid for: its row stays under the hash of the text and only loses its chunk,
-// unless another row holds the same text.
+// retire prepares a table of vectors for new vectors of the chunks in the
+// temporary table by, which has id and text_hash. A chunk's vector of another
+// text is paid for. So its row stays under the hash of that text and only loses
+// its chunk, unless another row holds the same text.
 func retire(c *duck.Conn, table, by string) error {
 	return c.Exec(fmt.Sprintf(`
 		DELETE FROM %[1]s WHERE (chunk_id IS NULL OR chunk_id IN (SELECT id FROM %[2]s)) AND text_hash IN (SELECT text_hash FROM %[2]s);

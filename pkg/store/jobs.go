@@ -29,8 +29,8 @@ func (j *Jobs) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 	}
 	err := transact(ctx, &j.Database, duck.Read, list)
 	if errors.Is(err, duck.ErrUnfinished) {
-		// A line that begins here is to resume after any kill. To open the file for
-		// writing repairs it.
+		// A pipe that starts with this command must be able to continue after any
+		// kill. Opening the file for writing repairs it.
 		err = transact(ctx, &j.Database, duck.Write, list)
 	}
 	if err != nil {

@@ -10,9 +10,9 @@ import (
 	"gbatch/pkg/duck"
 )
 
-// After a checkpoint that was cut short, jobs-pending repairs the database,
-// since a line that begins with it is to resume by itself. A command that only
-// reads changes nothing, and says what to do.
+// After an interrupted checkpoint, jobs-pending repairs the database, because a
+// pipe that starts with it must continue without help. A command that only reads
+// changes nothing, and says what to do.
 func TestTornDatabase(t *testing.T) {
 	k := open(t, "CREATE TABLE chunks AS SELECT range AS id, 'text ' || range AS text FROM range(300)")
 	contents := func(path string) []byte {
@@ -33,7 +33,7 @@ func TestTornDatabase(t *testing.T) {
 		t.Fatal(err)
 	}
 	after := contents(k.DB)
-	// Of each block the first page was written.
+	// Only the first page of each block was written.
 	torn := append(bytes.Clone(before), make([]byte, max(0, len(after)-len(before)))...)
 	for at := 3 * 4096; at < len(after); at += 256 << 10 {
 		copy(torn[at:at+4096], after[at:])

@@ -11,8 +11,8 @@ import (
 // phases are the phases of a submission, from nothing to a job.
 var phases = []string{"", ledger.Upload, ledger.Create, ledger.Created}
 
-// farther returns that of two marks of one batch whose submission has come
-// farther. A batch has two marks if its lines were rendered in two ways.
+// farther returns the mark whose submission has come farther. A batch has two
+// marks if its lines were rendered in two ways.
 func farther(a, b ledger.Mark) ledger.Mark {
 	if slices.Index(phases, b.Phase) > slices.Index(phases, a.Phase) {
 		return b
@@ -20,7 +20,7 @@ func farther(a, b ledger.Mark) ledger.Mark {
 	return a
 }
 
-// noted completes the state of batches without a job from the notes of
+// noted sets the state of batches without a job from the intents of
 // gbatch-submit on this machine.
 func noted(batches []batchStatus) {
 	jobless := map[string]*batchStatus{}
@@ -34,7 +34,7 @@ func noted(batches []batchStatus) {
 	}
 	notes, err := ledger.Look()
 	if err != nil {
-		slog.Warn("the notes of gbatch-submit cannot be read: a claimed batch may have a job", "error", err)
+		slog.Warn("the intents of gbatch-submit cannot be read: a claimed batch may have a job", "error", err)
 		return
 	}
 	marks := map[string]ledger.Mark{}
@@ -45,7 +45,7 @@ func noted(batches []batchStatus) {
 		}
 		m, err := notes.Read(name)
 		if err != nil {
-			slog.Warn("a note of gbatch-submit cannot be read: the batch may have a job", "batch", batch, "error", err)
+			slog.Warn("an intent of gbatch-submit cannot be read: the batch may have a job", "batch", batch, "error", err)
 		}
 		marks[batch] = farther(marks[batch], m)
 	}

@@ -25,7 +25,7 @@ type Pending struct {
 	duck.Database `embed:""`
 	Claim         `embed:""`
 	RetryFailed   bool `help:"Also claim the chunks that failed permanently."`
-	DryRun        bool `help:"Claim nothing; print a line for each batch that would be claimed."`
+	DryRun        bool `help:"Claim nothing. Print a line for each batch that would be claimed."`
 }
 
 func (p *Pending) check() error {
@@ -221,19 +221,24 @@ func (p *Pending) batch(ctx context.Context, buf []byte, name string) ([]byte, e
 		} else if int(n) != h.Count {
 			return fmt.Errorf("batch %s: %w: it has %d requests, and its header would announce %d", name, errBroken, n, h.Count)
 		}
-		buf, err = appendChunks(c, record.AppendHeader(buf, h), lines)
+		var keys record.KeySum
+		h.Keys = keys.String()
+		if buf, keys, err = appendChunks(c, record.AppendHeader(buf, h), lines); err == nil {
+			h.Keys = keys.String()
+			copy(buf, record.AppendHeader(nil, h)) // of the same length
+		}
 		return err
 	})
 	return buf, err
 }
 
 // appendChunks appends the chunk lines of a SELECT of items to buf, in the order
-// of seq. DuckDB's threads may write blocks of items out of order. The lines are
+// of seq, and returns the sum of their keys too. DuckDB's threads may write blocks of items out of order. The lines are
 // sorted here, because DuckDB takes longer to sort rows with texts.
-func appendChunks(c *duck.Conn, buf []byte, items string) ([]byte, error) {
+func appendChunks(c *duck.Conn, buf []byte, items string) (lines []byte, keys record.KeySum, err error) {
 	r, err := c.Query("SELECT chunk_id, text, title, seq FROM " + items + " WHERE NOT twin")
 	if err != nil {
-		return buf, err
+		return buf, keys, err
 	}
 	defer r.Close()
 	type block struct {
@@ -248,10 +253,11 @@ func appendChunks(c *duck.Conn, buf []byte, items string) ([]byte, error) {
 		}
 		buf = record.AppendChunk(buf, r.Borrow(0), r.Borrow(1), r.Borrow(2))
 		blocks[len(blocks)-1].end = len(buf)
+		keys.Add(r.Borrow(0))
 	}
 	bySeq := func(a, b block) int { return cmp.Compare(a.seq, b.seq) }
 	if slices.IsSortedFunc(blocks, bySeq) {
-		return buf, nil
+		return buf, keys, nil
 	}
 	slices.SortFunc(blocks, bySeq)
 	sorted := make([]byte, head, len(buf))
@@ -259,7 +265,7 @@ func appendChunks(c *duck.Conn, buf []byte, items string) ([]byte, error) {
 	for _, b := range blocks {
 		sorted = append(sorted, buf[b.start:b.end]...)
 	}
-	return sorted, nil
+	return sorted, keys, nil
 }
 
 // errDry ends the transaction of a dry run, so that it is rolled back.

@@ -7,8 +7,9 @@ import (
 	"unicode"
 )
 
-// asQuery returns the value of --from without the semicolon at its end, and
-// reports whether it begins like a query. Comments may stand around it.
+// asQuery returns the value of --from without a final semicolon, and reports
+// whether it begins like a query. It ignores comments before and after the
+// query.
 func asQuery(from string) (query string, ok bool) {
 	begin, end := extent(from)
 	query = from[begin:end]
@@ -28,12 +29,12 @@ func asQuery(from string) (query string, ok bool) {
 	return query, true
 }
 
-// A token is what DuckDB's scanner takes as one where a semicolon or the begin
-// of a comment in it means nothing, or a single character.
+// token matches one token of DuckDB's scanner in which a semicolon or the start
+// of a comment has no meaning, or a single character.
 var token = regexp.MustCompile(`(?s)^(?:[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|"(?:[^"]|"")*"|\$\$.*?\$\$|\$[A-Za-z_]\w*\$|\w+|.)`)
 
-// extent finds where a statement begins and ends, without the space, comments
-// and semicolons around it.
+// extent finds where a statement begins and ends, without surrounding space,
+// comments and semicolons.
 func extent(sql string) (begin, end int) {
 	begin = -1
 	for i := 0; i < len(sql); {
@@ -66,7 +67,8 @@ func extent(sql string) (begin, end int) {
 	return max(begin, 0), end
 }
 
-// comment is the length of the comment that sql begins with. It may hold others.
+// comment returns the length of the comment at the start of sql. Comments may be
+// nested.
 func comment(sql string) int {
 	depth := 0
 	for i := 0; i < len(sql); i++ {

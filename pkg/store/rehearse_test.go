@@ -5,14 +5,14 @@ import (
 	"testing"
 )
 
-// What vectors-apply could not write is refused before it costs anything, and
-// only when something is to be claimed.
+// What vectors-apply could not write is refused before anything is paid for, but
+// only if something is to be claimed.
 func TestRehearsal(t *testing.T) {
 	const vectors = "CREATE TABLE embeddings (chunk_id VARCHAR, text_hash UHUGEINT, embedding FLOAT[4], tokens BIGINT, batch VARCHAR, embedded_at TIMESTAMP"
 	for name, test := range map[string]struct {
 		tables []string
 		column string
-		want   string // "" if all goes well
+		want   string // "" if nothing is refused
 	}{
 		"plain":                       {[]string{withStatus}, "", ""},
 		"NOT NULL":                    {[]string{strings.Replace(withStatus, "error_message VARCHAR", "error_message VARCHAR NOT NULL DEFAULT ''", 1)}, "", ""},
@@ -44,11 +44,11 @@ func TestRehearsal(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			k := open(t, test.tables...)
 			set := func(p *Pending) { p.Column = test.column }
-			if out := k.must(k.pending(set), ""); out != "" { // nothing to claim: nothing to refuse
+			if out := k.must(k.pending(set), ""); out != "" { // if nothing is to be claimed, nothing is refused
 				t.Errorf("printed %s", out)
 			}
 			k.sql("INSERT INTO chunks (id, text) VALUES ('a', 'one'), ('b', 'two'), ('c', 'three')")
-			if strings.Contains(test.want, "foreign key") { // an odd row is referred to
+			if strings.Contains(test.want, "foreign key") { // a foreign key refers to an odd row
 				k.sql("INSERT INTO tags VALUES ('b')")
 			}
 			dry, dryErr := k.run(k.pending(set, func(p *Pending) { p.DryRun = true }), "")
@@ -69,7 +69,8 @@ func TestRehearsal(t *testing.T) {
 			if err != nil || dryErr != nil {
 				t.Fatal(err, dryErr)
 			}
-			// All goes as it was rehearsed, for new, edited and failing texts.
+			// vectors-apply can write what was rehearsed, for new, edited and
+			// failing texts.
 			k.must(k.apply(), k.answers(out))
 			k.right()
 			k.sql("UPDATE chunks SET text = 'edited' WHERE id = 'a'", "UPDATE chunks SET text = 'bad' WHERE id = 'b'")

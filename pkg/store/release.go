@@ -17,15 +17,15 @@ import (
 )
 
 // released is the state of a batch that was given back. Its items are kept for
-// [ledger.Life]: its lines may be in a pipe and be submitted after all, and its
-// answers are then paid for. They are applied as those of an open batch are.
+// [ledger.Life], because its lines may be in a pipe and may still be submitted.
+// Its answers are then paid for, and are applied like those of an open batch.
 const released = "RELEASED"
 
 // Release is chunks-release: it gives claimed batches back, so that their
 // chunks are pending again. It prints the jobs of these batches.
 type Release struct {
 	duck.Database `embed:""`
-	Batch         []string `arg:"" optional:"" help:"The batches. If none is named: all that are claimed and have no job in the database."`
+	Batch         []string `arg:"" optional:"" help:"The batches to give back. Without it: all claimed batches that have no job in the database."`
 	Force         bool     `env:"-" help:"Also give back a batch that has a job or may have one. Its requests may be paid for twice."`
 }
 
@@ -33,12 +33,12 @@ type Release struct {
 type claim struct {
 	record.Job
 	wanted, closed bool
-	old            bool // its receipt may have been removed
-	busy           bool // a gbatch-submit holds its entry
+	old            bool // so old that its receipt may have been removed
+	busy           bool // a gbatch-submit holds its entry in the ledger
 	mark           ledger.Mark
 }
 
-// Run gives batches back. in is not read.
+// Run gives batches back. It does not read in.
 func (r *Release) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 	defer r.End()
 	notes, err := ledger.Look()
@@ -46,7 +46,7 @@ func (r *Release) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 		return err
 	}
 	// Entries are held until the batches are closed, so that no gbatch-submit
-	// begins with one of them.
+	// starts to submit one of them.
 	var held []ledger.Entry
 	defer func() {
 		for _, e := range held {
@@ -69,7 +69,7 @@ func (r *Release) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 			case !b.wanted:
 				continue
 			case b.closed:
-				slog.Warn("a batch is closed already", "batch", b.Batch, "state", b.State)
+				slog.Warn("a batch is already closed", "batch", b.Batch, "state", b.State)
 				continue
 			case b.busy || doubt != "" && !r.Force:
 				if err := kept.add(c, b, doubt); err != nil {
@@ -81,7 +81,7 @@ func (r *Release) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 				if err != nil {
 					return err
 				}
-				slog.Warn("a batch is given back though it may be paid for already, and then is paid for twice", "batch", b.Batch, "why", doubt, "requests", b.Requests, "cost", dollars(usd))
+				slog.Warn("a batch is given back although it may already be paid for; then it is paid for twice", "batch", b.Batch, "why", doubt, "requests", b.Requests, "cost", dollars(usd))
 			}
 			if b.mark.Phase == ledger.Created && b.Job.Job == "" {
 				b.Job.Job, b.Input, b.State = b.mark.Job, b.mark.Input, record.Queued
@@ -112,7 +112,8 @@ func (r *Release) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 	return kept.error()
 }
 
-// claims lists the batches that are named and those that have no job.
+// claims lists the named batches and all batches without a job. If no batch is
+// named, all of them are wanted.
 func (r *Release) claims(c *duck.Conn) (claims []claim, err error) {
 	if ok, err := hasTables(c); err != nil || !ok && len(r.Batch) == 0 {
 		return nil, err
@@ -140,7 +141,7 @@ func (r *Release) claims(c *duck.Conn) (claims []claim, err error) {
 	return claims, nil
 }
 
-// look reads what the notes say of the claims, and holds their entries.
+// look reads the intents of the claims, and holds their entries.
 func look(notes *ledger.Files, claims []claim) (held []ledger.Entry, err error) {
 	names := map[string][]string{} // by batch
 	for _, name := range notes.Names() {
@@ -165,12 +166,13 @@ func look(notes *ledger.Files, claims []claim) (held []ledger.Entry, err error) 
 	return held, nil
 }
 
-// doubt says why the batch may have a job; it is empty if the batch was surely
-// never sent. atWork tells that a gbatch-submit works on a batch of the database.
+// doubt says why the batch may have a job. It is empty if the batch was
+// certainly never sent. atWork reports that a gbatch-submit is working on a
+// batch of the database.
 func (b *claim) doubt(atWork bool) string {
 	switch {
 	case b.busy:
-		return "gbatch-submit works on it"
+		return "gbatch-submit is working on it"
 	case b.Job.Job != "":
 		return "it has the job " + b.Job.Job
 	case b.mark.Phase == ledger.Created:
@@ -178,9 +180,9 @@ func (b *claim) doubt(atWork bool) string {
 	case b.mark.Phase == ledger.Create:
 		return "the outcome of its create is unknown"
 	case b.mark.Phase == "" && b.old:
-		return fmt.Sprintf("it was claimed more than %v hours ago, and receipts are not kept for longer", ledger.Life.Hours())
+		return fmt.Sprintf("it was claimed more than %v hours ago, and receipts are kept for that time only", ledger.Life.Hours())
 	case b.mark.Phase == "" && atWork:
-		return "gbatch-submit works on another batch of the database, and may come to it"
+		return "gbatch-submit is working on another batch of the database, and may submit it next"
 	}
 	return ""
 }
@@ -195,7 +197,7 @@ func (b *claim) cost(c *duck.Conn) (*float64, error) {
 // refused are the batches that are not given back.
 type refused struct {
 	batches  []string
-	requests int // of those that --force would give back; so are the next two
+	requests int // requests of the batches that --force would give back; so are the next two
 	usd      float64
 	noPrice  bool
 }
@@ -231,13 +233,13 @@ func (k *refused) error() error {
 	}
 	force := ""
 	if k.requests > 0 {
-		force = fmt.Sprintf("; with --force they are given back, and those that are paid for already are paid for twice: %d requests, at most %s", k.requests, dollars(usd))
+		force = fmt.Sprintf("; with --force they are given back, and requests that are already paid for are paid for twice: %d requests, at most %s", k.requests, dollars(usd))
 	}
-	return exit.Errorf(exit.Partial, "batches were not given back: %s%s; run the line, which finds their jobs or submits them%s", strings.Join(k.batches[:min(n, shown)], ", "), more, force)
+	return exit.Errorf(exit.Partial, "batches were not given back: %s%s; run the whole pipe, which finds their jobs or submits them%s", strings.Join(k.batches[:min(n, shown)], ", "), more, force)
 }
 
-// expire deletes the items of batches that were given back longer ago than
-// [ledger.Life].
+// expire deletes the items of batches that were given back more than
+// [ledger.Life] ago.
 func expire(c *duck.Conn) error {
 	old := fmt.Sprintf("state = '%s' AND first_seq IS NOT NULL AND closed_at < %s::TIMESTAMP - INTERVAL %d HOUR", released, duck.Literal(now()), int(ledger.Life.Hours()))
 	if n, err := c.Count("SELECT count(*) FROM gbatch.jobs WHERE " + old); err != nil || n == 0 {

@@ -15,7 +15,7 @@ import (
 
 const lineHash = "0123456789abcdef"
 
-// notes gives the test a state folder of its own.
+// notes makes an empty state folder for the test.
 func notes(t *testing.T) *ledger.Files {
 	t.Helper()
 	t.Setenv("XDG_STATE_HOME", t.TempDir())
@@ -26,7 +26,7 @@ func notes(t *testing.T) *ledger.Files {
 	return l
 }
 
-// note writes a note of a batch, and gives up its entry.
+// note writes the intent of a batch, and releases its entry.
 func (k *kb) note(l *ledger.Files, batch, hash, phase, job string) {
 	k.Helper()
 	e, err := l.Try(ledger.Name(batch, hash))
@@ -52,7 +52,7 @@ func (k *kb) release(force bool, batches ...string) (jobs []record.Job, err erro
 	return jobs, err
 }
 
-// claim claims n chunks in batches of one, and returns the names of the batches
+// claims claims n chunks in batches of one. It returns the names of the batches
 // and what was printed.
 func claims(t *testing.T, n int) (k *kb, batches []string, out string) {
 	t.Helper()
@@ -74,8 +74,8 @@ func (k *kb) states(want string) {
 
 const byStatus = "SELECT embedding_status, count(*) FROM chunk_status GROUP BY ALL ORDER BY ALL"
 
-// What was surely never sent is given back at once. Each kind of doubt keeps a
-// batch, until it is forced.
+// A batch that was certainly never sent is given back at once. Each kind of
+// doubt keeps a batch, unless --force is given.
 func TestRelease(t *testing.T) {
 	l := notes(t)
 	k, b, _ := claims(t, 8)
@@ -83,12 +83,13 @@ func TestRelease(t *testing.T) {
 	k.note(l, b[2], lineHash, ledger.Create, "")
 	k.note(l, b[3], lineHash, ledger.Created, "batches/three")
 	k.sql("UPDATE gbatch.jobs SET claimed_at = claimed_at - INTERVAL 73 HOUR WHERE batch >= '" + b[4] + "'")
-	k.note(l, b[5], lineHash, ledger.Upload, "") // a look-up had found no job
+	k.note(l, b[5], lineHash, ledger.Upload, "") // a look-up found no job
 	k.must(k.apply(), k.line(record.Job{Job: "batches/six", Batch: b[6], State: record.Running, Model: "gemini-embedding-001", Dim: dim, Requests: 1, Input: "files/six"}))
 	k.must(k.apply(), k.vectorLine(b[7], "c7", vec("text 7"))+k.jobLine(b[7], record.Succeeded, 1, 0))
-	// Its lines were rendered in two ways: the submission that came farther counts.
+	// The lines of this batch were rendered in two ways: the submission that came
+	// farther counts.
 	k.note(l, b[2], "f"+lineHash[1:], ledger.Upload, "")
-	// A folder holds notes of other databases and other things.
+	// A state folder also holds intents of other databases, and other files.
 	k.note(l, b[0]+"-1", lineHash, ledger.Create, "")
 	if err := os.WriteFile(filepath.Join(os.Getenv("XDG_STATE_HOME"), "gbatch", "x.json"), nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -99,7 +100,7 @@ func TestRelease(t *testing.T) {
 		t.Errorf("%v, %v", jobs, err)
 	}
 	for _, say := range []string{b[2] + " (the outcome of its create is unknown)", b[3] + " (it was submitted as batches/three)",
-		b[4] + " (it was claimed more than 72 hours ago", "run the line", "--force", "3 requests, at most $0.0000"} {
+		b[4] + " (it was claimed more than 72 hours ago", "run the whole pipe", "--force", "3 requests, at most $0.0000"} {
 		if !strings.Contains(err.Error(), say) {
 			t.Errorf("%v does not say %s", err, say)
 		}
@@ -107,7 +108,7 @@ func TestRelease(t *testing.T) {
 	k.states("RELEASED, RELEASED, - open, - open, - open, RELEASED, RUNNING open, SUCCEEDED")
 	k.expect(byStatus, "PENDING|3\nQUEUED|4\nREADY|1")
 
-	// A batch with a job in the database is given back by name only.
+	// A batch with a job in the database is given back only if it is named.
 	if jobs, err = k.release(false, b[6]); exit.Code(err) != exit.Partial || len(jobs) != 0 || !strings.Contains(err.Error(), "it has the job batches/six") {
 		t.Errorf("%v, %v", jobs, err)
 	}
@@ -135,8 +136,8 @@ func TestRelease(t *testing.T) {
 	}
 }
 
-// A batch that a gbatch-submit works on is kept, also with force. Batches that
-// it may come to are in doubt meanwhile.
+// A batch that a gbatch-submit is working on is kept, even with --force. Until
+// that gbatch-submit ends, batches that it may submit next are in doubt.
 func TestReleaseAtWork(t *testing.T) {
 	l := notes(t)
 	k, b, _ := claims(t, 3)
@@ -144,14 +145,14 @@ func TestReleaseAtWork(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := k.release(false, b[1]); exit.Code(err) != exit.Partial || !strings.Contains(err.Error(), b[1]+" (gbatch-submit works on another batch") || strings.Contains(err.Error(), b[0]) {
+	if _, err := k.release(false, b[1]); exit.Code(err) != exit.Partial || !strings.Contains(err.Error(), b[1]+" (gbatch-submit is working on another batch") || strings.Contains(err.Error(), b[0]) {
 		t.Error(err)
 	}
-	if _, err := k.release(true, b[0], b[1]); exit.Code(err) != exit.Partial || !strings.Contains(err.Error(), b[0]+" (gbatch-submit works on it)") || strings.Contains(err.Error(), "--force") {
+	if _, err := k.release(true, b[0], b[1]); exit.Code(err) != exit.Partial || !strings.Contains(err.Error(), b[0]+" (gbatch-submit is working on it)") || strings.Contains(err.Error(), "--force") {
 		t.Error(err)
 	}
 	k.states("- open, RELEASED, - open")
-	// It holds no entry itself afterwards.
+	// chunks-release holds no entry afterwards.
 	e.Close()
 	if _, err := k.release(false); err != nil {
 		t.Error(err)
@@ -177,7 +178,7 @@ func TestReleaseNames(t *testing.T) {
 		t.Error(err)
 	}
 	k.states("- open")
-	// A folder that others can write to says nothing.
+	// A state folder that others can write to is not trusted.
 	if err := os.Chmod(filepath.Join(os.Getenv("XDG_STATE_HOME"), "gbatch"), 0o777); err != nil {
 		t.Fatal(err)
 	}
@@ -187,8 +188,8 @@ func TestReleaseNames(t *testing.T) {
 	k.states("- open")
 }
 
-// The lines of a batch that was given back are submitted after all: what is paid
-// for is stored, in every order of the events.
+// The lines of a batch that was given back are submitted later. What is paid for
+// is stored, whatever the order of the events.
 func TestReleasedComesBack(t *testing.T) {
 	queued := func(k *kb, b string) string {
 		return k.line(record.Job{Job: "batches/" + b, Batch: b, State: record.Queued, Model: "gemini-embedding-001", Dim: dim, Requests: 1})

@@ -1,5 +1,5 @@
-// Package store is the domain on top of DuckDB: it adds chunks, claims the
-// pending ones, applies vectors and reports the status. docs/database.md
+// Package store holds the commands that take a database: it adds chunks, claims
+// pending chunks, applies vectors and reports the status. docs/database.md
 // describes the tables.
 //
 // A chunk's status is derived, never stored: it follows from the hash of the
@@ -16,11 +16,11 @@ import (
 	"gbatch/pkg/model"
 )
 
-// schema is the name of the toolkit's schema, which statements spell out.
+// schema is the name of the toolkit's schema. Statements contain it literally.
 const schema = "gbatch"
 
-// tables creates the toolkit's tables, and what is missing in tables of an older
-// version. All times are UTC.
+// tables creates the toolkit's tables, and adds what tables of an older version
+// lack. All times are UTC.
 const tables = `
 CREATE SCHEMA IF NOT EXISTS gbatch;
 CREATE TABLE IF NOT EXISTS gbatch.jobs (
@@ -39,16 +39,17 @@ CREATE TABLE IF NOT EXISTS gbatch.scans (
 CREATE TABLE IF NOT EXISTS gbatch.noted (
 	source VARCHAR, chunk_id VARCHAR, text_hash UHUGEINT, status VARCHAR, row BIGINT, vector_column VARCHAR);`
 
-// The temporary tables of a transaction are called gbatch_…, since DuckDB looks
-// for a name among them before it looks among the user's tables.
+// The names of a transaction's temporary tables begin with gbatch_, because
+// DuckDB looks for a name among temporary tables before it looks among the
+// user's tables.
 
 // transact is [duck.Database.Transact] for the toolkit's tables.
 func transact(ctx context.Context, d *duck.Database, mode duck.Access, work func(*duck.Conn) error) error {
 	err := d.Transact(ctx, mode, schema, func(c *duck.Conn) error {
 		if mode == duck.Write {
-			// Compression saves no more than a sixth of a vector, and the outbox is
-			// short-lived. To try all of DuckDB's compressions on them takes longer
-			// than to write them.
+			// Compression makes a vector at most a sixth smaller, and the outbox is
+			// short-lived. Trying all of DuckDB's compressions takes longer than
+			// writing the data.
 			if err := c.Exec("SET force_compression = 'uncompressed'"); err != nil {
 				return err
 			}
@@ -56,7 +57,7 @@ func transact(ctx context.Context, d *duck.Database, mode duck.Access, work func
 		return work(c)
 	})
 	if errors.Is(err, duck.ErrMissing) {
-		err = fmt.Errorf("%w; chunks-add makes a database, and so does DuckDB itself", err)
+		err = fmt.Errorf("%w; create it with chunks-add or with DuckDB", err)
 	}
 	return err
 }
@@ -67,17 +68,17 @@ func hasTables(c *duck.Conn) (bool, error) {
 	return n == 3, err
 }
 
-// estimate is the SQL for the tokens of a text of a number of bytes, as
-// [model.Model.Tokens] estimates them.
+// estimate is the SQL for the estimated tokens of a text. bytes is the SQL for
+// its length in bytes. It computes the same as [model.Model.Tokens].
 func estimate(m model.Model, bytes string) string {
 	return fmt.Sprintf("least(%s // %d + 1, %d)", bytes, model.BytesPerToken, m.MaxTokens)
 }
 
-// items is a SELECT of the items of a batch. The range of seq spares DuckDB
+// items is a SELECT of the items of a batch. With the range of seq DuckDB skips
 // most of the outbox, which may hold a million chunks.
 func items(batch string, first, last int64) string {
 	return fmt.Sprintf("(SELECT * FROM gbatch.items WHERE batch = %s AND seq BETWEEN %d AND %d)", duck.Literal(batch), first, last)
 }
 
-// now is the present time as the tables hold it.
+// now is the present time in the format of the tables.
 func now() string { return time.Now().UTC().Format("2006-01-02 15:04:05.000000") }

@@ -15,8 +15,8 @@ import (
 type source struct {
 	from    string      // the value of --from
 	sql     string      // the operand of FROM in a statement
-	space   model.Space // which the vectors of the chunks are for
-	schema  string      // of a table or view
+	space   model.Space // the space of the chunks' vectors
+	schema  string      // schema of a table or view
 	name    string
 	table   bool // a base table: it has rowids and can be updated
 	idType  string
@@ -25,18 +25,19 @@ type source struct {
 	// For the courtesy columns, see courtesy.go.
 	column  string // of --column; "" if there is none
 	comment string // of embedding_status
-	blank   string // the SQL for no error_message
+	blank   string // the SQL for an empty error_message
 	noted   bool   // gbatch.noted exists
 }
 
-// mark is in the comment on embedding_status once the toolkit keeps it in step.
-// It tells such a table from a new one, in which all rows are PENDING by default.
+// mark is in the comment on embedding_status once the toolkit maintains the
+// column. It distinguishes such a table from a new one, in which all rows are
+// PENDING by default.
 const mark = "kept in step by gbatch"
 
-// openSource examines what --from names. A text that begins like a query is
-// one, and runs as it stands. Any other is the name of a table or view of the
-// database, with or without its schema and a dot before it. Hashes are those of
-// the requests of space; a caller that hashes nothing may leave it out.
+// openSource examines what --from names. A text that begins like a query is a
+// query, and is run unchanged. Any other text is the name of a table or view of
+// the database, optionally after its schema and a dot. Hashes are those of the
+// requests for space. A caller that needs no hashes may leave space empty.
 func openSource(c *duck.Conn, from string, space model.Space) (*source, error) {
 	s := &source{from: from, space: space, columns: map[string]string{}}
 	if query, ok := asQuery(from); ok {
@@ -56,7 +57,7 @@ func openSource(c *duck.Conn, from string, space model.Space) (*source, error) {
 		return nil, fmt.Errorf("--from %s: %w", brief(from), err)
 	}
 	if s.table && s.columns["rowid"] != "" {
-		return nil, fmt.Errorf("--from %s: its column rowid hides DuckDB's own, which identifies rows; rename it, or give a SELECT of the columns", brief(from))
+		return nil, fmt.Errorf("--from %s: its column rowid hides DuckDB's own rowid, which identifies rows; rename the column, or select the other columns in a SELECT", brief(from))
 	}
 	for _, name := range []string{"id", "text"} {
 		if s.columns[name] == "" {
@@ -76,7 +77,8 @@ func openSource(c *duck.Conn, from string, space model.Space) (*source, error) {
 	return s, s.examine(c)
 }
 
-// notFound is the error of a name that is no table's. A file's name is not one.
+// notFound is the error of a name that is neither a table nor a view. The name
+// of a file is not one either.
 func notFound(from string) error {
 	err := fmt.Errorf("there is no table or view %q; name one with --from, or give a SELECT that yields id and text", brief(from))
 	ext := strings.ToLower(filepath.Ext(strings.TrimSuffix(from, ".gz")))
@@ -86,8 +88,8 @@ func notFound(from string) error {
 	return err
 }
 
-// locate finds the table or view of a name, in any case, as DuckDB does. The
-// name may have a schema and a dot before it, and the database before that.
+// locate finds a table or view by its name, in any case, as DuckDB does. The
+// name may follow its schema and a dot, and also its database and a dot.
 func locate(c *duck.Conn, s *source, name string) (found bool, err error) {
 	return c.One(func(r *duck.Rows) {
 		s.schema, s.name, s.table = r.Text(0), r.Text(1), r.Bool(2)
@@ -99,8 +101,9 @@ func locate(c *duck.Conn, s *source, name string) (found bool, err error) {
 		ORDER BY schema_name = current_schema() DESC LIMIT 1`, name)
 }
 
-// qualified is the SQL for the name of a table. DuckDB refuses a schema that is
-// called as a database, unless the name begins with its database.
+// qualified is the SQL for the name of a table. If a schema has the name of a
+// database, DuckDB refuses the name of the table unless it begins with its
+// database.
 func qualified(schema, name, database string, ambiguous bool) string {
 	sql := duck.Ident(schema) + "." + duck.Ident(name)
 	if ambiguous {
@@ -109,16 +112,17 @@ func qualified(schema, name, database string, ambiguous bool) string {
 	return sql
 }
 
-// statusWords are the words of embedding_status. QUEUED is the view's.
+// statusWords are the words of embedding_status. QUEUED is used only by the
+// view.
 const statusWords = "('PENDING', 'READY', 'FAILED', 'QUEUED')"
 
-// checkStatus refuses a table whose embedding_status has words of the user's
-// own: the toolkit would overwrite them.
+// checkStatus refuses a table whose embedding_status holds the user's own words,
+// because the toolkit would overwrite them.
 func (s *source) checkStatus(c *duck.Conn) error {
 	if !s.courtesy() {
 		return nil
 	}
-	const hint = "the toolkit would write PENDING, READY and FAILED there; rename the column, or give a SELECT of the others with --from"
+	const hint = "gbatch would write PENDING, READY and FAILED there; rename the column, or select the other columns with --from"
 	if t := s.columns["embedding_status"]; strings.HasPrefix(t, "ENUM(") {
 		for _, word := range []string{"PENDING", "READY", "FAILED"} {
 			if !strings.Contains(t, "'"+word+"'") {
@@ -130,12 +134,12 @@ func (s *source) checkStatus(c *duck.Conn) error {
 	found, err := c.One(func(r *duck.Rows) { word = r.Text(0) },
 		"SELECT status FROM (SELECT CAST(embedding_status AS VARCHAR) COLLATE C AS status FROM "+s.sql+") WHERE status NOT IN "+statusWords+" LIMIT 1")
 	if err == nil && found {
-		err = exit.Errorf(exit.Usage, "column embedding_status of table %s holds %.100q, a word of your own: %s", s.name, word, hint)
+		err = exit.Errorf(exit.Usage, "column embedding_status of table %s holds %.100q, which is not a status of gbatch: %s", s.name, word, hint)
 	}
 	return err
 }
 
-// id is the SQL for the id of a chunk. Its comparisons are of bytes, whatever
+// id is the SQL for the id of a chunk. It is compared byte by byte, whatever
 // collation the column has.
 func (s *source) id() string {
 	if s.idType == "VARCHAR" {
@@ -144,17 +148,17 @@ func (s *source) id() string {
 	return "id"
 }
 
-// textColumn is the SQL for a text column that may be missing. It is NULL for an
-// empty text.
+// textColumn is the SQL for a text column that may be missing. It is NULL if the
+// text is empty.
 func (s *source) textColumn(name string) string {
 	if s.columns[name] == "" {
 		return "NULL::VARCHAR"
 	}
-	// Under a collation, a text may be equal to an empty one.
+	// Under a collation, a text that is not empty may be equal to an empty one.
 	return fmt.Sprintf("CASE WHEN strlen(%[1]s) > 0 THEN %[1]s COLLATE C END", name)
 }
 
-// title and body are the SQL for the parts of a chunk that its request carries.
+// title and body are the SQL for the parts of a chunk that its request contains.
 func (s *source) title() string {
 	if !s.space.TakesTitle() {
 		return "NULL::VARCHAR"
@@ -165,23 +169,23 @@ func (s *source) body() string {
 	return "coalesce(" + s.textColumn("context") + ", " + s.textColumn("text") + ", '')"
 }
 
-// hash is the SQL for the hash of what a chunk's request carries.
+// hash is the SQL for the hash of what a chunk's request contains.
 func (s *source) hash() string { return "md5_number(" + s.sent() + ")" }
 
 // portableHash is hash for all versions of DuckDB: before 1.3, md5_number is
-// signed. It takes longer, since it computes the MD5 twice.
+// signed. It is slower, because it computes the MD5 twice.
 func (s *source) portableHash() string {
 	return fmt.Sprintf("((md5_number_lower(%[1]s)::UHUGEINT << 64) | md5_number_upper(%[1]s))", s.sent())
 }
 
-// sent is the SQL for the title and body of a chunk in one text. The length of
-// the title keeps the two apart.
+// sent is the SQL for the title and the body of a chunk as one text. The length
+// of the title separates the two.
 func (s *source) sent() string {
 	return fmt.Sprintf("concat(strlen(coalesce(%[1]s, '')), ':', coalesce(%[1]s, ''), %[2]s)", s.title(), s.body())
 }
 
-// rid is the SQL for what identifies a row in the same transaction: the rowid of
-// a table, else the id.
+// rid is the SQL for what identifies a row within a transaction: the rowid of a
+// table, or else the id.
 func (s *source) rid() string {
 	if s.table {
 		return "rowid"
@@ -189,8 +193,8 @@ func (s *source) rid() string {
 	return s.id()
 }
 
-// ids is the type of the ids; of a source that is not known, one that all cast
-// to.
+// ids is the type of the ids. For a source that cannot be read it is a type to
+// which all ids can be cast.
 func (s *source) ids() string {
 	if s == nil {
 		return "VARCHAR"
@@ -199,26 +203,28 @@ func (s *source) ids() string {
 }
 
 // status is a SELECT of every chunk's id, key, rid, text_hash, bytes,
-// title_bytes, status, message, embedding, tokens and again, which tells that
-// the chunk has a vector and the user wants another. The hash of the present
-// text decides: READY if embeddings holds it for this chunk, else QUEUED if an
-// open batch holds it, else FAILED if a permanent failure does, else PENDING.
-// where is empty or the WHERE clause that chooses the chunks.
+// title_bytes, status, message, embedding, tokens and again. again means that
+// the chunk has a vector and the user wants another one. The hash of the present
+// text decides the status: READY if embeddings holds the hash for this chunk,
+// else QUEUED if an open batch holds it, else FAILED if a permanent failure has
+// it, else PENDING. where is empty or a WHERE clause that selects chunks.
 func (s *source) status(embeddings, where string) string {
 	return s.statusBy(s.hash(), embeddings, where)
 }
 
-// statusBy is status with the SQL for the hash.
+// statusBy is status with a given SQL for the hash.
 func (s *source) statusBy(hash, embeddings, where string) string {
 	chunks := s.recall(fmt.Sprintf("SELECT %s AS id, id AS own, CAST(%[1]s AS VARCHAR) AS key, %s AS rid, %s AS text_hash, %s AS reset, strlen(%s) AS bytes, strlen(coalesce(%s, '')) AS title_bytes%s FROM %s %s",
 		s.id(), s.rid(), hash, s.reset(), s.body(), s.title(), s.says(), s.sql, where))
 	again, wishes := "false", ""
 	if s.managed() && s.kept() {
 		again = "a.chunk_id IS NOT NULL"
-		wishes = "LEFT JOIN " + duck.Ident(embeddings) + " a ON CAST(a.chunk_id AS VARCHAR) = c.key AND a.text_hash = c.text_hash AND c.reset"
+		wishes = "LEFT JOIN " + duck.Ident(embeddings) + " a ON CAST(a.chunk_id AS VARCHAR) = c.key AND a.text_hash = CASE WHEN c.reset THEN c.text_hash END"
 	}
-	// The embedding must come from a join: DuckDB has no CASE over arrays. Ids are
-	// joined as text, since their type may have changed, see fitVectors.
+	// The embedding must come from a join, because DuckDB has no CASE over arrays.
+	// Ids are joined as text, because their type may have changed, see fitVectors.
+	// reset is a part of the equation, because a condition on one side alone makes
+	// DuckDB compare each chunk with each vector.
 	return fmt.Sprintf(`
 	SELECT c.*, e.embedding, e.tokens, f.message, %[4]s AS again,
 		CASE WHEN e.chunk_id IS NOT NULL THEN 'READY'
@@ -226,16 +232,16 @@ func (s *source) statusBy(hash, embeddings, where string) string {
 			WHEN f.final AND NOT c.reset THEN 'FAILED'
 			ELSE 'PENDING' END AS status
 	FROM (%[1]s) c
-	LEFT JOIN %[2]s e ON CAST(e.chunk_id AS VARCHAR) = c.key AND e.text_hash = c.text_hash AND NOT c.reset
+	LEFT JOIN %[2]s e ON CAST(e.chunk_id AS VARCHAR) = c.key AND e.text_hash = CASE WHEN NOT c.reset THEN c.text_hash END
 	%[5]s
 	LEFT JOIN (SELECT DISTINCT text_hash FROM gbatch.items JOIN gbatch.jobs USING (batch) WHERE embeddings = %[3]s AND closed_at IS NULL) q ON q.text_hash = c.text_hash
 	LEFT JOIN (SELECT * FROM gbatch.failures WHERE embeddings = %[3]s) f ON f.chunk_id = c.key AND f.text_hash = c.text_hash`,
 		chunks, duck.Ident(embeddings), duck.Literal(embeddings), again, wishes)
 }
 
-// view creates chunk_status, for people and their queries, in any version of
-// DuckDB that can open the file. It leaves a view or table of that name alone
-// that is not the toolkit's.
+// view creates chunk_status for people and their queries, in any version of
+// DuckDB that can open the file. If a view or table of that name does not belong
+// to the toolkit, it is not changed.
 func (s *source) view(c *duck.Conn, embeddings string) error {
 	shown := *s
 	shown.column = "" // the view must not break if the column is dropped
@@ -251,7 +257,7 @@ func (s *source) view(c *duck.Conn, embeddings string) error {
 		FROM (` + shown.statusBy(s.portableHash(), embeddings, "") + `)`)
 }
 
-// unique refuses a source in which a row has no id, or the id of another row.
+// unique refuses a source in which a row has no id or two rows have the same id.
 func (s *source) unique(c *duck.Conn) error {
 	var id string
 	var n int64
@@ -266,7 +272,7 @@ func (s *source) unique(c *duck.Conn) error {
 	return exit.Errorf(exit.Malformed, "--from %s: id %.100q occurs %d times; an id must name one chunk", brief(s.from), id, n)
 }
 
-// brief is the value of --from for a message, which a long query must not fill.
+// brief shortens the value of --from for a message.
 func brief(from string) string {
 	from = strings.Join(strings.Fields(from), " ")
 	if runes := []rune(from); len(runes) > 200 {

@@ -34,14 +34,15 @@ func TestQueriesWithComments(t *testing.T) {
 			t.Errorf("--from %q: %s", from, out)
 		}
 	}
-	// What is kept is what was given, and it runs again when vectors are applied.
+	// The value of --from is stored unchanged, and is run again when vectors are
+	// applied.
 	from := func(p *Pending) { p.From = "-- mine\nSELECT id, text FROM chunks; -- the end" }
 	k.must(k.apply(), k.answers(k.must(k.pending(from), "")))
 	k.right()
 }
 
-// DuckDB refuses a schema that is called as a database, where the name does not
-// begin with the database.
+// If a schema has the name of a database, DuckDB refuses a table's name that
+// does not begin with the database.
 func TestSchemasCalledAsADatabase(t *testing.T) {
 	for _, test := range []struct{ file, schema string }{{"docs.duckdb", "docs"}, {"Docs.db", "docs"}, {"kb.duckdb", "memory"}, {"kb.duckdb", "temp"}, {"main.duckdb", "main"}, {"gbatch.duckdb", "attached"}, {"docs.duckdb", "other"}} {
 		k := &kb{t, duck.Database{DB: filepath.Join(t.TempDir(), test.file), LockTimeout: time.Second}}
@@ -82,7 +83,7 @@ func TestFilesAsASource(t *testing.T) {
 	}
 }
 
-// An ENUM with the words of a status is kept in step as text is.
+// The toolkit maintains an ENUM with the words of a status like a text column.
 func TestStatusOfAnEnum(t *testing.T) {
 	k := open(t, "CREATE TYPE st AS ENUM ('READY', 'FAILED', 'PENDING', 'it''s')", "CREATE TABLE chunks (id VARCHAR, text VARCHAR, embedding_status st DEFAULT 'PENDING', error_message VARCHAR)",
 		"INSERT INTO chunks (id, text) VALUES ('a', 'one'), ('b', 'two'), ('empty', '')")
@@ -102,10 +103,10 @@ func TestStatusOfAnEnum(t *testing.T) {
 	k.expect("SELECT DISTINCT embedding_status FROM chunks", "READY")
 }
 
-// Words of the user's own in embedding_status are not overwritten.
+// The user's own words in embedding_status are not overwritten.
 func TestStatusOfTheUsersOwn(t *testing.T) {
 	for columns, want := range map[string]string{
-		"embedding_status VARCHAR DEFAULT 'done'":                               `column embedding_status of table chunks holds "done", a word of your own`,
+		"embedding_status VARCHAR DEFAULT 'done'":                               `column embedding_status of table chunks holds "done", which is not a status of gbatch`,
 		"embedding_status VARCHAR DEFAULT 'ready'":                              `holds "ready"`,
 		"embedding_status VARCHAR COLLATE NOCASE DEFAULT 'ready'":               `holds "ready"`,
 		"embedding_status VARCHAR DEFAULT ''":                                   `holds ""`,
@@ -136,7 +137,8 @@ func TestStatusOfTheUsersOwn(t *testing.T) {
 	k.expect("SELECT embedding_status FROM chunks", "7")
 }
 
-// The ids' type changes: the vectors follow, also while a job is out.
+// If the type of the ids changes, the ids of the vectors follow, also while a
+// job is open.
 func TestTypeOfIDsThatChanges(t *testing.T) {
 	for _, change := range []struct{ from, to string }{{"INTEGER", "VARCHAR"}, {"INTEGER", "BIGINT"}, {"BIGINT", "UTINYINT"}, {"VARCHAR", "INTEGER"}, {"UUID", "VARCHAR"}, {"VARCHAR", "UUID"}} {
 		for _, out := range []bool{false, true} {
@@ -154,7 +156,7 @@ func TestTypeOfIDsThatChanges(t *testing.T) {
 			}
 			k.sql("DROP VIEW chunk_status", "ALTER TABLE chunks ALTER id TYPE "+change.to)
 			if change.to == "VARCHAR" {
-				k.sql("INSERT INTO chunks VALUES ('A3', 'text 9')") // its text has a vector
+				k.sql("INSERT INTO chunks VALUES ('A3', 'text 9')") // this text already has a vector
 			}
 			if status := k.must(&Status{Database: k.Database, Embeddings: "embeddings"}, ""); !strings.Contains(status, `{"status":"FAILED","chunks":0,`) {
 				t.Errorf("%v: status %s", change, status)
@@ -167,7 +169,7 @@ func TestTypeOfIDsThatChanges(t *testing.T) {
 			k.expect("SELECT data_type FROM duckdb_columns() WHERE table_name = 'embeddings' AND column_name = 'chunk_id'", change.to)
 		}
 	}
-	// An id that would become another, or is of no such type.
+	// These ids would become other ids, or cannot be cast to the type.
 	for _, id := range []string{"07", "A3", "1e3"} {
 		k := open(t, simple, "INSERT INTO chunks VALUES ('"+id+"', 'one')")
 		k.paid()
@@ -180,14 +182,14 @@ func TestTypeOfIDsThatChanges(t *testing.T) {
 			t.Errorf("%s: %d requests are paid for again", id, n)
 		}
 	}
-	// The same while a job is out.
+	// The same while a job is open.
 	{
 		k := open(t, simple, "INSERT INTO chunks VALUES ('A3', 'one')")
 		k.paid()
 		k.sql("INSERT INTO chunks VALUES ('7', 'two')")
 		answers := k.answers(k.must(k.pending(), ""))
 		k.sql("DROP VIEW chunk_status", "CREATE OR REPLACE TABLE chunks (id INTEGER, text VARCHAR)", "INSERT INTO chunks VALUES (7, 'two')")
-		if _, err := k.run(k.apply(), answers); exit.Code(err) != exit.Partial { // stored without its chunk
+		if _, err := k.run(k.apply(), answers); exit.Code(err) != exit.Partial { // the vector is stored without its chunk
 			t.Error(err)
 		}
 		k.sql("ALTER TABLE chunks ALTER id TYPE VARCHAR")
@@ -196,7 +198,7 @@ func TestTypeOfIDsThatChanges(t *testing.T) {
 		}
 		k.right()
 	}
-	// A column that DuckDB does not alter.
+	// DuckDB does not alter the type of this column.
 	k := open(t, "CREATE TABLE chunks (id INTEGER, text VARCHAR)", "INSERT INTO chunks VALUES (1, 'one')")
 	k.paid()
 	k.sql("CREATE INDEX mine ON embeddings (chunk_id)", "DROP VIEW chunk_status", "ALTER TABLE chunks ALTER id TYPE VARCHAR")
@@ -240,6 +242,42 @@ func TestDatabasesThatAreNoFile(t *testing.T) {
 	t.Chdir(t.TempDir())
 	k := &kb{t, duck.Database{DB: "./notes:2024.duckdb", LockTimeout: time.Second}}
 	k.must(&Add{Database: k.Database, Table: "chunks"}, `{"id":"a","text":"one"}`)
-	k.DB = "notes:2024.duckdb" // it is there now
+	k.DB = "notes:2024.duckdb" // the file exists now
 	k.expect("FROM chunks", "a|one")
+}
+
+// The status of a part of the chunks is found by hash joins: a join that compares
+// each row with each takes hours for a million chunks.
+func TestPlanOfStatus(t *testing.T) {
+	for name, columns := range map[string]string{"plain": "", "courtesy": ", embedding_status VARCHAR DEFAULT 'PENDING', error_message VARCHAR", "column": ", embedding_status VARCHAR, v FLOAT[4]"} {
+		t.Run(name, func(t *testing.T) {
+			k := open(t, "CREATE TABLE chunks (id VARCHAR, text VARCHAR"+columns+")", "INSERT INTO chunks (id, text) SELECT 'c' || i, 'text ' || i FROM range(3000) r(i)")
+			p := k.pending(func(p *Pending) {
+				if name == "column" {
+					p.Column = "v"
+				}
+			})
+			k.must(k.apply(), k.answers(k.must(p, "")))
+			err := transact(t.Context(), &p.Database, duck.Read, func(c *duck.Conn) error {
+				s, err := p.open(c)
+				if err != nil {
+					return err
+				}
+				for _, where := range []string{"", "WHERE rowid < 100"} {
+					_, err := c.One(func(r *duck.Rows) {
+						if plan := r.Text(1); strings.Contains(plan, "NL_JOIN") || strings.Contains(plan, "NESTED_LOOP") || strings.Contains(plan, "CROSS_PRODUCT") {
+							t.Errorf("%s:\n%s", where, plan)
+						}
+					}, "EXPLAIN "+workChunks(s, "embeddings", where))
+					if err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
 }

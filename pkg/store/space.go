@@ -12,16 +12,17 @@ import (
 	"gbatch/pkg/model"
 )
 
-// A table of vectors says in its COMMENT which space it holds. The comment lives
-// and dies with the vectors, so it is right where gbatch.jobs is lost or speaks
-// of a table that was dropped since. A comment of the user's stays beside it.
+// The COMMENT of a table of vectors says which space it holds. The comment is
+// dropped with the table, so it is right even if gbatch.jobs is lost or
+// describes an earlier table of that name. A comment of the user is kept beside
+// it.
 
 func spaceComment(s model.Space) string { return fmt.Sprintf("holds %v (gbatch)", s) }
 
 var spaceComments = regexp.MustCompile(`holds (\S+) (\d+)(?: (\S+))? \(gbatch\)`)
 
-// parseSpace reads the space from a comment. A comment that names none, or
-// several, or one that cannot be, gives the zero Space.
+// parseSpace reads the space from a comment. If the comment names no valid
+// space, or several, the result is the zero Space.
 func parseSpace(comment string) model.Space {
 	all := spaceComments.FindAllStringSubmatch(comment, -1)
 	if len(all) != 1 {
@@ -35,11 +36,11 @@ func parseSpace(comment string) model.Space {
 	return s
 }
 
-// vectorTable is what there is of a table of vectors.
+// vectorTable describes a table of vectors.
 type vectorTable struct {
 	name    string
 	there   bool
-	filled  bool // it has rows
+	filled  bool // the table has rows
 	comment string
 }
 
@@ -55,8 +56,8 @@ func openVectors(c *duck.Conn, name string) (t vectorTable, err error) {
 	return t, err
 }
 
-// spaceOf returns the space that vectors for a table must have: the one of its
-// vectors, else the one of its open batches. It is the zero Space if there are
+// spaceOf returns the space that vectors for a table must have: that of its
+// vectors, or else that of its open batches. It is the zero Space if there are
 // neither. The database must have the toolkit's tables.
 func spaceOf(c *duck.Conn, table string) (space model.Space, err error) {
 	t, err := openVectors(c, table)
@@ -70,20 +71,20 @@ func spaceOf(c *duck.Conn, table string) (space model.Space, err error) {
 		if space = parseSpace(t.comment); space != (model.Space{}) {
 			return space, nil
 		}
-		// An older version made the table, or the user has another comment on it.
+		// An older version made the table, or the user has replaced the comment.
 		found, err := c.One(read, "SELECT model, dim, task_type FROM gbatch.jobs WHERE embeddings = ? AND batch IN (SELECT batch FROM "+duck.Ident(table)+") ORDER BY batch DESC LIMIT 1", table)
 		if err != nil || found {
 			return space, err
 		}
-		return space, exit.Errorf(exit.Usage, "table %[1]s does not say which model its vectors are from, and %[3]s.jobs does not know their batches; if you know it, tell it (COMMENT ON TABLE %[2]s IS '%[4]s'), else name another table with --embeddings NAME",
+		return space, exit.Errorf(exit.Usage, "table %[1]s does not say which model its vectors are from, and %[3]s.jobs does not know their batches; if you know the model, set it (COMMENT ON TABLE %[2]s IS '%[4]s'); otherwise name another table with --embeddings NAME",
 			table, duck.Ident(table), schema, spaceComment(model.Space{Model: model.Default, Dim: model.DefaultDim, TaskType: model.DefaultTaskType}))
 	}
 	_, err = c.One(read, "SELECT model, dim, task_type FROM gbatch.jobs WHERE embeddings = ? AND closed_at IS NULL ORDER BY batch DESC LIMIT 1", table)
 	return space, err
 }
 
-// noteSpace writes the space of a table of vectors to its comment, where it is
-// not there yet. The table of an older version has none: see rehash.
+// noteSpace writes the space of a table of vectors to its comment, unless it is
+// already there. The table of an older version has no such comment: see rehash.
 func noteSpace(c *duck.Conn, table string, space model.Space) error {
 	t, err := openVectors(c, table)
 	if err != nil || !t.there {
@@ -104,16 +105,17 @@ func noteSpace(c *duck.Conn, table string, space model.Space) error {
 }
 
 // rehash gives the hashes of an older version their present form. That version
-// hashed the title in every space, also where no request carries it: without
-// this, each chunk with a title would be paid for again. It can do so for the
-// texts in the outbox, and for chunks whose text is what was embedded.
+// hashed the title in every space, even if no request contains it. Without
+// rehash, each chunk with a title would be paid for again. It works for the
+// texts in the outbox, and for chunks whose present text is the text that was
+// embedded.
 func rehash(c *duck.Conn, t vectorTable, space model.Space) error {
 	if space.TakesTitle() {
 		return nil
 	}
-	// In a batch, two titles over one text are two requests. Both are paid for.
-	// The first answer is for all chunks with that text; the other keeps its
-	// hash, so that it changes nothing.
+	// In a batch, the same text with two titles is two requests, and both are
+	// paid for. The first answer is for all chunks with that text. The other
+	// answer keeps its hash, so that it changes nothing.
 	err := c.Exec(fmt.Sprintf(`CREATE OR REPLACE TEMP TABLE gbatch_rehash AS
 			SELECT *, row_number() OVER (PARTITION BY batch, new ORDER BY old <> new, seq) > 1 AS again FROM (
 				SELECT i.batch, i.seq, i.chunk_id, i.text_hash AS old, md5_number(concat('0:', i.text)) AS new
@@ -138,7 +140,7 @@ func rehash(c *duck.Conn, t vectorTable, space model.Space) error {
 	for _, from := range sources {
 		s, err := openSource(c, from, space)
 		if err != nil {
-			slog.Debug("a source of an older batch is not there any more", "source", from, "error", err)
+			slog.Debug("a source of an older batch does not exist any more", "source", from, "error", err)
 			continue
 		}
 		if s.columns["title"] == "" {

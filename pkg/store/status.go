@@ -18,29 +18,29 @@ import (
 	"gbatch/pkg/ndjson"
 )
 
-// Status is chunks-status: what is ready, queued, pending and failed, for how
-// many tokens and how much money, and what became of each batch.
+// Status is chunks-status: how many chunks are ready, queued, pending and
+// failed, their tokens and cost, and the state of each batch.
 type Status struct {
 	duck.Database `embed:""`
-	From          string `placeholder:"SOURCE" help:"The chunks, as for chunks-pending (default what it took last, else chunks)."`
+	From          string `placeholder:"SOURCE" help:"The chunks, as for chunks-pending (default: the source that chunks-pending used last, or else chunks)."`
 	Embeddings    string `default:"embeddings" help:"The table of the vectors."`
 }
 
-// A statusCount is the chunks of one status. Tokens are Google's count for
+// A statusCount counts the chunks of one status. Tokens are Google's count for
 // READY, and an upper bound for the others.
 type statusCount struct {
 	Status string   `json:"status"`
 	Chunks int64    `json:"chunks"`
 	Tokens int64    `json:"tokens"`
 	USD    *float64 `json:"usd,omitempty"`
-	Since  string   `json:"since,omitempty"` // no chunk is QUEUED or PENDING for longer
+	Since  string   `json:"since,omitempty"` // no chunk has been QUEUED or PENDING for longer
 }
 
-// A batchStatus is what became of one batch.
+// A batchStatus is the state of one batch.
 type batchStatus struct {
 	Batch     string   `json:"batch"`
 	Job       string   `json:"job,omitempty"`
-	State     string   `json:"state"` // the job's; CLAIMED, SUBMITTED or UNKNOWN before the database has one; or RELEASED
+	State     string   `json:"state"` // the job's state; CLAIMED, SUBMITTED or UNKNOWN if the database has no job; or RELEASED
 	Open      bool     `json:"open"`
 	Requests  int64    `json:"requests"`
 	Succeeded int64    `json:"succeeded"`
@@ -53,8 +53,8 @@ type batchStatus struct {
 	Error     string   `json:"error,omitempty"`
 }
 
-// Run prints a table if out is a terminal, else a line for each status and each
-// batch. in is not read.
+// Run prints a table if out is a terminal, and otherwise a line for each status
+// and each batch. It does not read in.
 func (s *Status) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 	defer s.End()
 	var counts []statusCount
@@ -91,8 +91,8 @@ func (s *Status) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 	return w.Flush()
 }
 
-// counts returns a count for each status. claimed tells that the database has
-// the toolkit's tables.
+// counts returns a count for each status. claimed says that the database has the
+// toolkit's tables.
 func (s *Status) counts(c *duck.Conn, claimed bool) ([]statusCount, error) {
 	from := s.From
 	if from == "" && claimed {
@@ -119,8 +119,8 @@ func (s *Status) counts(c *duck.Conn, claimed bool) ([]statusCount, error) {
 	facts := model.Lookup(cmp.Or(space.Model, model.Default))
 	query := "SELECT 'PENDING' AS status, strlen(" + src.body() + ") AS bytes, NULL::BIGINT AS tokens FROM " + src.sql
 	if claimed {
-		// A table without claims has no vectors yet. If there are claims for other
-		// tables only, its name is a mistake.
+		// A table without claims has no vectors yet. If there are claims, but only
+		// for other tables, its name is probably a mistake.
 		if known, err := tableNames(c); err != nil {
 			return nil, err
 		} else if len(known) > 0 && !slices.Contains(known, s.Embeddings) {
@@ -156,10 +156,10 @@ func (s *Status) counts(c *duck.Conn, claimed bool) ([]statusCount, error) {
 	return counts, err
 }
 
-// rfc3339 is the SQL that spells a time as the records do.
+// rfc3339 is the SQL that formats a time as in the records.
 func rfc3339(timestamp string) string { return "strftime(" + timestamp + ", '%Y-%m-%dT%H:%M:%SZ')" }
 
-// tableNames lists the tables of vectors that chunks were claimed for.
+// tableNames lists the tables of vectors for which chunks were claimed.
 func tableNames(c *duck.Conn) (names []string, err error) {
 	err = c.Each(func(r *duck.Rows) { names = append(names, r.Text(0)) }, "SELECT DISTINCT embeddings FROM gbatch.jobs ORDER BY 1")
 	return names, err
@@ -199,7 +199,7 @@ func printTable(out io.Writer, counts []statusCount, batches []batchStatus) erro
 	return err
 }
 
-// age is how long ago a time was, in days, hours or minutes.
+// age formats how long ago a time was, in days, hours or minutes.
 func age(since string) string {
 	t, err := time.Parse(time.RFC3339, since)
 	switch d := time.Since(t); {

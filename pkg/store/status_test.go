@@ -11,7 +11,7 @@ import (
 	"gbatch/pkg/record"
 )
 
-// chunks-status says of a batch without a job what the notes say.
+// For a batch without a job, chunks-status shows the state from the intents.
 func TestStatusNotes(t *testing.T) {
 	l := notes(t)
 	k, b, _ := claims(t, 6)
@@ -35,7 +35,7 @@ func TestStatusNotes(t *testing.T) {
 	if got := fmt.Sprint(status()); got != "[CLAIMED CLAIMED UNKNOWN SUBMITTED batches/three SUBMITTED batches/four RELEASED]" {
 		t.Error(got)
 	}
-	// What the database knows goes before the notes.
+	// The database takes precedence over the intents.
 	k.must(k.apply(), k.line(record.Job{Job: "batches/three", Batch: b[3], State: record.Running, Model: "gemini-embedding-001", Dim: dim}))
 	if got := status(); got[3] != "RUNNING batches/three" {
 		t.Error(got)
@@ -46,8 +46,8 @@ func TestStatusNotes(t *testing.T) {
 	}
 }
 
-// PENDING is since the last scan that left nothing pending, QUEUED since the
-// claim of the oldest open batch.
+// The age of PENDING counts from the last scan that left nothing pending, the
+// age of QUEUED from the claim of the oldest open batch.
 func TestStatusSince(t *testing.T) {
 	notes(t)
 	for _, from := range []string{"chunks", "FROM chunks"} {
@@ -78,7 +78,7 @@ func TestStatusSince(t *testing.T) {
 		}
 		is(false, false)
 		claim(2)
-		is(true, false) // chunks are left over, it is not known since when
+		is(true, false) // chunks are left over, and it is unknown since when
 		k.must(k.apply(), k.answers(claim(2)))
 		is(false, false)
 		k.must(k.apply(), k.answers(claim(0)))
@@ -87,7 +87,7 @@ func TestStatusSince(t *testing.T) {
 		if _, p := since(); p != "2026-01-02T03:04:05Z" {
 			t.Errorf("pending since %q", p)
 		}
-		claim(1) // one is left over, since then
+		claim(1) // one chunk is left over since that claim
 		if q, p := since(); q < "2026-01-03" || p != "2026-01-02T03:04:05Z" {
 			t.Errorf("queued since %q, pending since %q", q, p)
 		}

@@ -36,14 +36,14 @@ func open(t *testing.T, statements ...string) *kb {
 	return k
 }
 
-// transact runs work as a command of its own would.
+// transact runs work in a new DuckDB, as a command would.
 func (k *kb) transact(mode duck.Access, work func(*duck.Conn) error) error {
 	d := k.Database
 	defer d.End()
 	return transact(context.Background(), &d, mode, work)
 }
 
-// sql runs statements, each in a transaction of its own.
+// sql runs statements, each in its own transaction.
 func (k *kb) sql(statements ...string) {
 	k.Helper()
 	for _, s := range statements {
@@ -53,7 +53,7 @@ func (k *kb) sql(statements ...string) {
 	}
 }
 
-// rows gives a query's rows, their columns joined by a bar.
+// rows returns a query's rows, with their columns joined by a bar.
 func (k *kb) rows(query string) string {
 	k.Helper()
 	var lines []string
@@ -109,7 +109,7 @@ func (k *kb) pending(set ...func(*Pending)) *Pending {
 
 func (k *kb) apply() *Apply { return &Apply{Database: k.Database, MaxAttempts: 3} }
 
-// vec is the vector that a text gets in these tests.
+// vec returns the vector of a text in these tests.
 func vec(text string) []float32 {
 	h := fnv.New64a()
 	h.Write([]byte(text))
@@ -157,7 +157,7 @@ type batch struct {
 	chunks []record.Chunk
 }
 
-// batches reads what Pending printed.
+// batches parses what Pending printed.
 func (k *kb) batches(out string) (batches []batch) {
 	for line := range strings.Lines(out) {
 		if strings.HasPrefix(line, `{"batch":`) {
@@ -183,7 +183,7 @@ func (k *kb) batches(out string) (batches []batch) {
 	return batches
 }
 
-// answers answers each chunk of what Pending printed with its vector.
+// answers returns the vector of each chunk that Pending printed.
 func (k *kb) answers(out string) string {
 	var lines strings.Builder
 	for _, b := range k.batches(out) {
@@ -195,8 +195,8 @@ func (k *kb) answers(out string) string {
 	return lines.String()
 }
 
-// embed runs the line with every text answered, and returns how many requests
-// that took.
+// embed runs the commands in a pipe, with an answer for every text, and returns
+// the number of requests.
 func (k *kb) embed() int {
 	k.Helper()
 	out := k.must(k.pending(), "")
@@ -335,7 +335,8 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// The rounds of a table, most of whose middle is in flight already.
+// A claim takes several rounds through a table. Most of its middle is already in
+// flight.
 func TestRounds(t *testing.T) {
 	k := open(t, "CREATE TABLE chunks AS SELECT range AS id, 'text ' || range AS text FROM range(80000)")
 	const middle = "SELECT * FROM chunks WHERE id BETWEEN 10000 AND 69999 AND id % 100 <> 0"
@@ -357,15 +358,15 @@ func TestRounds(t *testing.T) {
 	if fmt.Sprint(batches) != "[6 6 6 3]" {
 		t.Errorf("the rounds have %v batches", batches)
 	}
-	// All of them once, each batch in the order of the table.
+	// Every chunk is claimed once, and each batch is in the order of the table.
 	k.expect("SELECT count(*), count(DISTINCT chunk_id) FROM gbatch.items", "80000|80000")
 	k.expect("SELECT count(*) FROM (SELECT chunk_id::BIGINT < lag(chunk_id::BIGINT) OVER (PARTITION BY batch ORDER BY seq) AS back FROM gbatch.items) WHERE back", "0")
 }
 
-// Rows that DuckDB numbers anew between two rounds are not passed over.
+// If DuckDB renumbers rows between two rounds, no row is missed.
 func TestRoundsOfATableThatChanges(t *testing.T) {
 	k := open(t, "CREATE TABLE chunks AS SELECT range AS id, 'text ' || range AS text FROM range(7000)")
-	k.must(k.pending(func(p *Pending) { p.Limit = 1 }), "") // for the tables
+	k.must(k.pending(func(p *Pending) { p.Limit = 1 }), "") // creates the toolkit's tables
 	p := k.pending()
 	for r := (round{size: 3000}); !r.last; {
 		err := k.transact(duck.Write, func(c *duck.Conn) error {
@@ -378,10 +379,10 @@ func TestRoundsOfATableThatChanges(t *testing.T) {
 		k.sql("DELETE FROM chunks WHERE id < 2500")
 	}
 	k.expect("SELECT count(*) FROM gbatch.items WHERE chunk_id::INT >= 3000", "4000")
-	k.expect("SELECT max(rowid) < 6999 FROM chunks", "true") // they were
+	k.expect("SELECT max(rowid) < 6999 FROM chunks", "true") // DuckDB has renumbered the rows
 }
 
-// The user's tables may be called as ours are in a transaction.
+// The user's tables may have the names of the toolkit's temporary tables.
 func TestNamesOfTables(t *testing.T) {
 	for _, name := range []string{"answers", "target", "pending", "picked", "next", "temp", "memory", "items"} {
 		k := open(t, "CREATE TABLE "+duck.Ident(name)+" (id VARCHAR, text VARCHAR)", "INSERT INTO "+duck.Ident(name)+" VALUES ('a', 'one'), ('b', 'two')")
@@ -402,7 +403,7 @@ func TestEqualTexts(t *testing.T) {
 		t.Errorf("%d requests for a text that has a vector", n)
 	}
 	k.right()
-	// Two chunks change their texts with each other.
+	// Two chunks swap their texts.
 	k.sql("UPDATE chunks SET text = CASE id WHEN 'c0' THEN 'text 1' WHEN 'c1' THEN 'text 0' ELSE text END")
 	if n := k.embed(); n != 0 {
 		t.Errorf("%d requests for texts that have vectors", n)
@@ -470,8 +471,8 @@ func TestStaleTextIsNotApplied(t *testing.T) {
 	k.right()
 }
 
-// A vector whose chunk has got another is not lost to the chunk that the text
-// has moved to.
+// If a text moves to another chunk, its vector moves too, even if the first
+// chunk has got another vector.
 func TestTextsThatMove(t *testing.T) {
 	k := open(t, simple, "INSERT INTO chunks (id, text) SELECT 'c' || i, 'text ' || i FROM range(10, 30) t(i)")
 	k.embed()
@@ -484,7 +485,7 @@ func TestTextsThatMove(t *testing.T) {
 	}
 	k.right()
 
-	// Round by round, each text one chunk further.
+	// In each round every text moves to the next chunk.
 	k.sql("UPDATE chunks SET text = 'text ' || (substr(id, 2)::INT - 1) WHERE id BETWEEN 'c13' AND 'c29'")
 	p := k.pending()
 	for r := (round{size: 3}); !r.last; {
@@ -498,7 +499,7 @@ func TestTextsThatMove(t *testing.T) {
 		}
 	}
 	k.right()
-	// Of each text one row is left, whether a chunk shows it or not.
+	// One row is left for each text, whether or not a chunk has it.
 	k.expect("SELECT count(*), count(DISTINCT text_hash), count(DISTINCT chunk_id) FROM embeddings", "22|21|20")
 }
 
@@ -517,7 +518,7 @@ func TestErrorsOfKeys(t *testing.T) {
 				case "c1":
 					in += k.errorLine(b.Batch, c.ID, 13, "come again")
 					bad++
-				case "c2": // never answered
+				case "c2": // a key without an answer
 				case "c3":
 					in += k.vectorLine(b.Batch, c.ID, []float32{1, 2})
 				case "c4":
@@ -584,7 +585,7 @@ func TestWithoutTheClosingRecord(t *testing.T) {
 	}
 	k.must(k.apply(), answers)
 	k.right()
-	// All of it once more changes nothing.
+	// Applying all of it again changes nothing.
 	before := k.rows("FROM embeddings ORDER BY ALL")
 	k.must(k.apply(), answers)
 	k.expect("FROM embeddings ORDER BY ALL", before)
@@ -604,10 +605,10 @@ func TestSubmittedJobs(t *testing.T) {
 	if jobs := k.must(&Jobs{k.Database}, ""); strings.Count(jobs, "\n") != 1 || !strings.Contains(jobs, b[0].Batch) {
 		t.Errorf("jobs-pending: %s", jobs)
 	}
-	// SUCCEEDED by gbatch-wait is not the record that closes.
+	// The record of gbatch-wait, also with SUCCEEDED, does not close a batch.
 	k.must(k.apply(), k.jobLine(b[0].Batch, record.Succeeded, -1, 0))
 	k.expect("SELECT state, closed_at IS NULL FROM gbatch.jobs ORDER BY batch LIMIT 1", "SUCCEEDED|true")
-	// A job that failed gives its chunks back.
+	// The chunks of a job that failed are pending again.
 	if _, err := k.run(k.apply(), k.jobLine(b[1].Batch, record.Failed, 0, 0)); exit.Code(err) != exit.Partial {
 		t.Errorf("got %v", err)
 	}
@@ -616,7 +617,7 @@ func TestSubmittedJobs(t *testing.T) {
 	if len(again) != 1 || again[0].Count != 5 || again[0].Batch == b[1].Batch {
 		t.Errorf("the chunks of the failed job came back as %v", again)
 	}
-	// Another job's end is no end of this batch.
+	// The end of another job does not close this batch.
 	other := strings.Replace(k.jobLine(b[0].Batch, record.Failed, 0, 0), `"batches/`, `"batches/x`, 1)
 	if _, err := k.run(k.apply(), other); err == nil {
 		t.Error("the failure of another job was taken for the batch's")
@@ -686,7 +687,7 @@ func TestColumn(t *testing.T) {
 	}
 }
 
-// With an index on what is updated, an UPDATE gives the row another rowid.
+// If an updated column has an index, an UPDATE gives the row another rowid.
 func TestColumnBesideAnIndex(t *testing.T) {
 	k := open(t, "CREATE TABLE chunks (id BIGINT, text VARCHAR, embedding_status VARCHAR, v FLOAT[4])", "CREATE INDEX by_status ON chunks (embedding_status)",
 		"INSERT INTO chunks (id, text) VALUES (1, 'one'), (2, 'two')")
@@ -764,7 +765,7 @@ func TestAdd(t *testing.T) {
 	k.must(add, `{"id":"a","text":"changed"}`)
 	k.expect("FROM chunks ORDER BY id", "7|x|c\na|changed\nb|two|T")
 	for in, want := range map[string]string{
-		`{"id":"z","text":"x"}` + "\n" + `{"id":"z","text":"y"}`: `line 2: id "z" was on line 1 already`,
+		`{"id":"z","text":"x"}` + "\n" + `{"id":"z","text":"y"}`: `line 2: id "z" was already on line 1`,
 		`{"text":"x"}`:                                   "line 1: no id: a chunk has id and text",
 		`{"id":"z","text":""}`:                           `line 1: key "z": the text is empty`,
 		`{"id":"z"}`:                                     `line 1: key "z": no text`,
@@ -838,7 +839,7 @@ func TestApplyToTheWrongDatabase(t *testing.T) {
 	}
 }
 
-// failing fails after n bytes, as a pipe does whose reader left.
+// failing fails after n bytes, like a pipe whose reader has stopped.
 type failing struct{ n int }
 
 var errLeft = errors.New("the reader left")
@@ -862,7 +863,7 @@ func TestReaderThatLeavesLosesNothing(t *testing.T) {
 	k.right()
 }
 
-// A column called rowid would stand for DuckDB's own.
+// A column called rowid would hide DuckDB's own rowid.
 func TestColumnRowid(t *testing.T) {
 	k := open(t, "CREATE TABLE chunks (id VARCHAR, text VARCHAR, rowid BIGINT)", "INSERT INTO chunks VALUES ('a', 'one', 1), ('b', 'two', 1)")
 	if _, err := k.run(k.pending(), ""); err == nil || !strings.Contains(err.Error(), "its column rowid hides DuckDB's own") {
@@ -873,7 +874,7 @@ func TestColumnRowid(t *testing.T) {
 	k.expect(statuses, "a|READY\nb|READY")
 }
 
-// A chunk that is added again, or edited and edited back, has its vector still.
+// A chunk that is added again, or edited and edited back, keeps its vector.
 func TestAddAgain(t *testing.T) {
 	k := open(t, "CREATE TABLE chunks (id VARCHAR, text VARCHAR, title VARCHAR, embedding_status VARCHAR)")
 	add := &Add{Database: k.Database, Table: "chunks"}
@@ -893,7 +894,7 @@ func TestAddAgain(t *testing.T) {
 	k.right()
 }
 
-// Ids that become one in the table are refused.
+// Different ids that the table would store as one id are refused.
 func TestAddOddIDs(t *testing.T) {
 	k := open(t, "CREATE TABLE numbers (id INTEGER, text VARCHAR)", "CREATE TABLE uuids (id UUID, text VARCHAR)")
 	const uuid = "F47AC10B-58cc-4372-a567-0e02b2c3d479"
@@ -913,7 +914,7 @@ func TestAddOddIDs(t *testing.T) {
 	k.must(&Add{Database: k.Database, Table: "numbers"}, `{"id":-7,"text":"x"}`)
 }
 
-// Rows that get the id of another after they were claimed.
+// Rows may get the id of another row after they were claimed …
 func TestIDsThatBecomeOne(t *testing.T) {
 	for _, from := range []string{"chunks", "SELECT * FROM chunks"} {
 		k := open(t, "CREATE TABLE chunks (id VARCHAR, text VARCHAR)", "INSERT INTO chunks VALUES ('a', 'one'), ('b', 'two')")
@@ -943,7 +944,7 @@ func TestIDsThatBecomeOne(t *testing.T) {
 	}
 }
 
-// Vectors that came before their job ended badly are of its space.
+// Vectors that came before their job failed belong to its space.
 func TestSpaceOfAPart(t *testing.T) {
 	k := open(t, simple, "INSERT INTO chunks (id, text) VALUES ('a', 'one'), ('b', 'two')")
 	b := k.batches(k.must(k.pending(), ""))[0]
@@ -958,7 +959,7 @@ func TestSpaceOfAPart(t *testing.T) {
 	}
 }
 
-// DuckDB takes names without regard to case.
+// DuckDB ignores case in names.
 func TestCaseOfNames(t *testing.T) {
 	k := open(t, simple, "INSERT INTO chunks (id, text) VALUES ('a', 'one')", "CREATE VIEW Chunk_Status AS SELECT 42 AS mine")
 	k.must(k.apply(), k.answers(k.must(k.pending(), "")))
@@ -969,7 +970,7 @@ func TestCaseOfNames(t *testing.T) {
 	}
 }
 
-// An id that no request may have fails alone.
+// If an id is not allowed in a request, only its chunk fails.
 func TestReservedID(t *testing.T) {
 	k := open(t, simple, "INSERT INTO chunks (id, text) VALUES ('gbatch-canary:0:a', 'one'), ('b', 'one')")
 	if n := k.embed(); n != 1 {
@@ -982,7 +983,7 @@ func TestReservedID(t *testing.T) {
 	}
 }
 
-// One line with a vector out of all measure is that key's error.
+// If the vector of a line is far too long, only its key has an error.
 func TestVectorOutOfMeasure(t *testing.T) {
 	k := open(t, simple, "INSERT INTO chunks (id, text) VALUES ('a', 'one'), ('b', 'two')")
 	b := k.batches(k.must(k.pending(), ""))[0]
@@ -993,7 +994,8 @@ func TestVectorOutOfMeasure(t *testing.T) {
 	k.expect("SELECT id, embedding_status FROM chunk_status ORDER BY id", "a|PENDING\nb|READY")
 }
 
-// A chunk set back whose text another chunk has too, which gets a copy.
+// A chunk is set back to PENDING, and another chunk with the same text gets a
+// copy of the vector.
 func TestSetBackBesideANewOne(t *testing.T) {
 	k := open(t, "CREATE TABLE chunks (id VARCHAR, text VARCHAR, embedding_status VARCHAR)", "INSERT INTO chunks VALUES ('b', 'one', NULL), ('c', 'two', NULL)")
 	k.embed()
@@ -1003,8 +1005,8 @@ func TestSetBackBesideANewOne(t *testing.T) {
 	}
 }
 
-// The vectors of texts that moved out of a part of the chunks are kept when
-// only that part is looked at.
+// Texts may move out of a part of the chunks. Their vectors are kept even if
+// only that part is claimed.
 func TestPartsOfATable(t *testing.T) {
 	k := open(t, simple, "INSERT INTO chunks (id, text) VALUES ('a', 'one'), ('b', 'two'), ('z', 'three')")
 	k.embed()
@@ -1019,7 +1021,7 @@ func TestPartsOfATable(t *testing.T) {
 	k.right()
 }
 
-// Without --from, chunks-status speaks of what was claimed last.
+// Without --from, chunks-status uses the source that was claimed last.
 func TestStatusOfAnotherTable(t *testing.T) {
 	k := open(t, "CREATE TABLE mine (id BIGINT, text VARCHAR)", "INSERT INTO mine VALUES (1, 'one'), (2, '')")
 	k.must(k.pending(func(p *Pending) { p.From = "mine" }), "")

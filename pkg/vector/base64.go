@@ -15,11 +15,11 @@ import (
 const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 
 var (
-	// pairs holds, for twelve bits, the two characters they are written as,
-	// the first one low.
+	// pairs holds, for twelve bits, the two characters that encode them, with the
+	// first one in the low byte.
 	pairs [1 << 12]uint16
-	// sextets holds, for the character at each place of four, its bits where they
-	// belong in three little-endian bytes, and notBase64 for all others.
+	// sextets holds, for the character at each place of four, its bits at their
+	// place in three little-endian bytes, and notBase64 for all other characters.
 	sextets [4][256]uint32
 )
 
@@ -43,7 +43,7 @@ func init() {
 	}
 }
 
-// AppendBase64 appends to dst what appendBytes would, in base64 as
+// AppendBase64 appends to dst the base64 of what appendBytes would append, as
 // encoding/base64.StdEncoding writes it.
 func AppendBase64(dst []byte, v []float32) []byte {
 	n := len(dst)
@@ -51,9 +51,10 @@ func AppendBase64(dst []byte, v []float32) []byte {
 	dst = slices.Grow(dst, size)[:n+size]
 	b := dst[n:]
 	if kernels && len(v) > 6 {
-		// Little-endian float32s are in memory what they are in base64, and there is
-		// such a value behind those that go into the last 24 bytes: n sixes are fewer
-		// values than v has, and 32 characters each are fewer than b has.
+		// The memory of float32 values on a little-endian machine has the bytes to
+		// encode. The kernel reads beyond the last 24 bytes, so at least one value
+		// must follow them: six values for each of n steps are fewer than len(v).
+		// 32 characters for each step are fewer than len(b).
 		n := (len(v) - 1) / 6
 		encode24(unsafe.SliceData(b), unsafe.Pointer(unsafe.SliceData(v)), n)
 		v, b = v[6*n:], b[32*n:]
@@ -73,21 +74,21 @@ func AppendBase64(dst []byte, v []float32) []byte {
 	return dst
 }
 
-// eightChars writes 48 bits, the highest first and in the lowest byte.
+// eightChars encodes 48 bits. The highest bits come first, in the lowest byte.
 func eightChars(x uint64) uint64 {
 	return uint64(pairs[x>>36&0xfff]) | uint64(pairs[x>>24&0xfff])<<16 |
 		uint64(pairs[x>>12&0xfff])<<32 | uint64(pairs[x&0xfff])<<48
 }
 
-// DecodeBase64 appends to dst the values that AppendBase64 wrote. It refuses
-// what is not whole values, and whatever StdEncoding.Strict does not write: other
-// characters, line breaks included, missing padding, and padding bits that are not
-// zero. Then it returns dst unchanged.
+// DecodeBase64 appends to dst the values that AppendBase64 wrote. It refuses an
+// incomplete value, and whatever StdEncoding.Strict does not write: other
+// characters, including line breaks, missing padding, and padding bits that are
+// not zero. Then it returns dst unchanged.
 func DecodeBase64(dst []float32, src []byte) ([]float32, error) {
 	out := slices.Grow(dst, len(src)/16*3+3)
 	b := src
 	for len(b) >= 16 {
-		// Four characters are three bytes; twelve of those are three values.
+		// Four characters are three bytes. Twelve bytes are three values.
 		w := sextets[0][b[0]] | sextets[1][b[1]] | sextets[2][b[2]] | sextets[3][b[3]]
 		x := sextets[0][b[4]] | sextets[1][b[5]] | sextets[2][b[6]] | sextets[3][b[7]]
 		y := sextets[0][b[8]] | sextets[1][b[9]] | sextets[2][b[10]] | sextets[3][b[11]]

@@ -2,13 +2,13 @@
 
 #include "textflag.h"
 
-// Each three bytes a, b, c as b a c b, which puts every six bits into one word.
+// Shuffles every three bytes a, b, c to b a c b, so that each six bits are in one word.
 DATA spread<>+0(SB)/8, $0x0405030401020001
 DATA spread<>+8(SB)/8, $0x0a0b090a07080607
 GLOBL spread<>(SB), RODATA|NOPTR, $16
 
-// What to add to six bits to make their character: by 13 where they are below 26
-// (A), else by how much they exceed 51 (0 is a to z, then the digits, + and /).
+// The offset from six bits to their character. The index is 13 for values below 26 (A
+// to Z), else the amount above 51 (0 for a to z, then the digits, + and /).
 DATA ascii<>+0(SB)/8, $0xfcfcfcfcfcfcfc47
 DATA ascii<>+8(SB)/8, $0x000041f0edfcfcfc
 GLOBL ascii<>(SB), RODATA|NOPTR, $16

@@ -21,7 +21,7 @@ func TestBase64Known(t *testing.T) {
 	}
 }
 
-// Every length, every bit pattern of random ones, against encoding/base64.
+// Random values of every length are compared with encoding/base64.
 func TestBase64(t *testing.T) {
 	eachWay(t, func(t *testing.T) {
 		r := rand.New(rand.NewPCG(5, 6))
@@ -44,12 +44,12 @@ func TestBase64(t *testing.T) {
 	})
 }
 
-// All groups of four characters, in their place among others.
+// All groups of four characters are tried, among other groups.
 func TestBase64Groups(t *testing.T) {
 	eachWay(t, func(t *testing.T) {
 		v := make([]float32, 0, 1<<12*6)
 		for i := range uint32(1 << 12) {
-			// Twelve bits at each of the places they can have.
+			// Twelve bits are tried at each place that they can have.
 			for shift := range uint32(6) {
 				v = append(v, math.Float32frombits(i<<(4*shift)|i>>(12-shift)))
 			}
@@ -83,7 +83,7 @@ func TestDecodeBase64Refuses(t *testing.T) {
 			t.Errorf("%s: got %v, %v; want error %s", c.text, got, err, c.err)
 		}
 	}
-	// Any byte that is not of the alphabet, at any place.
+	// Every byte that is not in the alphabet is tried at every place.
 	for c := range 256 {
 		for i := range good {
 			text := []byte(good)
@@ -121,7 +121,7 @@ func FuzzBase64(f *testing.F) {
 		if good && (!bytes.Equal(appendBytes(nil, got), raw) || !bytes.Equal(AppendBase64(nil, got), text)) {
 			t.Fatalf("%q: got %v", text, got)
 		}
-		// And the other way, the text as the values.
+		// The other direction: a text is equal to its values.
 		var v []float32
 		for raw := text; len(raw) >= 4; raw = raw[4:] {
 			v = append(v, math.Float32frombits(binary.LittleEndian.Uint32(raw)))

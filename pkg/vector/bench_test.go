@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// array writes dim components of a unit vector as JSON: the shortest float32 or
-// float64 digits, as most encoders do.
+// array writes dim components of a unit vector as JSON: with the shortest digits
+// of a float32 or a float64, like most encoders.
 func array(seed uint64, dim, bits int, sep string) []byte {
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	b := []byte{'['}
@@ -28,7 +28,7 @@ func array(seed uint64, dim, bits int, sep string) []byte {
 	return append(b, ']')
 }
 
-// byStrconv reads numbers with commas between as one would by hand.
+// byStrconv reads numbers separated by commas with strconv.
 func byStrconv(dst []float32, src []byte) ([]float32, error) {
 	for more := true; more; {
 		var number []byte
@@ -42,7 +42,7 @@ func byStrconv(dst []float32, src []byte) ([]float32, error) {
 	return dst, nil
 }
 
-// tail is what follows the array on Google's line.
+// tail is what follows the array in Google's line.
 const tail = `}},"key":"chunk_123"}`
 
 func BenchmarkAppendFloats(b *testing.B) {
@@ -58,7 +58,7 @@ func BenchmarkAppendFloats(b *testing.B) {
 		{"f32_768_blanks", 768, 32, ", "},
 		{"f32_768_lines", 768, 32, ",\n        "},
 	} {
-		// Several arrays, or the branch predictor learns the one by heart.
+		// Several arrays, because the branch predictor would learn a single one.
 		var arrays [32][]byte
 		size := 0
 		for i := range arrays {
@@ -111,7 +111,7 @@ func BenchmarkBase64(b *testing.B) {
 	out := make([]float32, 0, len(v)+16)
 	run := func(name string, f func()) {
 		b.Run(name, func(b *testing.B) {
-			b.SetBytes(int64(len(text))) // of base64, both ways
+			b.SetBytes(int64(len(text))) // bytes of base64, for both directions
 			for b.Loop() {
 				f()
 			}

@@ -12,23 +12,23 @@ import (
 
 // A syntaxError says where and why a text is not an array of numbers.
 type syntaxError struct {
-	Offset int    // bytes before what is refused
-	Reason string // one line, lower case, what is wrong there
+	Offset int    // number of bytes before the fault
+	Reason string // what is wrong there: one line in lower case
 }
 
 func (e *syntaxError) Error() string {
 	return fmt.Sprintf("offset %d: %s", e.Offset, e.Reason)
 }
 
-// AppendFloats appends to dst the values of the JSON array of numbers that
-// src begins with, and returns the number of bytes that the array takes, its ]
-// included. What follows the array is not looked at.
+// AppendFloats appends to dst the values of the JSON array of numbers at the
+// start of src, and returns the number of bytes of the array, including its ].
+// What follows the array is not examined.
 //
 // Each value is the float32 nearest to the decimal number, bit for bit what
-// strconv.ParseFloat(s, 32) returns: a number too small for a float32 becomes
-// zero, and -0 keeps its sign. Whatever is not a number of JSON's grammar is
-// refused, null included, and so is a number too large for a float32. Then the
-// error is a *syntaxError, n is its offset, and out is dst as it came.
+// strconv.ParseFloat(s, 32) returns: a number that is too small for a float32
+// becomes zero, and -0 keeps its sign. Everything that is not a JSON number is
+// refused, including null, and so is a number that is too large for a float32.
+// Then the error is a *syntaxError, n is its offset, and out is dst unchanged.
 func AppendFloats(dst []float32, src []byte) (out []float32, n int, err error) {
 	if len(src) == 0 || src[0] != '[' {
 		return dst, 0, &syntaxError{0, "not an array"}
@@ -38,9 +38,9 @@ func AppendFloats(dst []float32, src []byte) (out []float32, n int, err error) {
 	if p < len(src) && src[p] == ']' {
 		return out, p + 1, nil
 	}
-	// The kernel wants some bytes before its first value, so it has its first
-	// turn at the third. It has its next one once out is turn values long:
-	// soon after a value not to its taste, later where none was.
+	// The kernel needs some bytes before its first value, so it is first tried at
+	// the third value. It is tried again when out has turn values: soon if it
+	// stopped at one unusual value, and later if it read no value.
 	turn := len(dst) + 2
 	for {
 		if kernels && len(out) >= turn && p >= kernelBefore && len(src)-p >= kernelLeast {
@@ -58,7 +58,7 @@ func AppendFloats(dst []float32, src []byte) (out []float32, n int, err error) {
 		if out, p = appendPlain(out, src, p, limit); len(out)-count == limit {
 			continue
 		}
-		// One value in any form that JSON allows.
+		// Read one value in any form that JSON allows.
 		p = skipBlanks(src, p)
 		if p == len(src) {
 			return dst, p, &syntaxError{p, "the array has no end"}
@@ -78,12 +78,12 @@ func AppendFloats(dst []float32, src []byte) (out []float32, n int, err error) {
 		case ']':
 			return out, p + 1, nil
 		default:
-			return dst, p, &syntaxError{p, fmt.Sprintf("%q after a value, want a comma or ]", src[p])}
+			return dst, p, &syntaxError{p, fmt.Sprintf("%q after a value, where a comma or ] was expected", src[p])}
 		}
 	}
 }
 
-// skipBlanks returns the first place from p on that is not JSON white space.
+// skipBlanks returns the first index from p on that is not JSON white space.
 func skipBlanks(src []byte, p int) int {
 	for p < len(src) && (src[p] == ' ' || src[p] == '\n' || src[p] == '\t' || src[p] == '\r') {
 		p++
@@ -91,19 +91,19 @@ func skipBlanks(src []byte, p int) int {
 	return p
 }
 
-// The kernel reads a value's digits backwards from its comma, sixteen bytes
-// at a time, and the commas ahead in blocks.
+// The kernel reads the digits of a value backwards from its comma, sixteen bytes
+// at a time, and finds the next commas in blocks.
 const (
-	kernelBefore = 16  // bytes that it wants before its first value
-	kernelLeast  = 128 // bytes from there on that make it worth a call
+	kernelBefore = 16  // bytes that it needs before its first value
+	kernelLeast  = 128 // with fewer bytes from there on a call is not worth it
 )
 
-// appendKernel reads values in fours as appendPlain does, and stops before the
-// first four with one that is not of that form. It wants kernelBefore bytes
-// before p and more than none from there on.
+// appendKernel reads values in groups of four, in the form that appendPlain
+// reads, and stops before the first group with a value of another form. It needs
+// kernelBefore bytes before p, and at least one from p on.
 func appendKernel(out []float32, src []byte, p int) ([]float32, int) {
 	s := src[p-kernelBefore:]
-	s = s[:min(len(s), 1<<30)] // its places are 32 bits wide
+	s = s[:min(len(s), 1<<30)] // it has 32-bit offsets
 	for {
 		if cap(out)-len(out) < 64 {
 			out = slices.Grow(out, max(64, min(len(s)/16, 1<<12)))
@@ -113,7 +113,7 @@ func appendKernel(out []float32, src []byte, p int) ([]float32, int) {
 		if s[kernelBefore] == ' ' {
 			gap = 1
 		}
-		// It writes no more than len(free) values and reads no more than s.
+		// floats4 writes at most len(free) values and reads only s.
 		count, end := floats4(unsafe.SliceData(free), len(free), unsafe.SliceData(s), len(s), kernelBefore, gap)
 		out = out[:len(out)+count]
 		p += end - kernelBefore
@@ -130,16 +130,16 @@ const (
 	nines = 0x7676767676767676 // added to a byte above 9, reaches its high bit
 )
 
-// appendPlain reads up to limit values of the form that nearly all of an
-// embedding have: 0. or -0. and 1 to 23 digits, one blank or none before, a
-// comma behind. It returns the place of the first value that it did not read.
+// appendPlain reads up to limit values of the form that nearly all values of an
+// embedding have: 0. or -0. with 1 to 23 digits, at most one blank before and a
+// comma after. It returns the index of the first value that it did not read.
 func appendPlain(out []float32, src []byte, p, limit int) ([]float32, int) {
 	for ; limit > 0 && p+32 <= len(src); limit-- {
 		q := p
 		if src[q] == ' ' {
 			q++
 		}
-		neg := 0 // the sign of a component is a coin toss: no branch on it
+		neg := 0 // the sign of a component is random, so there is no branch on it
 		if src[q] == '-' {
 			neg = 1
 		}
@@ -148,8 +148,9 @@ func appendPlain(out []float32, src []byte, p, limit int) ([]float32, int) {
 		if binary.LittleEndian.Uint16(w) != '0'|'.'<<8 {
 			break
 		}
-		// Eight characters each, the first one lowest, as numbers where they are
-		// digits. The lowest high bit of end is in the first that is not.
+		// Each word holds eight characters, the first in the lowest byte. Digits
+		// become numbers. The lowest high bit of end is in the first byte that is
+		// not a digit.
 		a := binary.LittleEndian.Uint64(w[2:]) ^ zeros
 		b := binary.LittleEndian.Uint64(w[10:]) ^ zeros
 		endA := (a + nines | a) & highs
@@ -197,32 +198,33 @@ func appendPlain(out []float32, src []byte, p, limit int) ([]float32, int) {
 // leading keeps the first n of eight digits, n < 8, with zeros before them.
 func leading(x uint64, n int) uint64 { return x << ((56 - 8*n) & 63) << 8 }
 
-// eightDigits returns the number written by the eight digits in x, whose lowest
-// byte holds the first: pairs of them, then fours, then all.
+// eightDigits returns the number with the eight digits in x. The lowest byte is
+// the first digit. It combines pairs of digits, then fours, then all.
 func eightDigits(x uint64) uint64 {
 	x = x * (1 + 10<<8) >> 8
 	x = x & 0x00ff00ff00ff00ff * (1 + 100<<16) >> 16
 	return x & 0x0000ffff0000ffff * (1 + 10000<<32) >> 32
 }
 
-// narrow rounds d, which is within four units in the last place of a decimal
-// number and zero or in the range of normal float32s, to the float32 nearest to
-// that number. It reports false where it cannot know which one that is.
+// narrow rounds d to the float32 nearest to a decimal number. d must be within
+// four units in the last place of that number, and zero or in the range of
+// normal float32s. narrow returns false if it cannot decide which float32 is the
+// nearest.
 //
-// A float32 keeps all but the last 29 bits of a float64. Which way it rounds is
-// decided by the side of the half-way point that those bits are on, and unless
-// they are next to it, d and the number are on one side.
+// A float32 has 29 bits less than a float64. The direction of the rounding
+// depends on which side of the half-way point these bits are. d and the number
+// are on the same side, unless the bits are next to that point.
 func narrow(d float64) (float32, bool) {
 	const dropped, half, margin = 1<<29 - 1, 1 << 28, 4
 	return float32(d), (math.Float64bits(d)-(half-margin))&dropped > 2*margin
 }
 
-// parseNumber reads the JSON number at p and returns its value and the place
-// after it, or why there is none.
+// parseNumber reads the JSON number at p and returns its value and the index
+// after it. If there is no number, reason says why.
 func parseNumber(src []byte, p int) (v float32, end int, reason string) {
 	var (
 		m      uint64 // the digits without leading zeros
-		digits int    // how many they are
+		digits int    // number of digits in m
 		exp    int
 	)
 	i := p
@@ -293,7 +295,7 @@ func parseNumber(src []byte, p int) (v float32, end int, reason string) {
 
 func isDigit(c byte) bool { return c-'0' <= 9 }
 
-// excerpt quotes the beginning of what stands at p.
+// excerpt quotes the beginning of src[p:].
 func excerpt(src []byte, p int) string {
 	i := p
 	for i < len(src) && i < p+24 && src[i] != ',' && src[i] != ']' && src[i] > ' ' {

@@ -2,12 +2,12 @@
 
 #include "textflag.h"
 
-// The kernel of AppendFloats. It works in two steps. The first notes the places
-// of the commas in the next half kilobyte. With those, no value has to wait for
-// the end of the one before it, so the second takes four at a time: their digits,
-// right-aligned in sixteen bytes each, become four float64 integers, are scaled
-// by ±10⁻ⁿ, and rounded to float32 unless they are too close to half-way, as
-// narrow in floats.go does. For the digits beyond sixteen see LONG.
+// The kernel of AppendFloats. It works in two steps. The first step finds the commas
+// in the next half kilobyte. So no value has to wait for the end of the previous
+// value, and the second step handles four values at a time. Their digits,
+// right-aligned in sixteen bytes each, become four float64 integers, are scaled by
+// ±10⁻ⁿ, and are rounded to float32 unless they are too close to half-way, like in
+// narrow in floats.go. For more than sixteen digits see LONG.
 
 // Sixteen bytes from byte n on: a mask of the last n of sixteen.
 DATA masks<>+0(SB)/8, $0
@@ -47,16 +47,17 @@ DATA evenodd<>+16(SB)/8, $0x0000000300000001
 DATA evenodd<>+24(SB)/8, $0x0000000700000005
 GLOBL evenodd<>(SB), RODATA|NOPTR, $32
 
-// NOTE writes the place of the lowest bit in AX to BX+o, and takes the bit away.
+// NOTE writes the index of the lowest bit in AX to BX+o, and clears the bit.
 #define NOTE(o) \
 	TZCNTQ AX, DX; \
 	BLSRQ AX, AX; \
 	ADDL CX, DX; \
 	MOVL DX, o(BX)
 
-// VALUE puts the digits of the value at SI+R8, whose comma is noted at BX+i, into
-// x as bytes with zeros before them, moves R8 behind the comma, and leaves the
-// index of the scale, less one, in DX: the digits, less one, plus 32 for a minus.
+// VALUE reads the value at SI+R8, whose comma has its index at BX+i. It puts the
+// digits into x as bytes, with zeros before them, and moves R8 after the comma. In DX
+// it leaves the index of the scale minus one: the number of digits minus one, plus 32
+// for a minus sign.
 #define VALUE(i, x, long, done) \
 	MOVL i(BX), AX; \
 	LEAQ (SI)(R8*1), CX; \
@@ -74,7 +75,7 @@ GLOBL evenodd<>(SB), RODATA|NOPTR, $32
 	SUBL $3, CX; \ // the digits, less one
 	LEAQ 1(AX), R8; \
 	CMPL CX, $16; \
-	JAE long; \ // also where there are none
+	JAE long; \ // also if there are no digits
 	VMOVDQU -16(SI)(AX*1), x; \
 	VPSUBB X15, x, x; \
 	VPAND 1(R9)(CX*1), x, x; \
@@ -82,10 +83,10 @@ done: \
 	SHLL $5, DX; \
 	ADDL CX, DX
 
-// LONG is VALUE's way where there are 17 digits to 32. It takes the first sixteen:
-// the number is then up to 10⁻¹⁶ larger, which is less than 8192 units in the last
-// place of a float64 of 0.0001 or more, and the margin is as wide as that. The
-// digits beyond are only looked at to see that they are digits.
+// LONG is the part of VALUE for 17 to 32 digits. It uses the first sixteen digits: the
+// number is then up to 10⁻¹⁶ larger. That is less than 8192 units in the last place
+// of a float64 of 0.0001 or more, and the margin has that width. Of the other digits
+// it only checks that they are digits.
 #define LONG(x, long, done) \
 long: \
 	SUBL $16, CX; \ // the digits beyond, less one
@@ -112,7 +113,7 @@ TEXT ·floats4(SB), 0, $2128-64
 	MOVQ src+16(FP), SI
 	MOVQ p+32(FP), R8
 	MOVQ gap+40(FP), R10
-	MOVL $',', R11 // what is before the minus or the 0
+	MOVL $',', R11 // the byte before the minus sign or the 0
 	MOVL $' ', AX
 	TESTQ R10, R10
 	CMOVLNE AX, R11
@@ -131,13 +132,13 @@ TEXT ·floats4(SB), 0, $2128-64
 	VPBROADCASTQ 72(AX), MARGIN
 
 commas:
-	// Eight blocks of 64 bytes hold no more than 512 commas; the notes are
-	// written in eights, so up to seven beyond the last one are not meant.
+	// Eight blocks of 64 bytes hold at most 512 commas. The indexes are written in
+	// groups of eight, so up to seven after the last one are not valid.
 	LEAQ notes-2120(SP), BX
 	MOVQ R8, CX
 	LEAQ 512(R8), R12
 block:
-	LEAQ 72(CX), AX // VALUE looks some bytes ahead
+	LEAQ 72(CX), AX // VALUE reads some bytes ahead
 	CMPQ AX, n+24(FP)
 	JGT noted
 	VPCMPEQB (SI)(CX*1), COMMAS, Y0
@@ -187,7 +188,7 @@ four:
 	VINSERTI128 $1, X2, Y1, Y1
 	VINSERTF128 $1, X5, Y4, Y4
 
-	// Are they digits?
+	// Check that they are digits.
 	VPMAXUB Y0, Y1, Y2
 	VPMAXUB Y2, EXTRA, Y2
 	VPADDUSB NINES, Y2, Y2
@@ -195,7 +196,7 @@ four:
 	TESTL AX, AX
 	JNE stop
 
-	// Pairs of them, fours, eights: of each value the high and the low eight.
+	// Combine pairs, fours and eights: the high and the low eight of each value.
 	VPMADDUBSW TENS, Y0, Y0
 	VPMADDUBSW TENS, Y1, Y1
 	VPMADDWD HUNDREDS, Y0, Y0
@@ -211,7 +212,7 @@ four:
 	VADDPD Y1, Y0, Y0
 	VMULPD Y4, Y0, Y0
 
-	// Is it sure which way they round?
+	// Check that the direction of rounding is certain.
 	VPADDQ CENTRE, Y0, Y1
 	VPAND DROPPED, Y1, Y1
 	VPCMPGTQ MARGIN, Y1, Y1

@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// eachWay runs f with the kernels and without, where there are any.
+// eachWay runs f with the kernels, if there are any, and without.
 func eachWay(t *testing.T, f func(t *testing.T)) {
 	had := kernels
 	defer func() { kernels = had }()
@@ -24,7 +24,7 @@ func eachWay(t *testing.T, f func(t *testing.T)) {
 	}
 }
 
-// reference is AppendFloats by encoding/json and strconv.
+// reference is AppendFloats with encoding/json and strconv.
 func reference(dst []float32, src []byte) (out []float32, n int, err error) {
 	d := json.NewDecoder(bytes.NewReader(src))
 	d.UseNumber()
@@ -52,7 +52,7 @@ func reference(dst []float32, src []byte) (out []float32, n int, err error) {
 	}
 }
 
-// same reports whether a and b are the same values bit for bit.
+// same reports whether a and b have the same values bit for bit.
 func same(a, b []float32) bool { return bytes.Equal(appendBytes(nil, a), appendBytes(nil, b)) }
 
 // check compares AppendFloats with the reference.
@@ -77,12 +77,12 @@ func check(t *testing.T, src []byte) {
 	}
 }
 
-// plain is n values that the kernel takes.
+// plain returns n values in the form that the kernel reads.
 func plain(n int) string { return strings.Repeat("0.012345678,-0.12345678,", n/2) }
 
 var arrays = []struct {
 	src string
-	err string // empty where the array is good
+	err string // empty if the array is valid
 }{
 	{"[]", ""},
 	{" []", "offset 0: not an array"},
@@ -127,12 +127,12 @@ var arrays = []struct {
 	{"[1e]", `offset 1: "1e" is not a number`},
 	{"[1e+]", `offset 1: "1e+" is not a number`},
 	{"[0.e1]", `offset 1: "0.e1" is not a number`},
-	{"[0x1]", `offset 2: 'x' after a value, want a comma or ]`},
-	{"[1_0]", `offset 2: '_' after a value, want a comma or ]`},
-	{"[1 2]", `offset 3: '2' after a value, want a comma or ]`},
-	{"[0.5;0.5]", `offset 4: ';' after a value, want a comma or ]`},
-	{"[1}", `offset 2: '}' after a value, want a comma or ]`},
-	{"[1.2.3]", `offset 4: '.' after a value, want a comma or ]`},
+	{"[0x1]", `offset 2: 'x' after a value, where a comma or ] was expected`},
+	{"[1_0]", `offset 2: '_' after a value, where a comma or ] was expected`},
+	{"[1 2]", `offset 3: '2' after a value, where a comma or ] was expected`},
+	{"[0.5;0.5]", `offset 4: ';' after a value, where a comma or ] was expected`},
+	{"[1}", `offset 2: '}' after a value, where a comma or ] was expected`},
+	{"[1.2.3]", `offset 4: '.' after a value, where a comma or ] was expected`},
 	{"[1,]", `offset 3: "]" is not a number`},
 	{"[,1]", `offset 1: "," is not a number`},
 	{"[1,,2]", `offset 3: "," is not a number`},
@@ -157,7 +157,7 @@ func TestAppendFloats(t *testing.T) {
 			if got := fmt.Sprint(err); err != nil && got != c.err || err == nil && c.err != "" {
 				t.Errorf("%q: got error %s, want %q", c.src, got, c.err)
 			}
-			// The same among values that the kernel takes.
+			// The same among values that the kernel reads.
 			if strings.HasPrefix(c.src, "[") {
 				for n := 2; n < 12; n += 2 {
 					check(t, []byte("["+plain(n)+c.src[1:]))
@@ -169,7 +169,8 @@ func TestAppendFloats(t *testing.T) {
 	})
 }
 
-// Long arrays cut off at every place: never accepted, and no further than src.
+// A long array that is cut off at any place is never accepted, and nothing after
+// src is read.
 func TestAppendFloatsTruncated(t *testing.T) {
 	eachWay(t, func(t *testing.T) {
 		src := array(1, 100, 32, ",")
@@ -181,7 +182,8 @@ func TestAppendFloatsTruncated(t *testing.T) {
 	})
 }
 
-// What is in dst, before its length and beyond what is appended, is not touched.
+// AppendFloats does not change what is in dst before its length, or after what
+// is appended.
 func TestAppendFloatsDst(t *testing.T) {
 	eachWay(t, func(t *testing.T) {
 		for size := range 200 {
@@ -214,7 +216,7 @@ func TestAppendFloatsAllocs(t *testing.T) {
 	}
 }
 
-// generators write one number each.
+// Each generator writes one number.
 var generators = []struct {
 	name string
 	next func(b []byte, r *rand.Rand) []byte
@@ -307,7 +309,8 @@ func anyFloat32(r *rand.Rand) float32 {
 	}
 }
 
-// midpoint returns the number half-way from f to its neighbour away from zero.
+// midpoint returns the number half-way between f and its neighbour away from
+// zero.
 func midpoint(f float32) float64 {
 	next := math.Float32frombits(math.Float32bits(f) + 1)
 	if math.IsInf(float64(next), 0) {
@@ -316,8 +319,9 @@ func midpoint(f float32) float64 {
 	return (float64(f) + float64(next)) / 2
 }
 
-// Ten million values of every kind against strconv, in arrays of one kind and of
-// all. A number that strconv refuses must be refused too, alone.
+// Ten million values of every kind are compared with strconv, in arrays of one
+// kind and of all. A number that strconv refuses must be refused too, when it is
+// alone.
 func TestAppendFloatsValues(t *testing.T) {
 	total := 10_000_000
 	if testing.Short() {
@@ -383,8 +387,8 @@ func TestAppendFloatsValues(t *testing.T) {
 	t.Logf("%d values as strconv reads them, %d that it refuses refused", total, refused)
 }
 
-// Arrays with up to three bytes edited: accepted or refused as the reference does,
-// with the same values and the same end.
+// Arrays with up to three edited bytes are accepted or refused like by the
+// reference, with the same values and the same end.
 func TestAppendFloatsEdited(t *testing.T) {
 	arrays := 200_000
 	if testing.Short() {
@@ -445,7 +449,7 @@ func FuzzAppendFloats(f *testing.F) {
 		for _, kernels = range []bool{false, had} {
 			check(t, src)
 			if len(src) > 0 && src[0] == '[' {
-				// The kernel wants something before and behind.
+				// The kernel needs bytes before and after.
 				src := []byte("[" + plain(2) + string(src[1:]))
 				check(t, src)
 				check(t, append(src, "0.25,0.25,0.25,0.25]"+strings.Repeat(" ", 200)...))

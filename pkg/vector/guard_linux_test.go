@@ -7,7 +7,7 @@ import (
 	"unsafe"
 )
 
-// fence returns a page of memory with no access on either side of it.
+// fence returns a page of memory between two pages that cannot be accessed.
 func fence(t *testing.T) []byte {
 	size := os.Getpagesize()
 	m, err := syscall.Mmap(-1, 0, 3*size, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_ANON|syscall.MAP_PRIVATE)
@@ -23,7 +23,7 @@ func fence(t *testing.T) []byte {
 	return m[size : 2*size : 2*size]
 }
 
-// A read outside of what is given is a fault here.
+// A read outside of the given memory crashes the test.
 func TestReadsInside(t *testing.T) {
 	page := fence(t)
 	eachWay(t, func(t *testing.T) {
@@ -43,7 +43,7 @@ func TestReadsInside(t *testing.T) {
 				}
 			}
 			for n := range want {
-				// The values at the end of the page, then their text.
+				// The values are placed at the end of the page, then their text is.
 				v := unsafe.Slice((*float32)(unsafe.Pointer(unsafe.SliceData(page[len(page)-4*n:]))), n)
 				copy(v, want)
 				text := AppendBase64(nil, v)

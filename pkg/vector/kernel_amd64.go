@@ -4,8 +4,8 @@ package vector
 
 import "unsafe"
 
-// haveKernels reports whether the processor has what the kernels use: AVX2 and
-// the instructions that came with it, and an operating system that keeps the
+// haveKernels reports whether the processor has what the kernels use: AVX2 with
+// the instructions that came with it, and an operating system that saves the
 // wide registers.
 func haveKernels() bool {
 	const (
@@ -26,28 +26,29 @@ func haveKernels() bool {
 	return b&(bmi1|avx2) == bmi1|avx2
 }
 
-// cpuid asks the processor for a leaf, subleaf 0.
+// cpuid returns the registers of a leaf, subleaf 0.
 func cpuid(leaf uint32) (a, b, c uint32)
 
-// xgetbv returns the low half of XCR0, the registers that are kept.
+// xgetbv returns the low half of XCR0: the registers that the system saves.
 func xgetbv() uint32
 
-// floats4 reads values at src+p in fours, n being the bytes at src and room the
-// values that dst holds. Each one is, exactly: a comma (which is before p for
-// the first), a blank if gap is 1, a minus or none, 0., 1 to 32 digits; then the
-// next one's comma. It returns how many it wrote and the place behind the comma
-// of the last one, and stops where four values are not of that form, or one of
-// them is so close to half-way between two float32s that it cannot tell, or where
-// room or src comes to its end.
+// floats4 reads values from src+p in groups of four. n is the number of bytes at
+// src, room the number of values that dst can hold. Each value must have exactly
+// this form: a comma (before p for the first value), a blank if gap is 1, an
+// optional minus sign, 0., 1 to 32 digits, and then the comma of the next value.
+// floats4 returns the number of values written and the index after the comma
+// that follows the last one. It stops if one of four values has another form, or
+// is too close to half-way between two float32s to be rounded, or at the end of
+// room or src.
 //
-// p is at least 16, less than n, and n below 1<<31; gap is 0 or 1. It writes
-// nothing beyond the values that it counts, and reads nothing outside src.
+// p is at least 16 and less than n, n is below 1<<31, and gap is 0 or 1. floats4
+// writes nothing after the values that it counts, and reads nothing outside src.
 //
 //go:noescape
 func floats4(dst *float32, room int, src *byte, n, p, gap int) (count, end int)
 
-// encode24 writes n times 24 bytes as 32 characters of base64. It reads four bytes
-// beyond the last ones.
+// encode24 encodes n times 24 bytes as 32 characters of base64. It reads four
+// bytes after the last ones.
 //
 //go:noescape
 func encode24(dst *byte, src unsafe.Pointer, n int)

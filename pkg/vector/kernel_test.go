@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// The kernel must take what embeddings are made of: if it did not, the results
-// would be the same and only the speed gone.
+// The kernel must read the usual values of embeddings. If it did not, the
+// results would be the same, but slower.
 func TestKernelTakes(t *testing.T) {
 	if !kernels {
 		t.Skip("no kernels for this processor")

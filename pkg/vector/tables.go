@@ -1,6 +1,6 @@
 package vector
 
-// signedScale holds 10⁻ⁿ at n and -10⁻ⁿ at 32+n, each the nearest float64.
+// signedScale holds 10⁻ⁿ at n and -10⁻ⁿ at 32+n, each as the nearest float64.
 var signedScale = [64]float64{
 	1, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7,
 	1e-8, 1e-9, 1e-10, 1e-11, 1e-12, 1e-13, 1e-14, 1e-15,
@@ -12,7 +12,7 @@ var signedScale = [64]float64{
 	-1e-24, -1e-25, -1e-26, -1e-27, -1e-28, -1e-29, -1e-30, -1e-31,
 }
 
-// Powers of ten, each the nearest float64: tenPowers[n-minPower] is 10ⁿ.
+// tenPowers[n-minPower] is the float64 nearest to 10ⁿ.
 const minPower, maxPower = -64, 38
 
 var tenPowers = [maxPower - minPower + 1]float64{

@@ -1,11 +1,11 @@
-// Package vector moves vectors of float32 between the forms they travel in: the
-// JSON array of numbers that Google writes, the little-endian bytes that the
-// records and the database hold, and base64 of those.
+// Package vector converts vectors of float32 between their forms: the JSON array
+// of numbers that Google writes, the little-endian bytes in records and in the
+// database, and the base64 of these bytes.
 //
-// It is the hot path of the suite. If the processor has AVX2, arrays and base64 go
-// through kernels in assembly. The Go code is the reference: it does the same on
-// all other processors and with the build tag purego, and takes over where a kernel
-// stops. README.md says what the kernels give, and how to delete them.
+// It is the hot path of the suite. If the processor has AVX2, assembly kernels
+// handle arrays and base64. The Go code is the reference. It does the same on
+// all other processors and with the build tag purego, and continues when a
+// kernel stops. README.md says what the kernels gain, and how to delete them.
 package vector
 
 import (
@@ -14,7 +14,7 @@ import (
 	"slices"
 )
 
-// kernels says whether the assembly is used; tests turn it off.
+// kernels says whether the assembly is used. Tests switch it off.
 var kernels = haveKernels()
 
 // appendBytes appends the values to dst, four bytes each, little-endian.
@@ -28,10 +28,10 @@ func appendBytes(dst []byte, v []float32) []byte {
 	return dst
 }
 
-// Normalize scales v to unit length (L2), in place, and reports whether it
-// could: a vector of zeros or with a value that is not finite is left as it is.
+// Normalize scales v to unit length (L2) in place, and reports whether it could.
+// A vector of zeros, or with a value that is not finite, is not changed.
 func Normalize(v []float32) (ok bool) {
-	// The squares of float32s can neither overflow nor vanish in a float64.
+	// In a float64, the squares of float32s can neither overflow nor become zero.
 	sum := squares(v)
 	if !(sum > 0 && sum <= math.MaxFloat64) {
 		return false
@@ -43,9 +43,9 @@ func Normalize(v []float32) (ok bool) {
 	return true
 }
 
-// squares returns the sum of the squares. It is four sums, since one addition has
-// to wait for the one before it. The conversions of products forbid fused
-// operations, so that every processor gets the same.
+// squares returns the sum of the squares. It uses four sums, because each
+// addition waits for the previous one. The conversions of products prevent fused
+// operations, so that every processor gets the same result.
 func squares(v []float32) float64 {
 	square := func(x float32) float64 { return float64(float64(x) * float64(x)) }
 	var a, b, c, d float64
@@ -71,8 +71,9 @@ func Finite(v []float32) bool {
 	return reached>>31 == 0
 }
 
-// Cosine returns the cosine of the angle between two vectors of one length, and
-// NaN where one of them has no direction: zeros, or a value that is not finite.
+// Cosine returns the cosine of the angle between two vectors of the same length.
+// It is NaN if one of them has no direction: only zeros, or a value that is not
+// finite.
 func Cosine(a, b []float32) float64 {
 	var ab float64
 	for i, x := range a {

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// Python's struct.pack('<4f', 0.5, -1.25, 3.1415927, 1e-40).
+// packed is Python's struct.pack('<4f', 0.5, -1.25, 3.1415927, 1e-40).
 const packed = "0000003f" + "0000a0bf" + "db0f4940" + "c2160100"
 
 var (

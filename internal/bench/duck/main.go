@@ -1,7 +1,7 @@
-// Duck is DuckDB by itself, the same version as in the commands.
+// Duck is DuckDB without the commands, in the same version as in the commands.
 //
 //	duck [-threads N] DB SQL…          runs the statements in turn; DB may be :memory:
-//	duck append DB < vectors.ndjson    puts vector records into a table, as one would write it
+//	duck append DB < vectors.ndjson    puts vector records into a table, as a user would write it
 package main
 
 import (

@@ -52,7 +52,7 @@ func run(profile string, times int) error {
 	var work cli.Command
 	switch flag.Arg(0) {
 	case "fetch":
-		// TLS is what net/http leaves to us; nothing is encrypted.
+		// net/http leaves TLS to this function; nothing is encrypted.
 		http.DefaultTransport.(*http.Transport).DialTLSContext = func(context.Context, string, string) (net.Conn, error) {
 			return &conn{file: flag.Arg(1), times: times, replies: make(chan io.Reader, 1), closed: make(chan struct{})}, nil
 		}
@@ -69,7 +69,7 @@ func run(profile string, times int) error {
 	return work.Run(context.Background(), os.Stdin, os.Stdout)
 }
 
-// A conn is a connection to a server that costs nothing: a status is the same
+// A conn is a connection to a server without cost: a status is always the same
 // few bytes, a download is read from the page cache.
 type conn struct {
 	file    string

@@ -1,5 +1,5 @@
-// Rival does a filter's work as one would write it with a library, for ours to
-// be held against, and serves results as Google would.
+// Rival does the work of a filter with a library, as a comparison for gbatch,
+// and serves results like Google.
 //
 //	rival fetch encoding|goccy < results.jsonl
 //	rival to-jsonl encoding|goccy < chunks.ndjson
@@ -40,7 +40,7 @@ func main() {
 
 type encoder interface{ Encode(any) error }
 
-// library returns the two halves of a JSON library.
+// library returns the decoder and the encoder of a JSON library.
 func library(name string, w io.Writer) (func([]byte, any) error, encoder) {
 	if name == "goccy" {
 		e := goccy.NewEncoder(w)
@@ -103,7 +103,7 @@ func fetch(name string) error {
 // A request is a line of Google's batch file.
 type request struct {
 	Key     string `json:"key"`
-	Batch   string `json:"batch"`
+	Claimed bool   `json:"claimed"`
 	Request struct {
 		Content struct {
 			Parts []part `json:"parts"`
@@ -118,7 +118,7 @@ type part struct {
 	Text string `json:"text"`
 }
 
-// toJSONL passes headers on.
+// toJSONL also passes headers on.
 func toJSONL(name string) error {
 	out := bufio.NewWriterSize(os.Stdout, 256<<10)
 	unmarshal, e := library(name, out)
@@ -136,7 +136,7 @@ func toJSONL(name string) error {
 			return e.Encode(h)
 		}
 		var r request
-		r.Key, r.Batch = l.ID, h.Batch
+		r.Key, r.Claimed = l.ID, true
 		r.Request.Content.Parts = []part{{l.Text}}
 		r.Request.TaskType, r.Request.Title, r.Request.OutputDimensionality = h.TaskType, l.Title, h.Dim
 		return e.Encode(&r)

@@ -12,10 +12,10 @@ import (
 	"time"
 )
 
-// serve answers as Google does for jobs that have succeeded, whose results are
-// the files of a folder: batches/NAME has files/NAME, and batches/NAME-xN the
-// same N times over. It takes uploads and drops them. As little as can be is
-// done here, since it is done on the processors of what is measured.
+// serve answers like Google for jobs that have succeeded. Their results are the
+// files of a folder: batches/NAME has files/NAME, and batches/NAME-xN has the
+// same N times. It drops uploads. It does as little work as possible, because it
+// runs on the processors of the measured command.
 func serve(dir string) error {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -1,6 +1,6 @@
-// Timer runs a command and reports what it took: one line of JSON to file
-// descriptor 3. It exists because a child's peak memory, as Linux counts it,
-// starts at that of the process which started it: a small one must do so.
+// Timer runs a command and writes its measurements to file descriptor 3, as one
+// line of JSON. It exists because Linux counts the peak memory of a child from
+// that of the process that starts it: so a small process must start the command.
 //
 //	timer -cpus 0,1 command argument…
 //	timer -cpus 0 -exec command argument…    becomes the command
@@ -34,7 +34,7 @@ func run(cpus string, replace bool, args []string) error {
 	if len(args) == 0 {
 		return fmt.Errorf("no command given")
 	}
-	runtime.LockOSThread() // a child inherits from the thread that starts it
+	runtime.LockOSThread() // a child inherits the settings of the thread that starts it
 	if cpus != "" {
 		var mask [16]uint64
 		for word := range strings.SplitSeq(cpus, ",") {
@@ -60,7 +60,7 @@ func run(cpus string, replace bool, args []string) error {
 	if err != nil {
 		return err
 	}
-	// The copies here would keep a pipe open that the command has closed.
+	// With these copies open, a pipe that the command has closed would stay open.
 	os.Stdin.Close()
 	os.Stdout.Close()
 	state, err := p.Wait()
