@@ -156,7 +156,9 @@ func (s *source) setCourtesy(status, message string) string {
 
 // begin marks a table that is new, and forgets what was noted of another table
 // of its name. If all rows that were READY say PENDING, the table was filled
-// anew, and none of them is a wish.
+// anew, and none of them is a wish. The same holds for more than manyAgain rows
+// at the end of the table: DuckDB gives rows that were deleted and inserted again
+// their old numbers if a checkpoint comes between.
 func (s *source) begin(c *duck.Conn) error {
 	if !s.courtesy() {
 		return nil
@@ -174,14 +176,16 @@ func (s *source) begin(c *duck.Conn) error {
 	if err != nil || n == 0 {
 		return err
 	}
-	if n, err = c.Count("SELECT count(*) FROM (SELECT 1 " + ready + " IS DISTINCT FROM 'PENDING' LIMIT 1)"); err != nil || n > 0 {
+	last, err := c.Count("SELECT coalesce(max(n.row), -1) " + ready + " IS DISTINCT FROM 'PENDING'")
+	if err != nil {
 		return err
 	}
-	if n, err = c.Count("SELECT count(*) " + ready + " = 'PENDING'"); err != nil || n == 0 {
+	behind := fmt.Sprintf(" AND n.row > %d", last)
+	if n, err = c.Count("SELECT count(*) " + ready + " = 'PENDING'" + behind); err != nil || n == 0 || last >= 0 && n <= manyAgain {
 		return err
 	}
-	slog.Warn("all READY chunks say PENDING: the table counts as filled anew, and no text is embedded again that has a vector (to embed texts again, delete their rows from the table of vectors)", "table", s.from, "chunks", n)
-	return c.Exec(forget)
+	slog.Warn("READY chunks up to the end of the table say PENDING: they count as inserted again, and no text is embedded again that has a vector (to embed texts again, delete their rows from the table of vectors)", "table", s.from, "chunks", n)
+	return c.Exec(fmt.Sprintf("%s AND row > %d", forget, last))
 }
 
 // forget deletes what was noted of the chunks that a query yields: if the
