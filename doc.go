@@ -17,6 +17,8 @@
 //	vectors-apply    writes vectors and errors back to the database
 //	jobs-pending     prints the jobs whose results are not applied yet
 //	chunks-status    tells what is ready, queued, pending and failed
+//	gbatch-list      prints the jobs or the files at Google
+//	gbatch-cancel    cancels jobs, deletes input files that no job uses
 //	chunks-release   gives back claimed batches that were not sent
 //	gemini-emulator  is a local Gemini server, for demos and tests
 //

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -91,12 +92,13 @@ type desk struct {
 
 const pageKey = "key-of-the-pages"
 
-func newDesk(t *testing.T) *desk {
+// newDesk starts an emulator. With polls 0 a job has ended at the first status
+// request.
+func newDesk(t *testing.T, polls int) *desk {
 	t.Helper()
 	d := &desk{dir: t.TempDir()}
 	var err error
-	// With Polls 0 a job has ended at the first status request.
-	if d.server, err = emulator.New(emulator.Options{Dir: filepath.Join(d.dir, "emulator")}); err != nil {
+	if d.server, err = emulator.New(emulator.Options{Dir: filepath.Join(d.dir, "emulator"), Polls: polls}); err != nil {
 		t.Fatal(err)
 	}
 	web := httptest.NewServer(d.server)
@@ -159,7 +161,11 @@ func TestDocs(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			blocks, _ := split(page)
-			d := newDesk(t)
+			polls := 0
+			if name == "docs/recipes.md" {
+				polls = 2 // the status of a job is requested twice before the job is cancelled
+			}
+			d := newDesk(t, polls)
 			gone := "batches/abc" // the job that the page names
 			if name == "docs/troubleshooting.md" {
 				gone = d.loseJob(t)
@@ -227,7 +233,7 @@ func TestEmbedHourly(t *testing.T) {
 		}
 	}
 	begin := func(t *testing.T, faults ...string) *desk {
-		d := newDesk(t)
+		d := newDesk(t, 0)
 		if err := d.server.SetFaults(faults); err != nil {
 			t.Fatal(err)
 		}
@@ -320,6 +326,13 @@ var checks = map[string]func(*testing.T, *desk){
 	"docs/recipes.md": func(t *testing.T, d *desk) {
 		d.sees(t, "late PENDING", "SELECT id || ' ' || embedding_status FROM chunk_status WHERE embedding_status <> 'READY'")
 		d.sees(t, "5 5 2", "SELECT (SELECT count(*) FROM doc_embeddings) || ' ' || (SELECT count(*) FROM note_embeddings) || ' ' || (SELECT count(*) FROM vectors)")
+		books, err := d.server.Books()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := books.Jobs["BATCH_STATE_CANCELLED"]; n != 2 || len(books.Uploaded) > 0 {
+			t.Errorf("%d jobs were cancelled, the late one and the orphan; %d files are left", n, len(books.Uploaded))
+		}
 	},
 }
 
@@ -404,7 +417,7 @@ func TestRecordsPage(t *testing.T) {
 		t.Errorf("to-jsonl prints\n%sinstead of\n%s", rendered.String(), want)
 	}
 
-	d := newDesk(t)
+	d := newDesk(t, 0)
 	submit := func(lines ...string) error {
 		cmd := exec.Command("gbatch-submit")
 		cmd.Env, cmd.Stdin = d.env, strings.NewReader(strings.Join(lines, "\n"))
@@ -431,6 +444,13 @@ func TestRecordsPage(t *testing.T) {
 			return submit(string(record.AppendHeader(nil, h)) + line)
 		}},
 		{"## Job", []any{record.Job{}}, answer, nil},
+		{"## File", []any{record.File{}}, again(new(record.File)), func(line string) error {
+			f, err := record.ParseFile([]byte(line))
+			if f == nil && err == nil {
+				err = errors.New("not a file")
+			}
+			return err
+		}},
 		{"## Vector", []any{record.Vector{}}, answer, nil},
 		{"## Error", []any{record.KeyError{}, record.Status{}}, answer, nil},
 	} {
@@ -493,7 +513,7 @@ func TestRecordsPage(t *testing.T) {
 
 // TestDatabasePage compares docs/database.md with the tables.
 func TestDatabasePage(t *testing.T) {
-	d := newDesk(t)
+	d := newDesk(t, 0)
 	d.run(t, exec.Command("bash", "-c", "chunks-pending kb.duckdb"))
 	db, err := sql.Open("duckdb", filepath.Join(d.dir, "kb.duckdb"))
 	if err != nil {

@@ -28,6 +28,8 @@ var never = map[string][]string{
 	"gbatch/cmd/gbatch-submit":   {"github.com/duckdb/"},
 	"gbatch/cmd/gbatch-wait":     {"github.com/duckdb/"},
 	"gbatch/cmd/gbatch-fetch":    {"github.com/duckdb/"},
+	"gbatch/cmd/gbatch-list":     {"github.com/duckdb/"},
+	"gbatch/cmd/gbatch-cancel":   {"github.com/duckdb/"},
 	"gbatch/cmd/chunks-add":      {"google.golang.org/genai"},
 	"gbatch/cmd/chunks-pending":  {"google.golang.org/genai"},
 	"gbatch/cmd/vectors-apply":   {"google.golang.org/genai"},

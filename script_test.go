@@ -40,6 +40,8 @@ func TestMain(m *testing.M) {
 		"gbatch-wait":     new(gbatch.Wait),
 		"gbatch-fetch":    new(gbatch.Fetch),
 		"vectors-apply":   new(store.Apply),
+		"gbatch-list":     new(gbatch.List),
+		"gbatch-cancel":   new(gbatch.Cancel),
 		"jobs-pending":    new(store.Jobs),
 		"chunks-status":   new(store.Status),
 		"chunks-release":  new(store.Release),

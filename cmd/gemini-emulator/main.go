@@ -99,6 +99,7 @@
 //	order=oldest  list: oldest job first; order=shuffled: in a random order
 //	repeat        list: each page begins with the last job of the page before
 //	short=N       download: the file seems to have only N bytes
+//	late=N        cancel: the job is CANCELLED at the Nth status request after this, and not at once
 //
 // With at=N, hang, delay, hold and drip begin after N bytes of the reply's
 // body. With unread, hang, delay and hold of upload.data read the request's body

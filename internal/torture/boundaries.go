@@ -21,7 +21,7 @@ type boundary struct {
 	kill  func(w *world) error
 }
 
-// boundaries are in the order in which a batch comes to them.
+// boundaries are in the order in which a batch reaches them.
 var boundaries = []boundary{
 	{"claiming", "claiming", (*world).killInClaim},
 	{"claimed", "claimed", func(w *world) error { return w.killWhenPrinted(commands("chunks-pending kb.duckdb")) }},
@@ -51,7 +51,7 @@ var boundaries = []boundary{
 	{"committed", "committed", func(w *world) error { return w.killWhenPrinted(attended) }},
 }
 
-// boundaryKills are times scenarios for each boundary.
+// boundaryKills returns several scenarios for each boundary, as many as times says.
 func boundaryKills(times int) (list []scenario) {
 	for i := range times {
 		for _, b := range boundaries {
@@ -91,8 +91,8 @@ func (w *world) killWhenHeld(words string, process int) error {
 	return w.killThen(l, process)
 }
 
-// killThen kills a line, or the one process that is at the boundary, and takes
-// the faults away.
+// killThen kills a line, or the one process that is at the boundary, and removes
+// the faults.
 func (w *world) killThen(l *line, process int) error {
 	if w.rand.IntN(2) == 0 {
 		process = whole
@@ -103,7 +103,7 @@ func (w *world) killThen(l *line, process int) error {
 	return w.faults()
 }
 
-// mustKill is kill where there must be something left to kill.
+// mustKill is kill, and fails if there was nothing left to kill.
 var errLate = errors.New("the kill came too late")
 
 func (w *world) mustKill(l *line, place int) error {
@@ -116,8 +116,7 @@ func (w *world) mustKill(l *line, place int) error {
 
 // killWhenPrinted kills a line when its last command has printed a line.
 func (w *world) killWhenPrinted(argv [][]string) error {
-	// A pipe that nobody reads any more: what comes after the first line of a
-	// large output waits.
+	// Nobody reads the pipe: a large output waits after its first line.
 	l, err := w.start(argv, nil, nil)
 	if err != nil {
 		return err
@@ -180,8 +179,8 @@ func (w *world) inPhase(phase string) bool {
 	return false
 }
 
-// killAndCreate kills gbatch-submit when its create is with Google, who creates
-// the job only after the next run has looked for it.
+// killAndCreate kills gbatch-submit when Google has received its create. Google
+// creates the job only after the next run has looked for it.
 func (w *world) killAndCreate() error {
 	w.env["GBATCH_SETTLE"] = "20s"
 	w.late.Store(true)
@@ -198,7 +197,7 @@ func (w *world) killAndCreate() error {
 	if err := w.mustKill(l, whole); err != nil {
 		return err
 	}
-	// The calls that are held stay so, whatever the faults are then.
+	// The calls that are held stay held when the faults are replaced.
 	if err := w.faults("list nth=1 when=after hold=looked"); err != nil {
 		return err
 	}
@@ -224,8 +223,8 @@ func (w *world) killAndCreate() error {
 	return err
 }
 
-// killWhenAnswered kills gbatch-submit when it has the answer to its create on
-// record and cannot print it.
+// killWhenAnswered kills gbatch-submit when it has written the receipt and cannot
+// print the job.
 func (w *world) killWhenAnswered() error {
 	r, full, err := fullPipe()
 	if err != nil {
@@ -247,7 +246,7 @@ func (w *world) killWhenAnswered() error {
 	return w.killThen(l, submitter)
 }
 
-// fullPipe is a pipe that takes nothing any more.
+// fullPipe is a pipe that is full.
 func fullPipe() (r, full *os.File, err error) {
 	var fd [2]int
 	if err := syscall.Pipe2(fd[:], syscall.O_CLOEXEC); err != nil {
@@ -284,7 +283,7 @@ func (w *world) runUnlisted(looks int) error {
 }
 
 // killInDownload kills gbatch-fetch in the middle of a result. The inputs must
-// be there still.
+// still exist.
 func (w *world) killInDownload() error {
 	if err := w.faults(fmt.Sprintf("download nth=%d hold=here at=%d", 1+w.rand.IntN(2), 1+w.rand.IntN(300))); err != nil {
 		return err
@@ -340,7 +339,7 @@ func (w *world) killInLargeDownload() error {
 }
 
 // results makes one large batch and runs the line up to vectors-apply. It
-// returns what that is to read.
+// returns what vectors-apply is to read.
 func (w *world) results() ([]byte, error) {
 	w.env["GBATCH_MAX_REQUESTS"] = fmt.Sprint(2 * large)
 	if err := w.add(large, 0); err != nil {
@@ -381,7 +380,7 @@ func (w *world) killBetweenTransactions() error {
 	err = w.see(l, "a part of the batch in the database", func() bool {
 		count = 0
 		w.each("SELECT DISTINCT chunk_id AS id, '' AS text FROM embeddings WHERE batch = (SELECT max(batch) FROM gbatch.jobs)", func(store.Chunk) { count++ })
-		time.Sleep(time.Millisecond) // the lock is its
+		time.Sleep(time.Millisecond) // vectors-apply holds the lock
 		return count > 0
 	})
 	if err != nil {

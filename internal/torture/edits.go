@@ -107,8 +107,8 @@ func (w *world) editAt(words string, view bool) error {
 	return w.finish()
 }
 
-// editAndOvertake lets the vectors of texts come after those of the texts that
-// took their place.
+// editAndOvertake lets the vectors of old texts arrive after those of the new
+// texts.
 func (w *world) editAndOvertake() error {
 	w.apart = true
 	if err := w.add(10, 0); err != nil {
@@ -146,8 +146,8 @@ func (w *world) editAndOvertake() error {
 	return w.finish()
 }
 
-// move gives the texts of chunks in flight to other chunks: as when a document
-// gets a new beginning and its chunks are numbered anew.
+// move gives the texts of chunks in flight to other chunks, as when a paragraph is
+// added at the beginning of a document and its chunks get other numbers.
 func (w *world) move() error {
 	if err := w.add(12, 0); err != nil {
 		return err
@@ -269,7 +269,7 @@ func (w *world) twoLines(a, b [][]string) error {
 
 // twoSubmits runs two, and then three, gbatch-submit at once on one input.
 func (w *world) twoSubmits() error {
-	// The second time the batches of the first come along.
+	// The second round also gets the batches of the first one.
 	for n := 2; n < 4; n++ {
 		if err := w.add(15, 0); err != nil {
 			return err

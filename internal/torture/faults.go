@@ -15,20 +15,20 @@ import (
 	"gbatch/pkg/record"
 )
 
-// A faultCase is a fault and what the line is to make of it.
+// A faultCase is a fault and what the line must make of it.
 type faultCase struct {
 	specs []string
 	env   map[string]string // for the run with the fault
 	// kill -9 once the fault has struck: it makes a call hang.
 	kill bool
-	// The batches have one request each: what is spoiled is spoiled whole.
+	// The batches have one request each, so that a result is damaged as a whole.
 	single bool
 	// The results cannot be used, however often they are fetched. Their batch
 	// stays open until it is given up.
 	stuck bool
-	// The first chunk fails for good, for this reason. KEY in specs is its key.
+	// The first chunk fails permanently, for this reason. KEY in specs is its key.
 	fails string
-	times int // runs with the fault, 1 where it is 0
+	times int // runs with the fault; 0 means 1
 }
 
 // calls are the operations that the line uses, and faults at another one that
@@ -237,8 +237,8 @@ func (w *world) faultCase(c faultCase) error {
 	return w.finish()
 }
 
-// runWith runs the line with the faults that are set. However it ends, it
-// ends.
+// runWith runs the line with the faults that are set. The line may fail, but it
+// must end.
 func (w *world) runWith(c faultCase) error {
 	l, err := w.start(attended, nil, nil)
 	if err != nil {
@@ -271,9 +271,9 @@ func (w *world) runWith(c faultCase) error {
 	return err
 }
 
-// unstick sees that a job whose results cannot be used stays open, and then
-// gives it up as docs/troubleshooting.md has it. Through gbatch-fetch its input
-// file goes too.
+// unstick checks that a job whose results cannot be used stays open. It then gives
+// the job up as docs/troubleshooting.md describes; gbatch-fetch also deletes its
+// input file.
 func (w *world) unstick() error {
 	if err := w.faults(); err != nil {
 		return err

@@ -20,7 +20,7 @@ type google struct {
 	options emulator.Options
 	web     *http.Server
 	address string
-	// late makes a create go on although its client has gone, as it may at
+	// late makes a create continue after its client has disconnected, as it may at
 	// Google.
 	late atomic.Bool
 }
@@ -54,7 +54,7 @@ func (g *google) stop() error {
 	return errors.Join(g.web.Close(), g.Server.Close())
 }
 
-// creates is how many creates were asked for, whatever came of them.
+// creates is how many creates were received, whatever their outcome.
 func creates(b *emulator.Books) (n int64) {
 	for _, count := range b.Operations["create"] {
 		n += count

@@ -105,8 +105,8 @@ func (w *world) start(argv [][]string, in io.Reader, out *os.File) (l *line, err
 			ours = append(ours, r, p)
 			cmd.Stdout, next = p, r
 		}
-		// Nobody is waited for before all are started, so that the first one's
-		// number is that of the group even when it has ended.
+		// No process is waited for before all are started. So the number of the first
+		// process stays that of the group, also after it has ended.
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pgid: l.group}
 		if err := cmd.Start(); err != nil {
 			return nil, errors.Join(err, l.abandon())
@@ -178,7 +178,7 @@ func (l *line) kill(place int) bool {
 }
 
 // wait waits for all of the line's processes and returns their exit codes. A
-// line that hangs is made to tell where.
+// line that hangs must print its stacks.
 func (l *line) wait() ([]int, error) {
 	var err error
 	t := time.NewTimer(patience)

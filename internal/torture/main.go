@@ -14,7 +14,7 @@
 // says what that is.
 //
 // With --mutate NAME it builds the commands from a source in which one
-// safeguard is missing, and is to fail.
+// safeguard is missing. It must fail then.
 package main
 
 import (
@@ -224,7 +224,7 @@ func (t *torture) run(list []scenario, mutation string, at int) (err error) {
 	return nil
 }
 
-// figures are what the table tells.
+// figures are the columns of the table.
 type figures struct {
 	scenarios, lines, kills, texts, paid, stale, twice, wrong, lost, undone int
 	reached                                                                 map[string]int

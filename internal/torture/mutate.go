@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// A change replaces a text of a source file, which must be there once.
+// A change replaces a text that occurs once in a source file.
 type change struct{ file, text, by string }
 
 // mutations take one safeguard away each.

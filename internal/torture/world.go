@@ -47,7 +47,7 @@ type world struct {
 	view    bool              // the chunks are in a file, and the source is a SELECT
 	apart   bool              // the unattended lines are used too
 
-	// What is forgiven: an input file whose delete was made to fail.
+	// An input file may be left if its delete was made to fail.
 	orphans  bool
 	restarts int
 
@@ -439,7 +439,7 @@ func (w *world) check(books *emulator.Books) error {
 func (w *world) atomic() error {
 	var bad []error
 	written := w.written()
-	// It repairs a file that the kill has torn, and writes nothing else.
+	// jobs-pending repairs a file that the kill has torn, and writes nothing else.
 	jobs := store.Jobs{Database: duck.Database{DB: filepath.Join(w.dir, "kb.duckdb"), LockTimeout: patience}}
 	if err := jobs.Run(context.Background(), nil, io.Discard); err != nil && !strings.Contains(err.Error(), "does not exist") {
 		return fmt.Errorf("after the kill: %w", err)

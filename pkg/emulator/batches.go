@@ -47,6 +47,7 @@ type job struct {
 	Requests, Succeeded, Failed     int64
 	Tokens                          int64
 	Error                           *rpcStatus
+	CancelAt                        int // the status GET at which a cancel ends the job; 0: none
 	Deleted                         bool
 
 	working chan struct{} // closed when the worker ends; nil before it starts
@@ -313,7 +314,12 @@ func (s *Server) jobGet(w http.ResponseWriter, r *http.Request, c *call) error {
 				return err
 			}
 		}
-		if j.Polls > s.opts.Polls && time.Since(j.Created) >= s.opts.Delay {
+		switch {
+		case j.CancelAt > 0 && j.Polls >= j.CancelAt:
+			if err := s.endCancelled(j); err != nil {
+				return err
+			}
+		case j.CancelAt == 0 && j.Polls > s.opts.Polls && time.Since(j.Created) >= s.opts.Delay:
 			s.startWork(j)
 		}
 		if working := j.working; working != nil {
@@ -374,8 +380,9 @@ func (s *Server) jobList(w http.ResponseWriter, r *http.Request, c *call) error 
 	return nil
 }
 
-// jobCancel ends a job. Google's reply for a job that has already ended is
-// unknown; 400 FAILED_PRECONDITION is the usual code.
+// jobCancel ends a job, at once or at a later status GET. Google's reply for a
+// job that has already ended is unknown; 400 FAILED_PRECONDITION is the usual
+// code.
 func (s *Server) jobCancel(w http.ResponseWriter, _ *http.Request, c *call) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -388,11 +395,21 @@ func (s *Server) jobCancel(w http.ResponseWriter, _ *http.Request, c *call) erro
 		e.status = "FAILED_PRECONDITION"
 		return e
 	}
-	if err := s.end(j, cancelled, &rpcStatus{Code: 1, Message: "The operation was cancelled."}); err != nil {
+	if j.CancelAt = j.Polls + c.late; c.late > 0 {
+		err = s.change(j)
+	} else {
+		err = s.endCancelled(j)
+	}
+	if err != nil {
 		return err
 	}
 	writeJSON(w, http.StatusOK, struct{}{})
 	return nil
+}
+
+// endCancelled ends a job as CANCELLED. The caller must hold s.mu.
+func (s *Server) endCancelled(j *job) error {
+	return s.end(j, cancelled, &rpcStatus{Code: 1, Message: "The operation was cancelled."})
 }
 
 // jobDelete hides a job. According to the reference it does not cancel the job:

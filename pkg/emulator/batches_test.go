@@ -389,6 +389,31 @@ func TestCancelAndDelete(t *testing.T) {
 	}
 }
 
+// A cancel may take its time. The job is RUNNING meanwhile.
+func TestLateCancel(t *testing.T) {
+	c := serve(t, Options{Faults: []string{"cancel times=1 late=2"}})
+	job := c.job(model001, line("a", "x", 3))
+	for _, want := range []string{running, cancelled} { // the second cancel is at once
+		c.do("POST", "/v1beta/"+job+":cancel", nil).ok(t)
+		if op := c.do("GET", "/v1beta/"+job, nil).ok(t); at(op, "metadata.state") != want {
+			t.Errorf("%v instead of %s", op, want)
+		}
+	}
+	if b := c.books(); b.Jobs[cancelled] != 1 || b.RequestsPaid != 0 {
+		t.Errorf("%+v", b)
+	}
+	if err := c.s.SetFaults([]string{"cancel late=2"}); err != nil {
+		t.Fatal(err)
+	}
+	job = c.job(model001, line("a", "x", 3))
+	c.do("POST", "/v1beta/"+job+":cancel", nil).ok(t)
+	for _, want := range []string{running, cancelled} {
+		if op := c.do("GET", "/v1beta/"+job, nil).ok(t); at(op, "metadata.state") != want {
+			t.Errorf("%v instead of %s", op, want)
+		}
+	}
+}
+
 func TestQuotas(t *testing.T) {
 	c := serve(t, Options{Polls: 1, MaxJobs: 2, MaxTokens: 10})
 	file := c.upload(line("a", "two words", 3)) // 2 tokens

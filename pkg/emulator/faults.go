@@ -44,7 +44,7 @@ type fault struct {
 	each       int
 	first      int
 	last       int
-	count      int    // of hide and length
+	count      int    // of hide, late and length
 	what       string // of values, order and line
 	inResponse bool
 
@@ -117,6 +117,7 @@ type faultSet struct {
 //	order=oldest   list: oldest job first; order=shuffled is a fixed random order
 //	repeat         list: each page begins with the last job of the page before
 //	short=N        download: the file seems to have only N bytes, one less if a line ends at N
+//	late=N         cancel: the job is CANCELLED at the Nth status GET after this call, and not at once
 //
 // ACTION for job: state=NAME. With FAILED, CANCELLED and EXPIRED the job ends
 // without results, with code=13 and message="…". With any other name, such as
@@ -251,6 +252,7 @@ var actions = map[string][]string{
 	"get":         {"state"},
 	"list":        {"hide", "order", "repeat"},
 	"download":    {"short"},
+	"cancel":      {"late"},
 	"job":         {"state"},
 	"results":     {"error", "missing", "duplicate", "foreign", "nokey", "swap", "length", "values", "set", "line", "garbage", "half"},
 }
@@ -420,7 +422,7 @@ func (f *fault) word(w string, seed *uint64) error {
 	case "cut", "short":
 		err = do(true)
 		f.at = int64(number(0))
-	case "hide":
+	case "hide", "late":
 		err = do(true)
 		f.count = number(1)
 	case "order":

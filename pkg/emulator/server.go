@@ -206,6 +206,7 @@ type call struct {
 	order  string // of a list: oldest, shuffled, or "" for newest first
 	repeat bool   // each page of a list begins with the last job of the page before
 	state  string // state in the reply to a status GET
+	late   int    // number of status GETs until a cancel ends its job; 0: at once
 	edits  []edit // changes of the reply
 }
 

@@ -57,6 +57,8 @@ func (s *Server) strike(w http.ResponseWriter, r *http.Request, c *call, f *faul
 		c.short = f.at
 	case "hide":
 		c.hide = f.count
+	case "late":
+		c.late = f.count
 	case "order":
 		c.order = f.what
 	case "repeat":

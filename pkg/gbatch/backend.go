@@ -49,6 +49,16 @@ type backend interface {
 	results(ctx context.Context, op *operation) (io.ReadCloser, error)
 	// drop deletes an input. If that fails it only warns: inputs expire.
 	drop(ctx context.Context, input string)
+	// jobs and files call each with the jobs, or the files, of the project, page
+	// by page, until each returns false.
+	jobs(ctx context.Context, each func([]*operation) (more bool, err error)) error
+	files(ctx context.Context, each func([]*storedFile) (more bool, err error)) error
+	// file asks for a file.
+	file(ctx context.Context, name string) (*storedFile, error)
+	// cancel asks for the end of a job. The job may end later, and may still succeed.
+	cancel(ctx context.Context, job string) error
+	// remove deletes a file. A missing file counts as deleted.
+	remove(ctx context.Context, name string) error
 	// hide removes the credential from a text that came from the service.
 	hide(text string) string
 }
@@ -89,6 +99,14 @@ type operation struct {
 	partial              bool  // some requests may have no answer
 }
 
+// A storedFile is what a service knows about a file.
+type storedFile struct {
+	name, display, state, source string
+	created, expires             string // RFC 3339
+	sha256                       string // as the service writes it
+	size                         int64  // -1: unknown
+}
+
 // createdAt returns the zero time if the creation time is unknown.
 func (op *operation) createdAt() time.Time {
 	t, _ := time.Parse(time.RFC3339, op.created)
@@ -107,6 +125,30 @@ func sameModel(theirs, ours string) bool { return theirs == "" || model.Bare(the
 func (p *payload) record(op *operation) *record.Job {
 	_, _, canary, _ := parseLabel(op.display)
 	return &record.Job{Job: op.name, Batch: p.Batch, State: op.state, Model: p.Model, Dim: p.Dim, Requests: p.Count, Input: op.input, Canary: canary}
+}
+
+// listed returns the record of a job from the list. hide removes the credential
+// from texts of other programs.
+func (op *operation) listed(hide func(string) string) *record.Job {
+	batch, _, canary, _ := parseLabel(op.display)
+	job := &record.Job{
+		Job: op.name, Batch: batch, Model: op.model, Requests: max(int(op.requests)-canary, 0), Canary: canary,
+		Display: hide(op.display), Output: op.output,
+	}
+	if op.answers >= 0 {
+		job.Answers, job.Errors = &op.answers, &op.failed
+	}
+	op.update(job)
+	return job
+}
+
+// listed returns the record of a file.
+func (f *storedFile) listed(hide func(string) string) *record.File {
+	batch, _, canary, _ := parseLabel(f.display)
+	return &record.File{
+		File: f.name, Batch: batch, State: f.state, Source: f.source, Bytes: max(f.size, 0), Canary: canary,
+		Display: hide(f.display), CreatedAt: f.created, ExpiresAt: f.expires,
+	}
 }
 
 // update copies what Google says about the job into its record.

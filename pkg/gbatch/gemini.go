@@ -242,17 +242,38 @@ func (g *gemini) results(ctx context.Context, op *operation) (io.ReadCloser, err
 	return nil, permanent{errors.New("it succeeded but has no results, neither in a file nor inline")}
 }
 
-// drop treats a missing file as deleted.
 func (g *gemini) drop(ctx context.Context, input string) {
 	if input == "" {
 		return
 	}
-	err := g.do(ctx, func(ctx context.Context) (err error) {
-		defer recoverSDK(&err)
-		_, err = g.sdk.Files.Delete(ctx, input, nil)
-		return err
-	})
-	if err != nil && !missing(err) && ctx.Err() == nil {
+	if err := g.delete(ctx, input); err != nil && ctx.Err() == nil {
 		slog.Warn("an input file was not deleted; google deletes it after 48 hours", "file", input, "error", err)
 	}
+}
+
+func (g *gemini) remove(ctx context.Context, name string) error {
+	return retry(ctx, g.patience, func() error { return g.delete(ctx, name) })
+}
+
+// delete deletes a file. A missing file counts as deleted.
+func (g *gemini) delete(ctx context.Context, name string) error {
+	err := g.do(ctx, func(ctx context.Context) (err error) {
+		defer recoverSDK(&err)
+		_, err = g.sdk.Files.Delete(ctx, name, nil)
+		return err
+	})
+	if missing(err) {
+		return nil
+	}
+	return err
+}
+
+// cancel retries transient errors: a second cancel does no harm.
+func (g *gemini) cancel(ctx context.Context, job string) error {
+	return retry(ctx, g.patience, func() error {
+		return g.do(ctx, func(ctx context.Context) (err error) {
+			defer recoverSDK(&err)
+			return g.sdk.Batches.Cancel(ctx, job, nil)
+		})
+	})
 }

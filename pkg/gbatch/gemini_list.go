@@ -48,12 +48,8 @@ func (g *gemini) readList(ctx context.Context) error {
 	}
 	var newest, last time.Time
 	sorted, whole := true, true
-	err := g.list(ctx, "batches", "operations", func(items []json.RawMessage) (more bool, err error) {
-		for _, item := range items {
-			op, err := decodeListed(item, g.secret)
-			if err != nil {
-				return false, err
-			}
+	err := g.jobs(ctx, func(page []*operation) (more bool, err error) {
+		for _, op := range page {
 			if (&record.Job{State: op.state}).Ended() {
 				delete(l.active, op.name)
 			} else {
@@ -77,4 +73,25 @@ func (g *gemini) readList(ctx context.Context) error {
 		}
 	}
 	return err
+}
+
+func (g *gemini) jobs(ctx context.Context, each func([]*operation) (more bool, err error)) error {
+	return listOf(ctx, g, "batches", "operations", decodeListed, each)
+}
+
+func (g *gemini) files(ctx context.Context, each func([]*storedFile) (more bool, err error)) error {
+	return listOf(ctx, g, "files", "files", decodeFile, each)
+}
+
+// listOf calls each with the decoded pages of a list.
+func listOf[T any](ctx context.Context, g *gemini, path, member string, decode func(item []byte, key string) (T, error), each func([]T) (more bool, err error)) error {
+	return g.list(ctx, path, member, func(items []json.RawMessage) (more bool, err error) {
+		page := make([]T, len(items))
+		for i, item := range items {
+			if page[i], err = decode(item, g.secret); err != nil {
+				return false, err
+			}
+		}
+		return each(page)
+	})
 }

@@ -20,23 +20,26 @@ import (
 func (g *gemini) upload(ctx context.Context, p *payload, again bool) (name string, err error) {
 	f, err := g.store(ctx, p, again)
 	// A create with a file that is still being processed would be refused.
-	for b := newBackoff(g.patience); err == nil && f.State == "PROCESSING"; {
-		if err = b.pause(ctx, fmt.Errorf("the uploaded file %s is still being processed", f.Name)); err == nil {
-			f, err = g.file(ctx, f.Name)
+	for b := newBackoff(g.patience); err == nil && f.state == "PROCESSING"; {
+		if err = b.pause(ctx, fmt.Errorf("the uploaded file %s is still being processed", f.name)); err == nil {
+			f, err = g.file(ctx, f.name)
 		}
 	}
-	if err == nil && f.State == "FAILED" {
-		err = permanent{fmt.Errorf("google could not process the uploaded file %s", f.Name)}
+	if err == nil && f.state == "FAILED" {
+		err = permanent{fmt.Errorf("google could not process the uploaded file %s", f.name)}
 	}
-	return f.Name, err
+	if err != nil {
+		return "", err
+	}
+	return f.name, nil
 }
 
 // store uploads p. If an attempt fails, its reply may have been lost, so the
 // files at Google are examined before the next attempt.
-func (g *gemini) store(ctx context.Context, p *payload, again bool) (f geminiFile, err error) {
+func (g *gemini) store(ctx context.Context, p *payload, again bool) (f *storedFile, err error) {
 	for b := newBackoff(g.patience); ; {
 		if again {
-			if f, err = g.sweep(ctx, p, ""); f.Name != "" || err != nil {
+			if f, err = g.sweep(ctx, p, ""); f != nil || err != nil {
 				return f, err
 			}
 		}
@@ -53,7 +56,7 @@ func (g *gemini) store(ctx context.Context, p *payload, again bool) (f geminiFil
 	}
 }
 
-func (g *gemini) uploadOnce(ctx context.Context, p *payload) (f geminiFile, err error) {
+func (g *gemini) uploadOnce(ctx context.Context, p *payload) (f *storedFile, err error) {
 	defer recoverSDK(&err)
 	made, err := g.sdk.Files.Upload(ctx, p.reader(), &genai.UploadFileConfig{
 		MIMEType:    "application/jsonl",
@@ -70,15 +73,14 @@ func (g *gemini) uploadOnce(ctx context.Context, p *payload) (f geminiFile, err 
 	case made.SizeBytes != nil && *made.SizeBytes != p.size:
 		return f, fmt.Errorf("the uploaded file %s does not have the %d bytes that were sent", made.Name, p.size)
 	}
-	return geminiFile{Name: made.Name, State: string(made.State)}, nil
+	return &storedFile{name: made.Name, state: string(made.State)}, nil
 }
 
-// file asks for an uploaded file.
-func (g *gemini) file(ctx context.Context, name string) (f geminiFile, err error) {
+func (g *gemini) file(ctx context.Context, name string) (f *storedFile, err error) {
 	err = retry(ctx, g.patience, func() error {
 		body, err := g.read(ctx, name, "")
 		if err == nil {
-			err = json.Unmarshal(body, &f)
+			f, err = decodeFile(body, g.secret)
 		}
 		return err
 	})
@@ -90,23 +92,30 @@ func (g *gemini) tidy(ctx context.Context, p *payload, used string) error {
 	return err
 }
 
-// A geminiFile is an uploaded file as the list shows it.
-type geminiFile struct {
-	Name, DisplayName, State, Sha256Hash string
-	SizeBytes                            *number
+// decodeFile reads a file as GET files/… and the list return it.
+func decodeFile(item []byte, key string) (*storedFile, error) {
+	var f struct {
+		Name, DisplayName, State, Source, CreateTime, ExpirationTime, Sha256Hash maybe[string]
+
+		SizeBytes *number
+	}
+	if err := json.Unmarshal(item, &f); err != nil || !geminiFiles.MatchString(f.Name.v) {
+		return nil, fmt.Errorf("the reply has an entry that is not a file: %.100s", redact(oneLine(string(item)), key))
+	}
+	size := int64(-1)
+	if f.SizeBytes != nil {
+		size = int64(*f.SizeBytes)
+	}
+	return &storedFile{f.Name.v, f.DisplayName.v, f.State.v, f.Source.v, f.CreateTime.v, f.ExpirationTime.v, f.Sha256Hash.v, size}, nil
 }
 
 // sweep searches the uploaded files for those with p's name. If used is empty,
 // it returns a file that has the content of p. It deletes the other files.
-func (g *gemini) sweep(ctx context.Context, p *payload, used string) (usable geminiFile, err error) {
-	var found []geminiFile
-	err = g.list(ctx, "files", "files", func(items []json.RawMessage) (more bool, err error) {
-		for _, item := range items {
-			var f geminiFile
-			if err := json.Unmarshal(item, &f); err != nil || !geminiFiles.MatchString(f.Name) {
-				return false, permanent{fmt.Errorf("the list of files has an entry that is not a file: %.100s", item)}
-			}
-			if batch, hash, _, ok := parseLabel(f.DisplayName); ok && batch == p.Batch && hash == p.hash {
+func (g *gemini) sweep(ctx context.Context, p *payload, used string) (usable *storedFile, err error) {
+	var found []*storedFile
+	err = g.files(ctx, func(page []*storedFile) (more bool, err error) {
+		for _, f := range page {
+			if batch, hash, _, ok := parseLabel(f.display); ok && batch == p.Batch && hash == p.hash {
 				found = append(found, f)
 			}
 		}
@@ -117,12 +126,12 @@ func (g *gemini) sweep(ctx context.Context, p *payload, used string) (usable gem
 	}
 	for _, f := range found {
 		switch {
-		case f.Name == used:
-		case used == "" && usable.Name == "" && f.holds(p):
+		case f.name == used:
+		case used == "" && usable == nil && f.holds(p):
 			usable = f
-			slog.Info("an input file uploaded before is used", "file", f.Name)
+			slog.Info("an input file uploaded before is used", "file", f.name)
 		default:
-			g.drop(ctx, f.Name)
+			g.drop(ctx, f.name)
 		}
 	}
 	return usable, nil
@@ -131,8 +140,8 @@ func (g *gemini) sweep(ctx context.Context, p *payload, used string) (usable gem
 // holds reports whether a file at Google has exactly the bytes of p. In real
 // replies the hash is base64 of its hex digits; according to the SDK's comment
 // it is base64 of its bytes.
-func (f *geminiFile) holds(p *payload) bool {
-	if f.State != "ACTIVE" && f.State != "PROCESSING" || f.SizeBytes == nil || int64(*f.SizeBytes) != p.size {
+func (f *storedFile) holds(p *payload) bool {
+	if f.state != "ACTIVE" && f.state != "PROCESSING" || f.size != p.size {
 		return false
 	}
 	h := sha256.New()
@@ -140,8 +149,8 @@ func (f *geminiFile) holds(p *payload) bool {
 		return false
 	}
 	sum := h.Sum(nil)
-	return f.Sha256Hash == base64.StdEncoding.EncodeToString(sum) ||
-		f.Sha256Hash == base64.StdEncoding.EncodeToString([]byte(hex.EncodeToString(sum)))
+	return f.sha256 == base64.StdEncoding.EncodeToString(sum) ||
+		f.sha256 == base64.StdEncoding.EncodeToString([]byte(hex.EncodeToString(sum)))
 }
 
 // An sdkTransport adapts a transport to the SDK's upload.

@@ -170,18 +170,25 @@ func (p *AnswerParser) vector(dim int64) (values []float32, ok bool, err error) 
 
 // ParseJob reads a line. If the line is valid JSON without a member job, it
 // returns nil.
-func ParseJob(line []byte) (*Job, error) {
+func ParseJob(line []byte) (*Job, error) { return parseWith[Job](line, "job") }
+
+// ParseFile reads a line. If the line is valid JSON without a member file, it
+// returns nil.
+func ParseFile(line []byte) (*File, error) { return parseWith[File](line, "file") }
+
+// parseWith decodes a line. If the line has no such member, it returns nil.
+func parseWith[T any](line []byte, member string) (*T, error) {
 	is := false
 	var w ndjson.Walker
 	for w.Begin(line); w.Next(); {
-		is = is || string(w.Name()) == "job"
+		is = is || string(w.Name()) == member
 	}
 	if w.Err() != nil || !is {
 		return nil, w.Err()
 	}
-	j := new(Job)
-	if err := ndjson.Unmarshal(line, j); err != nil {
+	v := new(T)
+	if err := ndjson.Unmarshal(line, v); err != nil {
 		return nil, err
 	}
-	return j, nil
+	return v, nil
 }

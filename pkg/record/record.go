@@ -10,6 +10,7 @@
 //	chunk    id        a passage, embedded as one unit
 //	request  request   a line of Google's batch file
 //	job      job       Google's work on a batch
+//	file     file      a file at Google
 //	vector   vector    the answer for one key
 //	error    error     the failure of one key (a job has error too: job is looked for first)
 //
@@ -77,6 +78,10 @@ type Job struct {
 	Tokens    *int64  `json:"tokens,omitempty"`    // as counted by Google, canaries included
 	CreatedAt string  `json:"created,omitempty"`   // RFC 3339, by Google's clock; set by wait
 	EndedAt   string  `json:"ended,omitempty"`     // likewise
+	Display   string  `json:"display,omitempty"`   // Google's display name; only gbatch-list sets this and the next three
+	Output    string  `json:"output,omitempty"`    // the file of the results, files/…
+	Answers   *int64  `json:"answers,omitempty"`   // requests with an answer, as counted by Google, canaries included
+	Errors    *int64  `json:"errors,omitempty"`    // answers that are errors, likewise
 	Error     *Status `json:"error,omitempty"`     // why the job ended without results, or why gbatch-fetch could not get them
 }
 
@@ -92,6 +97,23 @@ func (j *Job) Ended() bool {
 // Whole reports whether the record closes its batch: all answers of the job came
 // before it.
 func (j *Job) Whole() bool { return j.State == Succeeded && j.Succeeded != nil && j.Failed != nil }
+
+// Deleted is the state of a file that gbatch-cancel has deleted. The other states
+// of a file are Google's.
+const Deleted = "DELETED"
+
+// A File is a file at Google: the requests of a batch, or the results of a job.
+type File struct {
+	File      string `json:"file"`              // Google's name, files/…
+	Batch     string `json:"batch,omitempty"`   // from the display name
+	State     string `json:"state"`             // ACTIVE, PROCESSING, FAILED or DELETED
+	Source    string `json:"source,omitempty"`  // UPLOADED, or GENERATED for results
+	Bytes     int64  `json:"bytes"`             // size of the file
+	Canary    int    `json:"canary,omitempty"`  // how many requests are in the file twice, from the display name
+	Display   string `json:"display,omitempty"` // Google's display name
+	CreatedAt string `json:"created,omitempty"` // RFC 3339, by Google's clock
+	ExpiresAt string `json:"expires,omitempty"` // when Google deletes the file
+}
 
 // A Status is Google's error: a gRPC code, its name and a message for people.
 type Status struct {

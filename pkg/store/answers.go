@@ -48,8 +48,8 @@ func (w *applier) answer(c *duck.Conn, b claimedBatch) error {
 	return w.failures(c, b, s)
 }
 
-// open is openSource for the batch's source. With the least effort there is no
-// source: nil.
+// open is openSource for the batch's source. It returns nil if only the essential is
+// written.
 func (w *applier) open(c *duck.Conn, b claimedBatch) (*source, error) {
 	if w.effort == noSource {
 		return nil, nil
@@ -260,7 +260,7 @@ func (w *applier) fail(c *duck.Conn, b claimedBatch, s *source, query string) er
 	if err != nil || w.effort > everything || !s.courtesy() {
 		return err
 	}
-	// A chunk that was to get another vector has its old one still.
+	// A chunk that was to get another vector still has its old one.
 	err = c.Exec(fmt.Sprintf(`CREATE OR REPLACE TEMP TABLE gbatch_shown AS SELECT id, key, rid, text_hash, 'FAILED' AS status, message, true AS off FROM gbatch_failing f
 		WHERE final AND NOT EXISTS (SELECT 1 FROM %s e WHERE e.chunk_id = f.id AND e.text_hash = f.text_hash)`, duck.Ident(b.embeddings)))
 	if err != nil {

@@ -55,7 +55,7 @@ func (p *Claim) rehearse(c *duck.Conn) (refused, err error) {
 			return p.rehearseVectors(c, s, hash)
 		})
 		if !fits || err != nil {
-			return nil, err // likewise
+			return nil, err // the same
 		}
 		if failed != nil {
 			return fmt.Errorf("nothing is claimed, because table %s does not take what vectors-apply writes to it: %w; change the table, or name another one with --embeddings NAME", p.Embeddings, failed), nil

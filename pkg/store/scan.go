@@ -15,11 +15,11 @@ const roundSize = 250_000
 type round struct {
 	size  int  // how many chunks to pick at most; 0 is no limit
 	left  int  // of --limit, if it is set
-	begun bool // a round was claimed before
+	begun bool // an earlier round was claimed
 	last  bool // no chunks are left to pick
 
 	refused error // why no chunk may be claimed, see [Claim.rehearse]
-	held    bool  // chunks were not claimed for that
+	held    bool  // chunks were not claimed for this reason
 	behind  int64 // chunks whose courtesy columns were not written
 
 	// For a table: the first rowid that was not scanned yet, and the id of its
