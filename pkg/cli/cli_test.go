@@ -101,10 +101,10 @@ func TestRun(t *testing.T) {
 		{args: "--version", stdout: "probe "},
 		{args: "--do fail", code: exit.Failed, stderr: `probe: error: it went wrong with [API key]\u001b[31m and\u000aso on` + "\n", not: "k3y"},
 		{args: "--do code", code: exit.Unknown, stderr: "probe: error: wrapped: the code is inside\n"},
-		{args: "--do log", stderr: "probe: warning: a warning key=[API key] text", not: "k3y"},
+		{args: "--do log", stderr: " probe: warning: a warning key=[API key] text", not: "k3y"},
 		{args: "--do log", stderr: `text="\x1b[31mred"`, not: "\x1b"},
 		{args: "--do log -q"},
-		{args: "--do log -v", stderr: "probe: a debug line\nprobe: an info line\n"},
+		{args: "--do log -v", stderr: " probe: an info line\n"},
 	} {
 		cmd := start(t, strings.Fields(test.args)...)
 		if test.environment != "" {
