@@ -215,3 +215,14 @@ func TestPrintable(t *testing.T) {
 		}
 	}
 }
+
+func TestClosest(t *testing.T) {
+	for v, want := range map[string]string{
+		"GBATCH_MAX_REQUEST": "GBATCH_MAX_REQUESTS", "GBATCH_MAXREQUESTS": "GBATCH_MAX_REQUESTS", "GBATCH_MODLE": "GBATCH_MODEL", "GBATCH_TASKTYPE": "GBATCH_TASK_TYPE",
+		"GBATCH_DIMS": "GBATCH_DIM", "GBATCH_": "", "GBATCH_SIZE": "", "GBATCH_SOMETHING_ELSE": "",
+	} {
+		if got := closest(v); got != want {
+			t.Errorf("%s is close to %q, not to %q", v, got, want)
+		}
+	}
+}

@@ -35,6 +35,7 @@ func (f *Fetch) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	reading, stop := context.WithCancel(ctx)
 	defer stop()
 	done, answers := progress.Of(ctx).Count("jobs"), progress.Of(ctx).Count("answers")
+	progress.Of(ctx).Flow("bytes") // of the results
 	jobs, readErr := readJobs(reading, in, services, func(j *record.Job) {
 		switch {
 		case j == nil:

@@ -47,9 +47,10 @@ type Block struct {
 
 // A board is the content of the file.
 type board struct {
-	Drawn   int     `json:"drawn"` // lines of the block on the terminal; the cursor is below them
-	Resumed int     `json:"resumed"`
-	Rows    []entry `json:"rows"`
+	Drawn   int      `json:"drawn"` // lines of the block on the terminal; the cursor is below them
+	Shown   []string `json:"shown"` // these lines
+	Resumed int      `json:"resumed"`
+	Rows    []entry  `json:"rows"`
 }
 
 type entry struct {
@@ -209,6 +210,9 @@ func (b *Block) draw(s *board, text []byte) bool {
 	if len(text) > 0 && text[len(text)-1] != '\n' {
 		shown = nil // the rows would begin within a line
 	}
+	if len(text) == 0 && s.Drawn == len(shown) && slices.Equal(s.Shown, shown) {
+		return true
+	}
 	var out strings.Builder
 	if s.Drawn > 0 {
 		fmt.Fprintf(&out, "\r\x1b[%dA", s.Drawn)
@@ -225,7 +229,7 @@ func (b *Block) draw(s *board, text []byte) bool {
 	if s.Drawn > len(shown) && len(text) == 0 {
 		out.WriteString("\x1b[J")
 	}
-	s.Drawn = len(shown)
+	s.Drawn, s.Shown = len(shown), shown
 	_, err = b.tty.WriteString(out.String())
 	return err == nil
 }

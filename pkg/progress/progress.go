@@ -141,6 +141,7 @@ type Report struct {
 	Oldest  time.Duration // age of the oldest job that has not ended; 0: there is none
 	Expires time.Duration // time until that job expires
 	Took    time.Duration // age of the task
+	Ended   bool          // see Whole
 }
 
 // A Figure is a count at one time.
@@ -196,10 +197,10 @@ func (t *Task) Report() Report {
 	return r
 }
 
-// Whole returns the report with the rates of the whole time, and without the time
-// that is left.
+// Whole returns the report of a task that has ended: with the rates of the whole
+// time, and without the time that is left.
 func (r Report) Whole() Report {
-	r.Figures, r.Left = slices.Clone(r.Figures), 0
+	r.Figures, r.Left, r.Ended = slices.Clone(r.Figures), 0, true
 	for i, f := range r.Figures {
 		r.Figures[i].Rate = float64(f.Done) / max(r.Took.Seconds(), 1e-3)
 	}

@@ -33,9 +33,9 @@ func (r Report) String() string {
 		case f.Unit == "bytes":
 			parts = append(parts, size(float64(f.Done)))
 		case f.Total == 0:
-			parts = append(parts, commas(f.Done)+" "+f.Unit)
+			parts = append(parts, commas(f.Done)+" "+plural(f.Done, f.Unit))
 		case f.Final:
-			parts = append(parts, commas(f.Done)+" of "+commas(f.Total)+" "+f.Unit)
+			parts = append(parts, commas(f.Done)+" of "+commas(f.Total)+" "+plural(f.Total, f.Unit))
 		default:
 			parts = append(parts, commas(f.Done)+" of "+commas(f.Total)+"+ "+f.Unit)
 		}
@@ -53,7 +53,19 @@ func (r Report) String() string {
 	if r.Oldest > 0 {
 		parts = append(parts, "oldest "+span(r.Oldest), "expires in "+span(r.Expires))
 	}
-	return strings.Join(parts, ", ")
+	text := strings.Join(parts, ", ")
+	if r.Ended {
+		text += " in " + span(r.Took)
+	}
+	return text
+}
+
+// plural returns a unit for a number of things.
+func plural(n int64, unit string) string {
+	if n == 1 {
+		unit = strings.TrimSuffix(strings.Replace(unit, "batches", "batch", 1), "s")
+	}
+	return unit
 }
 
 func size(bytes float64) string {
@@ -77,7 +89,7 @@ func commas(n int64) string {
 	return s
 }
 
-// span formats a duration in its two largest units.
+// span formats a duration in one or two units.
 func span(d time.Duration) string {
 	switch d = max(d, 0); {
 	case d < 10*time.Second:
@@ -86,42 +98,48 @@ func span(d time.Duration) string {
 		return fmt.Sprintf("%ds", int(d.Seconds()))
 	case d < time.Hour:
 		return fmt.Sprintf("%dm%02ds", int(d.Minutes()), int(d.Seconds())%60)
+	case d < 10*time.Hour:
+		return fmt.Sprintf("%dh%02dm", int(d.Hours()), int(d.Minutes())%60)
 	}
-	return fmt.Sprintf("%dh%02dm", int(d.Hours()), int(d.Minutes())%60)
+	return fmt.Sprintf("%dh", int(d.Hours()))
 }
 
-const (
-	barWidth  = 20
-	barFrom   = 80 // columns; a narrower terminal has no bars
-	nameFrom  = 50 // columns; on a narrower terminal a name is its last word
-	fullBlock = '█'
-)
+// narrow is the number of columns below which a name is only its last word.
+const narrow = 50
 
 // lines renders rows for a terminal of some columns. No line fills the last
-// column, so that no terminal wraps it.
+// column, so that no terminal wraps it. The bars are as wide as the longest row
+// allows.
 func lines(rows []Row, columns int) []string {
-	bar := progress.New(progress.WithWidth(barWidth), progress.WithoutPercentage(), progress.WithFillCharacters(fullBlock, '░'))
+	bar := progress.New(progress.WithoutPercentage(), progress.WithFillCharacters('█', '░'))
 	bar.FullColor, bar.EmptyColor = nil, nil // a row has no colors
-	names, longest := make([]string, len(rows)), 0
+	names, longest, text := make([]string, len(rows)), 0, 0
 	for i, r := range rows {
 		names[i] = r.Name
-		if columns < nameFrom {
+		if columns < narrow {
 			names[i] = r.Name[strings.LastIndexByte(r.Name, '-')+1:]
 		}
-		longest = max(longest, len(names[i]))
+		longest, text = max(longest, len(names[i])), max(text, len(r.Text))
 	}
+	width := 0 // not the exact width, so that it seldom changes
+	for _, w := range []int{10, 20} {
+		if longest+w+text+4 < columns {
+			width = w
+		}
+	}
+	bar.SetWidth(width)
 	out := make([]string, len(rows))
 	for i, r := range rows {
 		var b strings.Builder
-		if columns < nameFrom {
+		if columns < narrow {
 			b.WriteString(names[i] + " ")
 		} else {
 			fmt.Fprintf(&b, "%-*s  ", longest, names[i])
 		}
 		switch {
-		case columns < barFrom:
+		case width == 0:
 		case r.Part < 0:
-			b.WriteString(strings.Repeat(" ", barWidth+2))
+			b.WriteString(strings.Repeat(" ", width+2))
 		default:
 			b.WriteString(bar.ViewAs(r.Part) + "  ")
 		}

@@ -57,6 +57,7 @@ func (p *Pending) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 	}
 	var claimed []string
 	batches := progress.Of(ctx).Count("batches")
+	progress.Of(ctx).Flow("chunks")
 	broken := 0
 	prepared := false
 	r := round{size: roundSize, left: p.Limit}
