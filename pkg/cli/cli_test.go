@@ -10,12 +10,15 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"gbatch/pkg/exit"
+	"gbatch/pkg/progress"
 )
 
 // A probe is a command that does what its flag says.
@@ -53,6 +56,14 @@ func (p *probe) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 				return fmt.Errorf("print: %w", err)
 			}
 		}
+	case "count":
+		things := progress.Of(ctx).Flow("things")
+		things.Expect(8)
+		things.Final()
+		for range 4 {
+			things.Add(2)
+			time.Sleep(400 * time.Millisecond)
+		}
 	case "wait":
 		fmt.Fprintln(out, "ready")
 		<-ctx.Done()
@@ -67,6 +78,7 @@ func (p *probe) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 
 func TestMain(m *testing.M) {
 	if os.Getenv("BE_PROBE") != "" {
+		lineEvery = 10 * time.Millisecond
 		Main(manual, new(probe))
 	}
 	os.Exit(m.Run())
@@ -124,6 +136,35 @@ func TestRun(t *testing.T) {
 				t.Errorf("%q: %s holds %q: %s", test.args, s.what, test.not, s.got)
 			}
 		}
+	}
+}
+
+// TestProgress: without a terminal there is a line every so often with -v, and an
+// object a second with --progress json. The last line says what was done.
+func TestProgress(t *testing.T) {
+	const line, end, object = `\d\d:\d\d:\d\d probe: [2468] of 8 things(, \d+/s)?(, .* left)?`, `\d\d:\d\d:\d\d probe: 8 of 8 things, \d/s in \d\.\ds`, `{"time":.*,"level":"info","msg":"progress","command":"probe","things":[2468],"things_total":8,"things_per_second":\d+(,"left":[\d.]+)?,"took":\d(\.\d+)?}`
+	for args, want := range map[string]string{
+		"":                             ``,
+		"-v":                           `(` + line + `\n){20,}` + end + `\n`,
+		"--progress always":            `(` + line + `\n){20,}` + end + `\n`,
+		"--progress always -q":         ``,
+		"--progress never -v":          end + `\n`,
+		"--progress json -q":           `(` + object + `\n){1,4}{"time":.*"msg":"ended",.*"things":8,.*\n`,
+		"--log-format json -v":         `(\{.*"msg":"progress",.*\n){20,}\{.*"msg":"ended".*\n`,
+		"--progress json --do nothing": ``, // it counts nothing
+	} {
+		t.Run(args, func(t *testing.T) {
+			t.Parallel()
+			cmd := start(t, append([]string{"--do", "count"}, strings.Fields(args)...)...)
+			var stderr bytes.Buffer
+			cmd.Stderr = &stderr
+			if err := cmd.Run(); err != nil {
+				t.Fatal(err)
+			}
+			if !regexp.MustCompile(`\A` + want + `\z`).Match(stderr.Bytes()) {
+				t.Errorf("stderr is not %s, but\n%s", want, &stderr)
+			}
+		})
 	}
 }
 

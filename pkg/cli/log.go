@@ -54,8 +54,9 @@ func objects(name string, w io.Writer, level slog.Level) slog.Handler {
 	}}).WithAttrs([]slog.Attr{slog.String("command", name)})
 }
 
-// lineEvery is the time between two lines of progress where no rows are drawn.
-const lineEvery = 30 * time.Second
+// lineEvery is the time between two lines of progress where no rows are drawn. It
+// is a variable for tests.
+var lineEvery = 30 * time.Second
 
 // follow shows the progress of a task until the function that it returns is
 // called. That function logs in one line what was done.
