@@ -30,24 +30,27 @@ import (
 //go:embed cmd/*/main.go
 var mains embed.FS
 
+// commands are the commands of the suite.
+var commands = map[string]cli.Command{
+	"chunks-add":      new(store.Add),
+	"chunks-pending":  new(store.Pending),
+	"to-jsonl":        new(render.ToJSONL),
+	"gbatch-submit":   new(gbatch.Submit),
+	"gbatch-wait":     new(gbatch.Wait),
+	"gbatch-fetch":    new(gbatch.Fetch),
+	"gbatch-list":     new(gbatch.List),
+	"gbatch-cancel":   new(gbatch.Cancel),
+	"vectors-apply":   new(store.Apply),
+	"jobs-pending":    new(store.Jobs),
+	"chunks-status":   new(store.Status),
+	"chunks-release":  new(store.Release),
+	"gemini-emulator": new(emulator.Emulator),
+}
+
 func TestMain(m *testing.M) {
-	commands := map[string]func(){"sql": query, "books": books, "ask": ask}
-	for name, cmd := range map[string]cli.Command{
-		"chunks-add":      new(store.Add),
-		"chunks-pending":  new(store.Pending),
-		"to-jsonl":        new(render.ToJSONL),
-		"gbatch-submit":   new(gbatch.Submit),
-		"gbatch-wait":     new(gbatch.Wait),
-		"gbatch-fetch":    new(gbatch.Fetch),
-		"vectors-apply":   new(store.Apply),
-		"gbatch-list":     new(gbatch.List),
-		"gbatch-cancel":   new(gbatch.Cancel),
-		"jobs-pending":    new(store.Jobs),
-		"chunks-status":   new(store.Status),
-		"chunks-release":  new(store.Release),
-		"gemini-emulator": new(emulator.Emulator),
-	} {
-		commands[name] = func() {
+	programs := map[string]func(){"sql": query, "books": books, "ask": ask}
+	for name, cmd := range commands {
+		programs[name] = func() {
 			manual, err := mains.ReadFile("cmd/" + name + "/main.go")
 			if err != nil {
 				panic(err)
@@ -55,7 +58,7 @@ func TestMain(m *testing.M) {
 			cli.Main(string(manual), cmd)
 		}
 	}
-	testscript.Main(m, commands)
+	testscript.Main(m, programs)
 }
 
 // TestScripts runs testdata/scripts, each script with its own emulator. A file

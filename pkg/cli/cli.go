@@ -1,5 +1,5 @@
-// Package cli is what all commands share: flags, log and signals. It is the only
-// package that ends the process.
+// Package cli is what all commands share: flags, log, progress and signals. It is
+// the only package that ends the process.
 package cli
 
 import (
@@ -18,12 +18,12 @@ import (
 	"time"
 
 	"github.com/alecthomas/kong"
-	"github.com/charmbracelet/log"
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"gbatch/pkg/exit"
 	"gbatch/pkg/model"
+	"gbatch/pkg/progress"
 )
 
 // A Command is a value whose exported fields are its flags, described by kong's
@@ -43,6 +43,9 @@ type grammar struct {
 	Verbose bool             `short:"v" help:"Report on stderr what is being done." env:"-"`
 	Quiet   bool             `short:"q" help:"Write only errors to stderr." env:"-"`
 	Version kong.VersionFlag `help:"Print the version." env:"-"`
+
+	Progress  string `help:"Progress on stderr: auto (rows on a terminal, a line every 30 seconds with -v), always (also a line without -v), never, or json (an object a second)." enum:"auto,always,never,json" default:"auto"`
+	LogFormat string `help:"Form of the lines on stderr: text or json." enum:"text,json" default:"text"`
 }
 
 // Main runs cmd with the process's arguments and streams, and ends the process
@@ -54,24 +57,24 @@ func Main(manual string, cmd Command) {
 
 func run(name string, args []string, manual string, cmd Command) int {
 	stderr := &cleaner{w: os.Stderr, secrets: []string{os.Getenv("GEMINI_API_KEY"), os.Getenv("GOOGLE_API_KEY")}}
+	var out io.Writer = os.Stdout
+	block := progress.Terminal(os.Stderr)
+	if block != nil {
+		stderr.w, out = block, block.Stdout(os.Stdout)
+	}
+	g := grammar{Command: cmd}
+	logged := false // errors are logged
 	fail := func(err error) int {
-		fmt.Fprintf(stderr, "%s: error: %s\n", name, Printable(screen(err.Error())))
+		if text := screen(err.Error()); logged && g.LogFormat == "json" {
+			slog.Error(text)
+		} else {
+			fmt.Fprintf(stderr, "%s: error: %s\n", name, Printable(text))
+		}
 		return exit.Code(err)
 	}
 
-	g := grammar{Command: cmd}
 	done := -1 // the exit code of --help or --version; -1 for other calls
-	parser, err := kong.New(&g,
-		kong.Name(name),
-		kong.Description(comment(manual)),
-		kong.DefaultEnvars("GBATCH"),
-		kong.Vars{
-			"version": name + " " + version(),
-			"model":   model.Default, "dim": strconv.Itoa(model.DefaultDim), "task_type": model.DefaultTaskType, "max_dim": strconv.Itoa(model.MaxDim),
-		},
-		kong.Writers(os.Stdout, stderr),
-		kong.Exit(func(code int) { done = code }),
-	)
+	parser, err := g.parser(name, kong.Description(comment(manual)), kong.Writers(os.Stdout, stderr), kong.Exit(func(code int) { done = code }))
 	if err != nil {
 		return fail(err)
 	}
@@ -83,26 +86,9 @@ func run(name string, args []string, manual string, cmd Command) int {
 	}
 	tellVariables(cmd, parsed)
 
-	level := log.WarnLevel
-	switch {
-	case g.Quiet:
-		level = log.ErrorLevel
-	case g.Verbose:
-		level = log.DebugLevel
-	case IsTerminal(os.Stderr):
-		level = log.InfoLevel
-	}
-	logger := log.NewWithOptions(stderr, log.Options{Level: level})
-	styles := log.DefaultStyles()
-	for l, s := range styles.Levels {
-		text := name + ":"
-		if l != log.InfoLevel && l != log.DebugLevel {
-			text = name + ": " + map[log.Level]string{log.WarnLevel: "warning:"}[l]
-		}
-		styles.Levels[l] = s.SetString(text).UnsetMaxWidth()
-	}
-	logger.SetStyles(styles)
-	slog.SetDefault(slog.New(logger))
+	slog.SetDefault(slog.New(g.handler(name, stderr)))
+	logged = true
+	defer warnUnknown(os.Environ(), parsed.Flags())()
 
 	ctx, cancel := context.WithCancelCause(context.Background())
 	signals := make(chan os.Signal, 1)
@@ -119,7 +105,10 @@ func run(name string, args []string, manual string, cmd Command) int {
 	// the command can clean up before it ends.
 	signal.Ignore(syscall.SIGPIPE)
 
-	err = cmd.Run(ctx, &input{ctx, os.Stdin}, os.Stdout)
+	task := progress.New(name)
+	ended := g.follow(task, block, stderr)
+	err = cmd.Run(progress.With(ctx, task), &input{ctx: ctx, f: os.Stdin}, out)
+	ended()
 	var sig caught
 	switch {
 	case err == nil:
@@ -133,6 +122,17 @@ func run(name string, args []string, manual string, cmd Command) int {
 		return 128 + int(syscall.SIGPIPE)
 	}
 	return fail(err)
+}
+
+// parser returns the parser of the command's flags.
+func (g *grammar) parser(name string, options ...kong.Option) (*kong.Kong, error) {
+	return kong.New(g, append(options,
+		kong.Name(name),
+		kong.DefaultEnvars(prefix),
+		kong.Vars{
+			"version": name + " " + version(),
+			"model":   model.Default, "dim": strconv.Itoa(model.DefaultDim), "task_type": model.DefaultTaskType, "max_dim": strconv.Itoa(model.MaxDim),
+		})...)
 }
 
 // tellVariables tells a command which of its flags have their value from an
@@ -160,8 +160,9 @@ func tellVariables(cmd Command, parsed *kong.Context) {
 // An input is a reader that stops when its context is done, even while it waits
 // for its file: a pipe whose writer sleeps must not keep a command running.
 type input struct {
-	ctx context.Context
-	f   *os.File
+	ctx  context.Context
+	f    *os.File
+	told bool // the message about the terminal was logged
 }
 
 // Do not call Read again after it has stopped: a goroutine may still write to p.
@@ -183,11 +184,19 @@ func (in *input) Read(p []byte) (int, error) {
 		n, err := in.f.Read(p)
 		got <- read{n, err}
 	}()
-	select {
-	case r := <-got:
-		return r.n, r.err
-	case <-in.ctx.Done():
-		return 0, context.Cause(in.ctx)
+	var notice <-chan time.Time
+	if !in.told && IsTerminal(in.f) {
+		in.told, notice = true, time.After(time.Second)
+	}
+	for {
+		select {
+		case r := <-got:
+			return r.n, r.err
+		case <-in.ctx.Done():
+			return 0, context.Cause(in.ctx)
+		case <-notice:
+			slog.Warn("reading records from the terminal; end them with Ctrl-D, or stop with Ctrl-C and give a file with < or a pipe")
+		}
 	}
 }
 
@@ -198,7 +207,7 @@ func (in *input) ready() bool {
 }
 
 // IsTerminal reports whether f is a terminal.
-func IsTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
+func IsTerminal(f interface{ Fd() uintptr }) bool { return term.IsTerminal(int(f.Fd())) }
 
 // comment returns the text of the package comment of a Go source file.
 func comment(source string) string {

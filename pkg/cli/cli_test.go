@@ -10,12 +10,15 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"gbatch/pkg/exit"
+	"gbatch/pkg/progress"
 )
 
 // A probe is a command that does what its flag says.
@@ -53,6 +56,14 @@ func (p *probe) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 				return fmt.Errorf("print: %w", err)
 			}
 		}
+	case "count":
+		things := progress.Of(ctx).Flow("things")
+		things.Expect(8)
+		things.Final()
+		for range 4 {
+			things.Add(2)
+			time.Sleep(400 * time.Millisecond)
+		}
 	case "wait":
 		fmt.Fprintln(out, "ready")
 		<-ctx.Done()
@@ -67,6 +78,7 @@ func (p *probe) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 
 func TestMain(m *testing.M) {
 	if os.Getenv("BE_PROBE") != "" {
+		lineEvery = 10 * time.Millisecond
 		Main(manual, new(probe))
 	}
 	os.Exit(m.Run())
@@ -101,10 +113,10 @@ func TestRun(t *testing.T) {
 		{args: "--version", stdout: "probe "},
 		{args: "--do fail", code: exit.Failed, stderr: `probe: error: it went wrong with [API key]\u001b[31m and\u000aso on` + "\n", not: "k3y"},
 		{args: "--do code", code: exit.Unknown, stderr: "probe: error: wrapped: the code is inside\n"},
-		{args: "--do log", stderr: "probe: warning: a warning key=[API key] text", not: "k3y"},
+		{args: "--do log", stderr: " probe: warning: a warning key=[API key] text", not: "k3y"},
 		{args: "--do log", stderr: `text="\x1b[31mred"`, not: "\x1b"},
 		{args: "--do log -q"},
-		{args: "--do log -v", stderr: "probe: a debug line\nprobe: an info line\n"},
+		{args: "--do log -v", stderr: " probe: an info line\n"},
 	} {
 		cmd := start(t, strings.Fields(test.args)...)
 		if test.environment != "" {
@@ -124,6 +136,35 @@ func TestRun(t *testing.T) {
 				t.Errorf("%q: %s holds %q: %s", test.args, s.what, test.not, s.got)
 			}
 		}
+	}
+}
+
+// TestProgress: without a terminal there is a line every so often with -v, and an
+// object a second with --progress json. The last line says what was done.
+func TestProgress(t *testing.T) {
+	const line, end, object = `\d\d:\d\d:\d\d probe: [2468] of 8 things(, \d+/s)?(, .* left)?`, `\d\d:\d\d:\d\d probe: 8 of 8 things, \d/s in \d\.\ds`, `{"time":.*,"level":"info","msg":"progress","command":"probe","things":[2468],"things_total":8,"things_per_second":\d+(,"left":[\d.]+)?,"took":\d(\.\d+)?}`
+	for args, want := range map[string]string{
+		"":                             ``,
+		"-v":                           `(` + line + `\n){20,}` + end + `\n`,
+		"--progress always":            `(` + line + `\n){20,}` + end + `\n`,
+		"--progress always -q":         ``,
+		"--progress never -v":          end + `\n`,
+		"--progress json -q":           `(` + object + `\n){1,4}{"time":.*"msg":"ended",.*"things":8,.*\n`,
+		"--log-format json -v":         `(\{.*"msg":"progress",.*\n){20,}\{.*"msg":"ended".*\n`,
+		"--progress json --do nothing": ``, // it counts nothing
+	} {
+		t.Run(args, func(t *testing.T) {
+			t.Parallel()
+			cmd := start(t, append([]string{"--do", "count"}, strings.Fields(args)...)...)
+			var stderr bytes.Buffer
+			cmd.Stderr = &stderr
+			if err := cmd.Run(); err != nil {
+				t.Fatal(err)
+			}
+			if !regexp.MustCompile(`\A` + want + `\z`).Match(stderr.Bytes()) {
+				t.Errorf("stderr is not %s, but\n%s", want, &stderr)
+			}
+		})
 	}
 }
 
@@ -212,6 +253,17 @@ func TestPrintable(t *testing.T) {
 	} {
 		if got := Printable(s); got != want {
 			t.Errorf("%q became %q, want %q", s, got, want)
+		}
+	}
+}
+
+func TestClosest(t *testing.T) {
+	for v, want := range map[string]string{
+		"GBATCH_MAX_REQUEST": "GBATCH_MAX_REQUESTS", "GBATCH_MAXREQUESTS": "GBATCH_MAX_REQUESTS", "GBATCH_MODLE": "GBATCH_MODEL", "GBATCH_TASKTYPE": "GBATCH_TASK_TYPE",
+		"GBATCH_DIMS": "GBATCH_DIM", "GBATCH_": "", "GBATCH_SIZE": "", "GBATCH_SOMETHING_ELSE": "",
+	} {
+		if got := closest(v); got != want {
+			t.Errorf("%s is close to %q, not to %q", v, got, want)
 		}
 	}
 }

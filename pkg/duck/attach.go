@@ -53,6 +53,9 @@ func (d *Database) TransactOn(c *Conn, mode Access, schema string, work func(*Co
 	return c.Exec("COMMIT")
 }
 
+// sayAfter is how long attach waits for a locked file before it says so.
+const sayAfter = time.Second
+
 // attach opens the file and makes it the default database for names.
 func (d *Database) attach(c *Conn, mode Access, schema string) error {
 	if info, err := os.Stat(d.DB); err == nil && info.IsDir() {
@@ -87,7 +90,7 @@ func (d *Database) attach(c *Conn, mode Access, schema string) error {
 	}
 	var file *lock
 	var undo *journal
-	start := time.Now()
+	start, told := time.Now(), false
 	for pause := 5 * time.Millisecond; ; pause = min(2*pause, time.Second) {
 		if file, err = lockFile(real, mode); err == nil {
 			undo, err = openJournal(real, file, mode)
@@ -109,7 +112,10 @@ func (d *Database) attach(c *Conn, mode Access, schema string) error {
 		if time.Since(start) > d.LockTimeout {
 			return exit.Errorf(exit.TryLater, "%s is held by another process, which did not release it within %v; try again later, or with a longer --lock-timeout", d.DB, d.LockTimeout)
 		}
-		slog.Debug("the database is held by another process", "db", d.DB)
+		if !told && time.Since(start) > sayAfter {
+			told = true
+			slog.Info("waiting, because the database is held by another process", "db", d.DB, "lock_timeout", d.LockTimeout)
+		}
 		select {
 		case <-c.ctx.Done():
 			return context.Cause(c.ctx)

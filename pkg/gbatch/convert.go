@@ -14,6 +14,7 @@ import (
 
 	"gbatch/pkg/exit"
 	"gbatch/pkg/ndjson"
+	"gbatch/pkg/progress"
 	"gbatch/pkg/record"
 	"gbatch/pkg/vector"
 )
@@ -79,6 +80,7 @@ func convert(r io.Reader, stop func(), c *converter, out io.Writer) (got answers
 		}
 		lines += b.line
 		got.add(b.got)
+		c.answers.Add(int64(b.got.own + b.got.unreadable))
 		if _, err := out.Write(b.out); err != nil {
 			return got, err
 		}
@@ -157,6 +159,8 @@ type converter struct {
 	job    *record.Job
 	hide   func(string) string // hide of the job's backend
 	parser record.ResponseParser
+
+	answers *progress.Count // answers of keys that were printed
 }
 
 // block converts the lines of a block. A line that cannot be read is an error of

@@ -12,9 +12,9 @@ import (
 	"time"
 )
 
-// progress is how many bytes must arrive until a download counts as working
+// goesOn is how many bytes must arrive until a download counts as working
 // again.
-const progress = 64 << 10
+const goesOn = 64 << 10
 
 // A download reads a result file from its beginning to its end. If a connection
 // breaks, it continues at the next byte, so that its reader sees every byte of
@@ -48,7 +48,7 @@ func (d *download) Read(p []byte) (int, error) {
 		n, err := d.try(p)
 		switch {
 		case n > 0:
-			if d.off-d.begun >= progress {
+			if d.off-d.begun >= goesOn {
 				d.failures, d.begun = newBackoff(d.patience), d.off
 			}
 			return n, nil // the next call returns err

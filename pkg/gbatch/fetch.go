@@ -11,6 +11,7 @@ import (
 
 	"gbatch/pkg/exit"
 	"gbatch/pkg/ndjson"
+	"gbatch/pkg/progress"
 	"gbatch/pkg/record"
 )
 
@@ -33,7 +34,20 @@ func (f *Fetch) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	}
 	reading, stop := context.WithCancel(ctx)
 	defer stop()
-	jobs, readErr := readJobs(reading, in, services)
+	done, answers := progress.Of(ctx).Count("jobs"), progress.Of(ctx).Count("answers")
+	progress.Of(ctx).Flow("bytes") // of the results
+	jobs, readErr := readJobs(reading, in, services, func(j *record.Job) {
+		switch {
+		case j == nil:
+			done.Final()
+			answers.Final()
+		case j.State == record.Succeeded:
+			answers.Expect(int64(j.Requests))
+			fallthrough
+		default:
+			done.Expect(1)
+		}
+	})
 	var sum summary
 	var refused refusals
 	patience, late := f.RetryFor, 0
@@ -41,6 +55,7 @@ func (f *Fetch) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 		job.Succeeded, job.Failed, job.Tokens = nil, nil, nil
 		came := *job.Job
 		err := f.fetch(ctx, job, patience, out, &sum)
+		done.Add(1)
 		switch {
 		case err == nil:
 			patience, late = f.RetryFor, 0
@@ -217,7 +232,8 @@ func (f *Fetch) results(ctx context.Context, job task, patience time.Duration, o
 		return got, err
 	}
 	defer result.Close()
-	var source io.Reader = result
+	t := progress.Of(ctx)
+	var source io.Reader = counted{result, t.Flow("bytes")}
 	// The record's canary count may have been lost in a table without such a
 	// column.
 	if _, _, n, _ := parseLabel(op.display); n > job.Canary {
@@ -235,7 +251,7 @@ func (f *Fetch) results(ctx context.Context, job task, patience time.Duration, o
 		}
 		source = all()
 	}
-	got, err = convert(source, stop, &converter{Fetch: f, job: job.Job, hide: job.at.hide}, out)
+	got, err = convert(source, stop, &converter{Fetch: f, job: job.Job, hide: job.at.hide, answers: t.Count("answers")}, out)
 	if missing(err) {
 		err = fmt.Errorf("its results have expired, were deleted or belong to another project: give its batch back as docs/troubleshooting.md says: %w", err)
 	}

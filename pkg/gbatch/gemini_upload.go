@@ -15,6 +15,8 @@ import (
 	"strings"
 
 	"google.golang.org/genai"
+
+	"gbatch/pkg/progress"
 )
 
 func (g *gemini) upload(ctx context.Context, p *payload, again bool) (name string, err error) {
@@ -58,6 +60,13 @@ func (g *gemini) store(ctx context.Context, p *payload, again bool) (f *storedFi
 
 func (g *gemini) uploadOnce(ctx context.Context, p *payload) (f *storedFile, err error) {
 	defer recoverSDK(&err)
+	bytes := progress.Of(ctx).Flow("bytes")
+	before := bytes.Done()
+	defer func() {
+		if err != nil { // all bytes are sent again
+			bytes.Set(before)
+		}
+	}()
 	made, err := g.sdk.Files.Upload(ctx, p.reader(), &genai.UploadFileConfig{
 		MIMEType:    "application/jsonl",
 		DisplayName: p.label(),
@@ -168,6 +177,9 @@ func (t sdkTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if !strings.HasPrefix(req.URL.Path, t.path+"/") {
 		req = req.Clone(req.Context())
 		req.URL.Path, req.URL.RawPath = t.path+req.URL.Path, ""
+	}
+	if req.Body != nil {
+		req.Body = counted{req.Body, progress.Of(req.Context()).Flow("bytes")}
 	}
 	resp, err := t.transport.RoundTrip(req)
 	if err != nil || resp.Header.Get("X-Goog-Upload-Status") != "" {

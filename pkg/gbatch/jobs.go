@@ -18,12 +18,18 @@ type task struct {
 	at backend
 }
 
-// readJobs reads job records as they arrive. After the channel is closed, the
-// error says why the reading ended.
-func readJobs(ctx context.Context, in io.Reader, services *backends) (<-chan task, *error) {
-	jobs, failed := make(chan task), new(error)
+// readAhead is how many jobs are read before they are handled, so that the
+// progress knows how many there are.
+const readAhead = 1000
+
+// readJobs reads job records as they arrive. It calls seen with each job, and
+// with nil at the end. After the channel is closed, the error says why the
+// reading ended.
+func readJobs(ctx context.Context, in io.Reader, services *backends, seen func(*record.Job)) (<-chan task, *error) {
+	jobs, failed := make(chan task, readAhead), new(error)
 	go func() {
 		defer close(jobs)
+		defer seen(nil)
 		for r := ndjson.NewReader(in); ; {
 			line, err := r.Next()
 			if err == io.EOF {
@@ -39,6 +45,7 @@ func readJobs(ctx context.Context, in io.Reader, services *backends) (<-chan tas
 				*failed = err
 				return
 			}
+			seen(t.Job)
 			select {
 			case jobs <- t:
 			case <-ctx.Done():

@@ -19,6 +19,7 @@ import (
 	"gbatch/pkg/exit"
 	"gbatch/pkg/ledger"
 	"gbatch/pkg/ndjson"
+	"gbatch/pkg/progress"
 	"gbatch/pkg/record"
 )
 
@@ -327,9 +328,12 @@ func start(ends []int64, i int) int64 {
 // cut reads payloads, at most one ahead of the submission, and sends them to the
 // channel. After the channel is closed, the error says why the reading ended.
 func (c *cutter) cut(ctx context.Context) (<-chan *payload, *error) {
+	batches, bytes := progress.Of(ctx).Count("batches"), progress.Of(ctx).Flow("bytes")
 	payloads, failed := make(chan *payload), new(error)
 	go func() {
 		defer close(payloads)
+		defer batches.Final()
+		defer bytes.Final()
 		for {
 			p, err := c.next()
 			if err != nil {
@@ -338,6 +342,8 @@ func (c *cutter) cut(ctx context.Context) (<-chan *payload, *error) {
 				}
 				return
 			}
+			batches.Expect(1)
+			bytes.Expect(p.size)
 			select {
 			case payloads <- p:
 			case <-ctx.Done():

@@ -16,6 +16,7 @@ import (
 	"gbatch/pkg/ledger"
 	"gbatch/pkg/model"
 	"gbatch/pkg/ndjson"
+	"gbatch/pkg/progress"
 	"gbatch/pkg/record"
 )
 
@@ -63,9 +64,17 @@ func (s *Submit) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	payloads, failed := newCutter(s, in).cut(cutting)
 
 	sub := &submission{Submit: s, at: at, ledger: intents, out: ndjson.NewWriter(out)}
+	batches, bytes := progress.Of(ctx).Count("batches"), progress.Of(ctx).Flow("bytes")
 	var refused refusals
 	for p := range until(ctx, payloads) {
+		before := bytes.Done()
 		err := sub.submit(ctx, p)
+		if err == nil {
+			batches.Add(1)
+		}
+		if bytes.Done() == before { // nothing had to be uploaded
+			bytes.Expect(-p.size)
+		}
 		p.close()
 		if errors.As(err, new(*oneBatch)) {
 			refused.add(err)
@@ -119,8 +128,7 @@ func (s *submission) job(ctx context.Context, p *payload, e ledger.Entry) (*reco
 		// If the job of a batch failed, its chunks become part of another batch as
 		// soon as the failure is applied. That may have happened already.
 		case err == nil && (lives(op.state) || p.Batch != "") && sameModel(op.model, p.Model):
-			slog.Info("the batch was already submitted", "batch", p.Batch, "job", op.name, "state", op.state)
-			return p.adopted(op), nil
+			return p.adopted(ctx, op), nil
 		case missing(err):
 			return s.unseen(ctx, p, e)
 		case err != nil:
@@ -149,7 +157,7 @@ func (s *submission) job(ctx context.Context, p *payload, e ledger.Entry) (*reco
 		return nil, err
 	} else if op != nil {
 		slog.Warn("the same requests were already submitted as another batch: its job is adopted for this batch", "batch", p.Batch, "job", op.name, "as", op.display)
-		job := p.adopted(op)
+		job := p.adopted(ctx, op)
 		s.receipt(ctx, p, e, job)
 		return job, nil
 	}
@@ -229,7 +237,7 @@ func (s *submission) create(ctx context.Context, p *payload, e ledger.Entry, inp
 		stop()
 		switch {
 		case err == nil:
-			slog.Info("the batch is submitted", "batch", p.Batch, "job", op.name, "requests", p.Count)
+			slog.Debug("the batch is submitted", "batch", p.Batch, "job", op.name, "requests", p.Count)
 			job := p.record(op)
 			s.receipt(ctx, p, e, job)
 			return job, nil
@@ -385,8 +393,7 @@ func (s *submission) adopt(ctx context.Context, p *payload, e ledger.Entry, foun
 		return nil, err
 	}
 	op.display = cmp.Or(op.display, found.display)
-	slog.Info("the batch was already submitted", "batch", p.Batch, "job", op.name, "state", op.state)
-	job := p.adopted(op)
+	job := p.adopted(ctx, op)
 	if leftovers && job.Input != "" {
 		if err := s.at.tidy(ctx, p, job.Input); err != nil {
 			slog.Warn("unused input files were not deleted", "error", err)
@@ -405,7 +412,9 @@ func (s *submission) receipt(ctx context.Context, p *payload, e ledger.Entry, jo
 }
 
 // adopted returns the record of a job that was submitted before.
-func (p *payload) adopted(op *operation) *record.Job {
+func (p *payload) adopted(ctx context.Context, op *operation) *record.Job {
+	slog.Debug("the batch was already submitted", "batch", p.Batch, "job", op.name, "state", op.state)
+	progress.Of(ctx).Count("adopted").Add(1)
 	job := p.record(op)
 	if !lives(op.state) {
 		op.update(job) // its status is not requested again

@@ -12,6 +12,7 @@ import (
 
 	"gbatch/pkg/exit"
 	"gbatch/pkg/ndjson"
+	"gbatch/pkg/progress"
 	"gbatch/pkg/record"
 )
 
@@ -41,7 +42,8 @@ func (w *Wait) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	watching, stop := context.WithCancel(ctx)
 	defer stop()
 
-	incoming, readErr := readJobs(watching, in, services)
+	view := newOverview(progress.Of(ctx))
+	incoming, readErr := readJobs(watching, in, services, view.seen)
 	type result struct {
 		job *record.Job
 		err error
@@ -61,6 +63,7 @@ func (w *Wait) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 		if job.State != record.Succeeded {
 			failed++
 		}
+		view.ended(job)
 		if err := lines.Encode(job); err != nil {
 			return err
 		}
@@ -85,7 +88,7 @@ func (w *Wait) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 				count++
 				running++
 				watchers.Go(func() {
-					err := w.watch(watching, t, slots)
+					err := w.watch(watching, t, slots, view)
 					select {
 					case results <- result{t.Job, err}:
 					case <-watching.Done():
@@ -94,6 +97,9 @@ func (w *Wait) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 			}
 		case r := <-results:
 			running--
+			if !r.job.Ended() {
+				view.given(r.job)
+			}
 			switch {
 			case ctx.Err() != nil && r.err != nil:
 				running++ // stopped before it ended: the case below counts it
@@ -140,7 +146,7 @@ func goOn(jobs int) string {
 }
 
 // watch polls one job until it has ended, or once, and updates its record.
-func (w *Wait) watch(ctx context.Context, job task, slots chan struct{}) error {
+func (w *Wait) watch(ctx context.Context, job task, slots chan struct{}, view *overview) error {
 	begun := time.Now()
 	failures := newBackoff(w.RetryFor)
 	for {
@@ -162,8 +168,9 @@ func (w *Wait) watch(ctx context.Context, job task, slots chan struct{}) error {
 		}
 		failures = newBackoff(w.RetryFor)
 		if op.state != job.State {
-			slog.Info("the job changed", "job", op.name, "state", op.state, "was", job.State)
+			slog.Debug("the job changed", "job", op.name, "state", op.state, "was", job.State)
 		}
+		view.looked(job.Job, op)
 		op.update(job.Job)
 		if job.Ended() || w.Once {
 			return nil

@@ -243,7 +243,7 @@ func FuzzJobs(f *testing.F) {
 	f.Add(`{"JOB":"batches/a"}`)
 	f.Add(`{"job":"batches/../x","input":"files/../x"`)
 	f.Fuzz(func(t *testing.T, in string) {
-		jobs, err := readJobs(t.Context(), strings.NewReader(in), &backends{})
+		jobs, err := readJobs(t.Context(), strings.NewReader(in), &backends{}, func(*record.Job) {})
 		for job := range jobs {
 			if !strings.HasPrefix(job.Job.Job, "batches/") || strings.Contains(job.Job.Job, "..") || strings.Contains(job.Input, "..") {
 				t.Errorf("%q: %+v", in, job)

@@ -124,11 +124,13 @@ func (l *Files) Try(name string) (Entry, error) {
 	return in, nil
 }
 
+// sayAfter is how long Claim waits before it says so.
+const sayAfter = time.Second
+
 // Claim implements [Ledger].
 func (l *Files) Claim(ctx context.Context, name string, patience time.Duration) (Entry, error) {
-	path, end := l.path(name), time.Now().Add(patience)
-	const firstLook = 50 * time.Millisecond
-	for wait := firstLook; ; {
+	path, start, told := l.path(name), time.Now(), false
+	for wait := 50 * time.Millisecond; ; {
 		in, err := tryIntent(path)
 		if err != nil {
 			return nil, err
@@ -136,10 +138,11 @@ func (l *Files) Claim(ctx context.Context, name string, patience time.Duration) 
 		if in != nil {
 			return in, nil
 		}
-		if time.Now().Add(wait).After(end) {
+		if time.Since(start)+wait > patience {
 			return nil, exit.Errorf(exit.TryLater, "another process is submitting the batch of %s; try again later", path)
 		}
-		if wait == firstLook {
+		if !told && time.Since(start) > sayAfter {
+			told = true
 			slog.Info("waiting for another process that is submitting this batch", "intent", path)
 		}
 		select {

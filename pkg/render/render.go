@@ -15,6 +15,7 @@ import (
 	"gbatch/pkg/exit"
 	"gbatch/pkg/model"
 	"gbatch/pkg/ndjson"
+	"gbatch/pkg/progress"
 	"gbatch/pkg/record"
 )
 
@@ -101,8 +102,11 @@ type run struct {
 }
 
 func (r *run) lines(ctx context.Context) error {
+	count := progress.Of(ctx).Flow("lines")
+	defer func() { count.Set(int64(r.r.Line())) }()
 	for {
 		if !r.r.Buffered() {
+			count.Set(int64(r.r.Line()))
 			if err := r.w.Flush(); err != nil {
 				return err
 			}

@@ -34,10 +34,13 @@ func (a *Add) Run(ctx context.Context, in io.Reader, _ io.Writer) error {
 	}
 	defer c.Close()
 	n, err := a.stage(c, in)
-	if err != nil || n == 0 {
-		return err
+	if err == nil && n > 0 {
+		err = a.TransactOn(c, duck.Create, schema, a.merge)
 	}
-	return a.TransactOn(c, duck.Create, schema, a.merge)
+	if err == nil {
+		slog.Info("the chunks are in the table", "table", a.Table, "chunks", n)
+	}
+	return err
 }
 
 // stage reads all chunks into the staging table, and returns their number.
@@ -165,9 +168,6 @@ func (a *Add) merge(c *duck.Conn) error {
 	err = c.Exec(fmt.Sprintf(`UPDATE %[1]s AS t SET %[2]s FROM memory.main.stage n WHERE t.%[7]s = CAST(n.id AS %[3]s) AND NOT (%[4]s);
 		INSERT INTO %[1]s (%[5]s) SELECT %[6]s FROM memory.main.stage n WHERE CAST(n.id AS %[3]s) NOT IN (SELECT %[7]s FROM %[1]s WHERE id IS NOT NULL) ORDER BY n.line`,
 		s.sql, set, s.idType, same, names, values, s.id()))
-	if err == nil {
-		slog.Info("the chunks are in the table", "table", a.Table)
-	}
 	return err
 }
 

@@ -12,6 +12,7 @@ import (
 	"gbatch/pkg/exit"
 	"gbatch/pkg/model"
 	"gbatch/pkg/ndjson"
+	"gbatch/pkg/progress"
 	"gbatch/pkg/record"
 )
 
@@ -50,6 +51,7 @@ type applier struct {
 	effort  effort            // effort of the present transaction
 	efforts map[string]effort // by source: the greatest effort that is not known to fail
 	tally
+	stored *progress.Count // vectors
 
 	counted string // the batch that was counted last in behind or apart
 	refused string // the batch that cannot be applied
@@ -79,6 +81,8 @@ func (a *Apply) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	defer stop()
 	d := divide(reading, in)
 	w := applier{Apply: a, efforts: map[string]effort{}}
+	jobs := progress.Of(ctx).Count("jobs")
+	w.stored = progress.Of(ctx).Flow("vectors")
 	lines := ndjson.NewWriter(out)
 	for w.unit = range d.units {
 		job, err := w.apply(ctx)
@@ -89,6 +93,7 @@ func (a *Apply) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 		if job == nil {
 			continue
 		}
+		jobs.Add(1)
 		if err := lines.Encode(job); err != nil {
 			return err
 		}
@@ -129,6 +134,11 @@ func (w *applier) apply(ctx context.Context) (*record.Job, error) {
 	}
 	w.asked += len(w.answers)
 	w.dropped += w.twice
+	for _, a := range w.answers {
+		if a.err == nil {
+			w.stored.Add(1)
+		}
+	}
 	if w.last && j == nil && !w.done {
 		w.unwhole++
 	}

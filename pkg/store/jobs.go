@@ -7,6 +7,7 @@ import (
 
 	"gbatch/pkg/duck"
 	"gbatch/pkg/ndjson"
+	"gbatch/pkg/progress"
 	"gbatch/pkg/record"
 )
 
@@ -42,6 +43,7 @@ func (j *Jobs) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 			return err
 		}
 	}
+	progress.Of(ctx).Count("jobs").Set(int64(len(jobs)))
 	return w.Flush()
 }
 

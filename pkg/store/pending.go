@@ -13,6 +13,7 @@ import (
 	"gbatch/pkg/exit"
 	"gbatch/pkg/model"
 	"gbatch/pkg/ndjson"
+	"gbatch/pkg/progress"
 	"gbatch/pkg/record"
 )
 
@@ -55,6 +56,8 @@ func (p *Pending) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 		return err
 	}
 	var claimed []string
+	batches := progress.Of(ctx).Count("batches")
+	progress.Of(ctx).Flow("chunks")
 	broken := 0
 	prepared := false
 	r := round{size: roundSize, left: p.Limit}
@@ -77,6 +80,10 @@ func (p *Pending) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 		})
 		if err != nil {
 			return err
+		}
+		batches.Expect(int64(len(claimed)))
+		if r.last {
+			batches.Final()
 		}
 		n, err := p.print(ctx, out, claimed)
 		if err != nil {
@@ -147,10 +154,12 @@ func (p *Pending) print(ctx context.Context, out io.Writer, batches []string) (b
 	if len(batches) == 0 {
 		return 0, nil
 	}
+	printed, chunks := progress.Of(ctx).Count("batches"), progress.Of(ctx).Flow("chunks")
 	ctx, cancel := context.WithCancel(ctx)
 	type payload struct {
-		lines []byte
-		err   error
+		lines  []byte
+		chunks int
+		err    error
 	}
 	read, free := make(chan payload), make(chan []byte, 2)
 	free <- nil
@@ -165,9 +174,9 @@ func (p *Pending) print(ctx context.Context, out io.Writer, batches []string) (b
 		for _, b := range batches {
 			select {
 			case buf := <-free:
-				lines, err := p.batch(ctx, buf[:0], b)
+				lines, chunks, err := p.batch(ctx, buf[:0], b)
 				select {
-				case read <- payload{lines, err}:
+				case read <- payload{lines, chunks, err}:
 				case <-ctx.Done():
 					return
 				}
@@ -190,6 +199,8 @@ func (p *Pending) print(ctx context.Context, out io.Writer, batches []string) (b
 			if _, err := out.Write(b.lines); err != nil {
 				return broken, err
 			}
+			printed.Add(1)
+			chunks.Add(int64(b.chunks))
 		}
 		free <- b.lines
 	}
@@ -201,9 +212,9 @@ func (p *Pending) print(ctx context.Context, out io.Writer, batches []string) (b
 var errBroken = errors.New("it cannot be sent")
 
 // batch appends the lines of a claimed batch to buf, or none if the batch has a
-// job by now.
-func (p *Pending) batch(ctx context.Context, buf []byte, name string) ([]byte, error) {
-	err := transact(ctx, &p.Database, duck.Read, func(c *duck.Conn) error {
+// job by now. It also returns the number of chunks.
+func (p *Pending) batch(ctx context.Context, buf []byte, name string) (lines []byte, chunks int, err error) {
+	err = transact(ctx, &p.Database, duck.Read, func(c *duck.Conn) error {
 		var h record.Header
 		var lines string
 		found, err := c.One(func(r *duck.Rows) {
@@ -226,10 +237,11 @@ func (p *Pending) batch(ctx context.Context, buf []byte, name string) ([]byte, e
 		if buf, keys, err = appendChunks(c, record.AppendHeader(buf, h), lines); err == nil {
 			h.Keys = keys.String()
 			copy(buf, record.AppendHeader(nil, h)) // of the same length
+			chunks = h.Count
 		}
 		return err
 	})
-	return buf, err
+	return buf, chunks, err
 }
 
 // appendChunks appends the chunk lines of a SELECT of items to buf, in the order

@@ -13,6 +13,7 @@ import (
 	"gbatch/pkg/ledger"
 	"gbatch/pkg/model"
 	"gbatch/pkg/ndjson"
+	"gbatch/pkg/progress"
 	"gbatch/pkg/record"
 )
 
@@ -57,6 +58,7 @@ func (r *Release) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 			e.Close()
 		}
 	}()
+	back := 0 // batches that were given back
 	var given []record.Job
 	var kept refused
 	err = transact(ctx, &r.Database, duck.Write, func(c *duck.Conn) error {
@@ -95,6 +97,7 @@ func (r *Release) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 			if err != nil {
 				return err
 			}
+			back++
 			if b.Job.Job != "" {
 				given = append(given, b.Job)
 			}
@@ -104,6 +107,7 @@ func (r *Release) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	progress.Of(ctx).Count("batches").Set(int64(back))
 	w := ndjson.NewWriter(out)
 	for _, job := range given {
 		if err := w.Encode(job); err != nil {
