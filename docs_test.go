@@ -134,7 +134,7 @@ func newDesk(t *testing.T, polls int) *desk {
 		}
 	}
 	d.env = append(os.Environ(), "PATH="+filepath.Join(d.dir, "bin")+string(filepath.ListSeparator)+os.Getenv("PATH"),
-		"HOME="+filepath.Join(d.dir, "home"), "TMPDIR="+filepath.Join(d.dir, "tmp"), "XDG_STATE_HOME="+filepath.Join(d.dir, "state"),
+		"HOME="+filepath.Join(d.dir, "home"), "TMPDIR="+filepath.Join(d.dir, "tmp"), "XDG_STATE_HOME="+filepath.Join(d.dir, "state"), "XDG_CACHE_HOME="+filepath.Join(d.dir, "cache"),
 		"GOOGLE_GEMINI_BASE_URL="+d.url, "GEMINI_API_KEY="+pageKey, "GOOGLE_API_KEY=", "GBATCH_INTERVAL=10ms", "GBATCH_SETTLE=1s")
 	d.run(t, exec.Command("sql", "kb.duckdb",
 		"CREATE TABLE chunks (id VARCHAR PRIMARY KEY, text VARCHAR, title VARCHAR, context VARCHAR)",
@@ -448,6 +448,13 @@ func TestRecordsPage(t *testing.T) {
 			f, err := record.ParseFile([]byte(line))
 			if f == nil && err == nil {
 				err = errors.New("not a file")
+			}
+			return err
+		}},
+		{"## Space", []any{record.Space{}, record.SpaceMembers{}}, again(new(record.Space)), func(line string) error {
+			_, is, err := record.ParseSpace([]byte(line))
+			if !is {
+				err = errors.New("not a space")
 			}
 			return err
 		}},

@@ -20,6 +20,7 @@ var owners = map[string][]string{
 	"golang.org/x/sys":                {"gbatch/pkg/cli", "gbatch/pkg/progress"},
 	"golang.org/x/term":               {"gbatch/pkg/cli", "gbatch/pkg/progress"},
 	"github.com/goccy/go-json":        {"gbatch/pkg/ndjson"},
+	"github.com/yuin/goldmark":        {"gbatch/pkg/split"},
 	"github.com/rogpeppe/go-internal": nil, // tests only
 }
 
@@ -31,6 +32,7 @@ var never = map[string][]string{
 	"gbatch/cmd/gbatch-fetch":    {"github.com/duckdb/"},
 	"gbatch/cmd/gbatch-list":     {"github.com/duckdb/"},
 	"gbatch/cmd/gbatch-cancel":   {"github.com/duckdb/"},
+	"gbatch/cmd/gbatch-embed":    {"github.com/duckdb/"},
 	"gbatch/cmd/chunks-add":      {"google.golang.org/genai"},
 	"gbatch/cmd/chunks-pending":  {"google.golang.org/genai"},
 	"gbatch/cmd/vectors-apply":   {"google.golang.org/genai"},

@@ -354,7 +354,7 @@ func (s *Server) authorize(r *http.Request, c *call) error {
 // it.
 func (s *Server) serveWithFaults(w http.ResponseWriter, r *http.Request, c *call, h handler) {
 	subject := r.URL.Path + " " + s.displayName(c)
-	if c.op == "create" || c.op == "upload.start" && r.Header.Get("X-Goog-Upload-Protocol") == "resumable" {
+	if c.op == "create" || c.op == "embed" || c.op == "upload.start" && r.Header.Get("X-Goog-Upload-Protocol") == "resumable" {
 		// The body is read here, because a fault may match it. The handler refuses
 		// a body that is too long.
 		body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))

@@ -11,6 +11,7 @@
 //	request  request   a line of Google's batch file
 //	job      job       Google's work on a batch
 //	file     file      a file at Google
+//	space    space     the space of the lines that follow
 //	vector   vector    the answer for one key
 //	error    error     the failure of one key (a job has error too: job is looked for first)
 //
@@ -36,6 +37,19 @@ type Header struct {
 	Dim      int    `json:"dim"`                 // values per vector
 	TaskType string `json:"task_type,omitempty"` // in Google's spelling, such as RETRIEVAL_DOCUMENT
 	Keys     string `json:"keys,omitempty"`      // the KeySum of the lines that follow
+}
+
+// A Space is the space of the chunks or vectors that follow and belong to no
+// batch, up to the next such record.
+type Space struct {
+	Space SpaceMembers `json:"space"`
+}
+
+// SpaceMembers is the value of the member space.
+type SpaceMembers struct {
+	Model    string `json:"model"`               // without "models/"
+	Dim      int    `json:"dim"`                 // values per vector
+	TaskType string `json:"task_type,omitempty"` // in Google's spelling
 }
 
 // A Chunk is a passage of text embedded as one unit. If Context is not empty,
