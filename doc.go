@@ -8,6 +8,7 @@
 // If the pipe is stopped or killed, run it again: it continues where it stopped, and
 // pays for nothing twice.
 //
+//	text-to-chunks   cuts files of Markdown and plain text into chunks
 //	chunks-add       puts chunks into the database
 //	chunks-pending   claims the chunks that need a vector, in batches
 //	to-jsonl         renders chunks as the requests of Google's batch file

@@ -26,6 +26,7 @@ var owners = map[string][]string{
 
 // never lists what a program must not be linked with.
 var never = map[string][]string{
+	"gbatch/cmd/text-to-chunks":  {"github.com/duckdb/", "google.golang.org/genai"},
 	"gbatch/cmd/to-jsonl":        {"github.com/duckdb/", "google.golang.org/genai"},
 	"gbatch/cmd/gbatch-submit":   {"github.com/duckdb/"},
 	"gbatch/cmd/gbatch-wait":     {"github.com/duckdb/"},

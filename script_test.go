@@ -24,6 +24,7 @@ import (
 	"gbatch/pkg/emulator"
 	"gbatch/pkg/gbatch"
 	"gbatch/pkg/render"
+	"gbatch/pkg/split"
 	"gbatch/pkg/store"
 )
 
@@ -34,6 +35,7 @@ var mains embed.FS
 var commands = map[string]cli.Command{
 	"chunks-add":      new(store.Add),
 	"chunks-pending":  new(store.Pending),
+	"text-to-chunks":  new(split.Files),
 	"to-jsonl":        new(render.ToJSONL),
 	"gbatch-submit":   new(gbatch.Submit),
 	"gbatch-wait":     new(gbatch.Wait),
