@@ -20,6 +20,7 @@
 //	chunks-status    tells what is ready, queued, pending and failed
 //	gbatch-list      prints the jobs or the files at Google
 //	gbatch-cancel    cancels jobs, deletes input files that no job uses
+//	chunks-near      prints the chunks that are nearest to vectors
 //	gbatch-embed     embeds questions, and texts that cannot wait, by online calls
 //	chunks-release   gives back claimed batches that were not sent
 //	gemini-emulator  is a local Gemini server, for demos and tests

@@ -46,6 +46,7 @@ var commands = map[string]cli.Command{
 	"vectors-apply":   new(store.Apply),
 	"jobs-pending":    new(store.Jobs),
 	"chunks-status":   new(store.Status),
+	"chunks-near":     new(store.Near),
 	"chunks-release":  new(store.Release),
 	"gemini-emulator": new(emulator.Emulator),
 }
