@@ -137,6 +137,53 @@ func TestEmbed(t *testing.T) {
 	}
 }
 
+// At most --parallel calls are sent at a time, and not fewer if there are texts.
+func TestEmbedParallel(t *testing.T) {
+	g := newGoogle(t, emulator.Options{})
+	var mu sync.Mutex
+	now, most, all := 0, 0, make(chan struct{})
+	g.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		now++
+		if most = max(most, now); now == 3 && most == 3 {
+			select {
+			case <-all:
+			default:
+				close(all)
+			}
+		}
+		mu.Unlock()
+		select {
+		case <-all:
+		case <-time.After(time.Minute):
+			t.Error("the calls are sent one after the other")
+		}
+		g.Server.ServeHTTP(w, r)
+		mu.Lock()
+		now--
+		mu.Unlock()
+	}))
+	e := newEmbed(t)
+	e.Parallel = 3
+	checkEmbedded(t, g.ok(e, chunkLines(950)), 950, 8)
+	if most != 3 {
+		t.Errorf("%d calls at a time", most)
+	}
+}
+
+// Long texts are sent in smaller calls.
+func TestEmbedLongTexts(t *testing.T) {
+	g := newGoogle(t, emulator.Options{})
+	m := g.metered()
+	in := ""
+	for i := range 5 {
+		in += fmt.Sprintf(`{"id":"k%d","text":"%s"}`+"\n", i, strings.Repeat("long ", 180_000))
+	}
+	if out := g.ok(newEmbed(t), in); len(answerLines(out)) != 5 || m.calls != 3 || m.most != 2 {
+		t.Errorf("%d answers, %d calls, of up to %d texts", len(answerLines(out)), m.calls, m.most)
+	}
+}
+
 // Titles and task types are sent as to-jsonl sends them.
 func TestEmbedRequests(t *testing.T) {
 	g := newGoogle(t, emulator.Options{})
@@ -305,6 +352,7 @@ func TestEmbedWrongReplies(t *testing.T) {
 		{`embed set=embeddings.2.values.*=0 times=1`, []string{"k2"}, "without a direction"},
 		{`embed times=1 body='{"embeddings":[{"values":[NaN]}]}'`, nil, ""},
 		{`embed times=1 body='[]'`, nil, ""},
+		{`embed times=1 body='{"embeddings":[` + strings.Repeat(`{"values":[1,2,3,4,5,6,7,8]},`, 10) + `{"values":[1,2,3,4,5,6,7,8]}]}'`, nil, ""},
 		{`embed times=1 body=empty`, nil, ""},
 		{`embed times=1 body=html`, nil, ""},
 	} {

@@ -209,6 +209,16 @@ func TestCut(t *testing.T) {
 	}
 }
 
+// No chunk is too long, also if tokens of its pieces are fewer than those of the
+// whole.
+func TestCutSums(t *testing.T) {
+	for most := leastTokens; most < 400; most++ {
+		for _, title := range []string{"one", "two words", "three more words"} {
+			check(t, "a.md", "# "+title+"\n\n"+strings.Repeat("!", 1000), most)
+		}
+	}
+}
+
 // Ids of different files and sections are different.
 func TestCollisions(t *testing.T) {
 	seen := map[string]string{}

@@ -228,7 +228,7 @@ func (n *Near) answer(c *duck.Conn, s *source, q question, out io.Writer) error 
 		}
 	}
 	if terminal(out) {
-		return table(out, found)
+		return table(out, q.key, found)
 	}
 	w := ndjson.NewWriter(out)
 	for _, f := range found {
@@ -272,18 +272,19 @@ func (n *Near) query(s *source, q question, limit int) string {
 		strconv.FormatFloat(n.MinScore, 'g', -1, 64), limit, texts, s.sql)
 }
 
-// table prints neighbours for people: the score, the id, and the beginning of the
-// text.
-func table(out io.Writer, found []neighbour) error {
+// table prints the neighbours of a vector for people: the score, the id, and the
+// beginning of the text.
+func table(out io.Writer, key string, found []neighbour) error {
 	const width = 60
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, cli.Printable(key))
 	for _, f := range found {
 		score, _ := f.Score.Float64()
 		text := strings.Join(strings.Fields(f.Text), " ")
 		if r := []rune(text); len(r) > width {
 			text = string(r[:width-1]) + "…"
 		}
-		fmt.Fprintf(w, "%.3f\t%s\t%s\n", score, cli.Printable(f.ID), cli.Printable(text))
+		fmt.Fprintf(w, "  %.3f\t%s\t%s\n", score, cli.Printable(f.ID), cli.Printable(text))
 	}
 	return w.Flush()
 }
