@@ -45,7 +45,11 @@ func (a *Add) Run(ctx context.Context, in io.Reader, _ io.Writer) error {
 		err = a.TransactOn(c, duck.Create, schema, a.merge)
 	}
 	if err == nil {
-		slog.Info("the chunks are in the table", "table", a.Table, "chunks", n, "removed", a.removed)
+		attrs := []any{"table", a.Table, "chunks", n}
+		if a.SyncPrefix != "" {
+			attrs = append(attrs, "removed", a.removed)
+		}
+		slog.Info("the chunks are in the table", attrs...)
 	}
 	return err
 }
