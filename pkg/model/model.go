@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 )
 
 // The space of vectors that is used where nothing says another.
@@ -25,6 +26,10 @@ const (
 // MaxDim is the most values a vector may have. Google documents 128 to 3072,
 // and gives shorter vectors too.
 const MaxDim = 3072
+
+// JobLife is the time after which Google expires a job that is still pending or
+// running (ai.google.dev/gemini-api/docs/batch-api, job states).
+const JobLife = 48 * time.Hour
 
 // Unspecified is how Google's API spells "no task type".
 const Unspecified = "TASK_TYPE_UNSPECIFIED"
