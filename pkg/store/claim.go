@@ -223,7 +223,7 @@ func (p *Claim) unfit(c *duck.Conn, s *source) error {
 	if n, err = c.Count("SELECT count(*) FROM gbatch_unfit"); err != nil || n == 0 {
 		return err
 	}
-	slog.Warn("chunks that cannot be embedded are noted as failed (the view chunk_status has the reasons)", "chunks", n)
+	slog.Warn("chunks that cannot be embedded are noted as failed (chunks-status --failed has the reasons)", "chunks", n)
 	err = c.Exec(fmt.Sprintf(`DELETE FROM gbatch.failures WHERE embeddings = %[1]s AND chunk_id IN (SELECT key FROM gbatch_unfit);
 		INSERT INTO gbatch.failures SELECT key, text_hash, %[1]s, 3, 'INVALID_ARGUMENT', reason, 0, true, NULL, %[2]s::TIMESTAMP FROM gbatch_unfit;
 		DELETE FROM gbatch_picked WHERE seq IN (SELECT seq FROM gbatch_unfit)`, duck.Literal(p.Embeddings), duck.Literal(now())))
