@@ -1,12 +1,19 @@
 package gbatch
 
 import (
+	"bytes"
+	"encoding/json"
+	"math"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"gbatch/pkg/record"
+	"gbatch/pkg/store"
 )
 
 // someFailed embeds 50 of the 80 chunks, of which three fail, and submits 20.
@@ -36,6 +43,35 @@ func TestBoard(t *testing.T) {
 		}
 	} else if structure(ids.ReplaceAllString(got, "b01")) != structure(ids.ReplaceAllString(blocks[0].text, "b01")) {
 		t.Errorf("README.md does not show this board; go test . -run TestBoard -update writes it:\n%s", got)
+	}
+
+	// The figures are those of the emulator's books and of the job records.
+	books, err := x.server.Books()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("chunks-status", "kb.duckdb")
+	cmd.Dir, cmd.Env = x.dir, append(os.Environ(), "XDG_STATE_HOME="+x.dir)
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	job, err := os.ReadFile(filepath.Join(x.dir, "applied"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var last struct{ Summary store.Summary }
+	var closed record.Job
+	if err := json.Unmarshal(out[bytes.LastIndexByte(bytes.TrimSpace(out), '\n')+1:], &last); err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(job, &closed); err != nil {
+		t.Fatal(err)
+	}
+	s := last.Summary
+	if int(s.Ready+s.Queued) != books.RequestsPaid || int(s.Failed) != books.RequestsFailed || int(s.Ready) != *closed.Succeeded ||
+		s.Tokens != *closed.Tokens || *s.USD != *s.Today || *s.USD != math.Round(float64(s.Tokens)*7.5)/1e8 {
+		t.Errorf("the summary is %+v, the books are %+v, the job is %s", s, books, job)
 	}
 
 	x = start(t, 40, 24, someFailed+"chunks-status kb.duckdb", failing, env...)
