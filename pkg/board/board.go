@@ -27,8 +27,8 @@ type Status struct {
 	HTML         string `name:"html" placeholder:"FILE" help:"Also write a page with plots to a file."`
 }
 
-// sample is how many vectors are measured.
-const sample = 10_000
+// sample is about how many vectors are measured.
+const sample = 20_000
 
 // Run is [store.Status.Run].
 func (s *Status) Run(ctx context.Context, in io.Reader, out io.Writer) error {

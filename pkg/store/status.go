@@ -46,17 +46,13 @@ func (s *Status) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	var t *cli.Terminal
-	if f, ok := out.(interface{ Fd() uintptr }); ok && !s.JSON {
-		t = cli.TerminalOf(f)
-	}
 	switch {
 	case (s.Failed || s.Spaces) && (s.Metrics != "" || s.Also != nil):
 		return exit.Errorf(exit.Usage, "--failed and --spaces print other records than the status, and cannot be given with --metrics or --html")
 	case s.Failed:
 		return s.printFailed(ctx, out)
 	case s.Spaces:
-		return s.printSpaces(ctx, out, prices, t)
+		return s.printSpaces(ctx, out, prices)
 	}
 	var shown []string // the lines on the terminal, or the last record
 	for first := true; ; first = false {
@@ -75,13 +71,13 @@ func (s *Status) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 			}
 		}
 		watch := s.Watch > 0 && r.Total.Open > 0
-		switch {
+		switch t := s.terminal(out); {
 		case t != nil:
 			lines := r.board(t.Columns, t.Colors)
 			if watch {
 				lines = append(lines, "", progress.Cut(fmt.Sprintf("every %v, until no batch is open; Ctrl-C ends", time.Duration(s.Watch)), t.Columns-1))
 			}
-			if s.Watch > 0 && t.Moves {
+			if watch && t.Moves { // what has left the screen cannot be drawn again
 				lines = lines[:min(len(lines), t.Rows-1)]
 			}
 			err = redraw(out, t.Moves, shown, lines)
@@ -105,6 +101,15 @@ func (s *Status) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 	}
 }
 
+// terminal returns the terminal that out is, or nil if records are printed.
+func (s *Status) terminal(out io.Writer) *cli.Terminal {
+	f, ok := out.(interface{ Fd() uintptr })
+	if !ok || s.JSON {
+		return nil
+	}
+	return cli.TerminalOf(f)
+}
+
 // redraw prints lines in place of those that it printed before. If the terminal
 // cannot move its cursor, the lines come below, if they are others.
 func redraw(out io.Writer, moves bool, before, lines []string) error {
@@ -124,21 +129,25 @@ func redraw(out io.Writer, moves bool, before, lines []string) error {
 
 // print writes the records of a report, or only the summary.
 func (r *Report) print(out io.Writer, all bool) error {
-	w := ndjson.NewWriter(out)
+	var records []any
 	if all {
 		for _, n := range r.Counts {
-			if err := w.Encode(n); err != nil {
-				return err
-			}
+			records = append(records, n)
 		}
 		for _, b := range r.Batches {
-			if err := w.Encode(b); err != nil {
-				return err
-			}
+			records = append(records, b)
 		}
 	}
-	if err := w.Encode(map[string]Summary{"summary": r.Total}); err != nil {
-		return err
+	return encode(out, append(records, map[string]Summary{"summary": r.Total}))
+}
+
+// encode writes each record as a line.
+func encode[T any](out io.Writer, records []T) error {
+	w := ndjson.NewWriter(out)
+	for _, r := range records {
+		if err := w.Encode(r); err != nil {
+			return err
+		}
 	}
 	return w.Flush()
 }

@@ -7,7 +7,6 @@ import (
 	"slices"
 
 	"gbatch/pkg/duck"
-	"gbatch/pkg/ndjson"
 	"gbatch/pkg/record"
 )
 
@@ -26,7 +25,6 @@ const page = 10_000
 // printFailed prints the FAILED chunks, in the order of their ids. It reads them
 // page by page, so that the database is not held while out blocks.
 func (s *Status) printFailed(ctx context.Context, out io.Writer) error {
-	w := ndjson.NewWriter(out)
 	for last, more := "", true; more; {
 		var failed []failure
 		err := transact(ctx, &s.Database, duck.Read, func(c *duck.Conn) error {
@@ -52,12 +50,7 @@ func (s *Status) printFailed(ctx context.Context, out io.Writer) error {
 		if err != nil {
 			return err
 		}
-		for _, f := range failed {
-			if err := w.Encode(f); err != nil {
-				return err
-			}
-		}
-		if err := w.Flush(); err != nil {
+		if err := encode(out, failed); err != nil {
 			return err
 		}
 	}

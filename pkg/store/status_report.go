@@ -277,10 +277,16 @@ func (r *Report) stored(c *duck.Conn) error {
 			" UNION ALL SELECT batch, text_hash FROM gbatch.failures"+in+" AND embeddings = "+duck.Literal(r.Table)+") GROUP BY batch")
 }
 
-// norms measures a sample of the vectors.
+// norms measures a sample of about n vectors. It reads only some blocks of the
+// table, which may be large.
 func (r *Report) norms(c *duck.Conn, n int) error {
+	table := duck.Ident(r.Table)
+	all, err := c.Count("SELECT count(*) FROM " + table)
+	if err != nil || all == 0 {
+		return err
+	}
 	return c.Each(func(row *duck.Rows) { r.Norms = append(r.Norms, float64(row.Int(0))/1e9) },
-		fmt.Sprintf("SELECT CAST(1e9 * sqrt(list_inner_product(embedding::DOUBLE[], embedding::DOUBLE[])) AS BIGINT) FROM %s USING SAMPLE reservoir(%d ROWS) REPEATABLE (1)", duck.Ident(r.Table), n))
+		fmt.Sprintf("SELECT CAST(1e9 * sqrt(list_inner_product(embedding::DOUBLE[], embedding::DOUBLE[])) AS BIGINT) FROM %s TABLESAMPLE system(%f PERCENT)", table, min(100, 100*float64(n)/float64(all))))
 }
 
 // sum completes the summary, and what follows from the present time.

@@ -7,10 +7,8 @@ import (
 	"slices"
 	"strings"
 
-	"gbatch/pkg/cli"
 	"gbatch/pkg/duck"
 	"gbatch/pkg/model"
-	"gbatch/pkg/ndjson"
 	"gbatch/pkg/progress"
 )
 
@@ -30,7 +28,7 @@ type spaceStatus struct {
 
 // printSpaces prints each table of vectors for which chunks were claimed, or whose
 // comment names a space.
-func (s *Status) printSpaces(ctx context.Context, out io.Writer, prices model.Prices, t *cli.Terminal) error {
+func (s *Status) printSpaces(ctx context.Context, out io.Writer, prices model.Prices) error {
 	var spaces []*spaceStatus
 	err := transact(ctx, &s.Database, duck.Read, func(c *duck.Conn) error {
 		claimed, err := hasTables(c)
@@ -61,7 +59,7 @@ func (s *Status) printSpaces(ctx context.Context, out io.Writer, prices model.Pr
 	if err != nil {
 		return err
 	}
-	if t != nil {
+	if t := s.terminal(out); t != nil {
 		b := &board{width: t.Columns - 1, colors: t.Colors}
 		rows := [][]string{{"TABLE", "VECTORS", "COST", "MODEL", "DIM", "TASK TYPE"}}
 		for _, v := range spaces {
@@ -71,13 +69,7 @@ func (s *Status) printSpaces(ctx context.Context, out io.Writer, prices model.Pr
 		_, err := io.WriteString(out, strings.Join(b.lines[1:], "\n")+"\n")
 		return err
 	}
-	w := ndjson.NewWriter(out)
-	for _, space := range spaces {
-		if err := w.Encode(space); err != nil {
-			return err
-		}
-	}
-	return w.Flush()
+	return encode(out, spaces)
 }
 
 // readSpace reads what a table of vectors holds, and what it cost. claimed says
