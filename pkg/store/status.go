@@ -33,6 +33,8 @@ type statusCount struct {
 	Tokens int64    `json:"tokens"`
 	USD    *float64 `json:"usd,omitempty"`
 	Since  string   `json:"since,omitempty"` // no chunk has been QUEUED or PENDING for longer
+
+	OverLimit int64 `json:"over_limit,omitempty"` // chunks whose texts Google probably cuts off
 }
 
 // A batchStatus is the state of one batch.
@@ -138,7 +140,10 @@ func (s *Status) counts(c *duck.Conn, prices model.Prices, claimed bool) ([]stat
 		}
 	}
 	counts := []statusCount{{Status: "READY"}, {Status: "QUEUED"}, {Status: "PENDING"}, {Status: "FAILED"}}
-	e := space.Estimator(1)
+	e, _, err := estimator(c, s.Embeddings, space)
+	if err != nil {
+		return nil, err
+	}
 	err = c.Stream(func(r *duck.Rows) {
 		for i := range counts {
 			if n := &counts[i]; n.Status == r.Borrow(0) {
@@ -146,7 +151,11 @@ func (s *Status) counts(c *duck.Conn, prices model.Prices, claimed bool) ([]stat
 				if r.Bool(1) {
 					n.Tokens += r.Int(2)
 				} else {
-					n.Tokens += e.Request(r.Borrow(3), r.Borrow(4)).Likely
+					t := e.Request(r.Borrow(3), r.Borrow(4))
+					n.Tokens += t.Likely
+					if e.OverLimit(t) {
+						n.OverLimit++
+					}
 				}
 			}
 		}

@@ -139,6 +139,12 @@ func TestEstimates(t *testing.T) {
 				if err := json.Unmarshal([]byte(line), &plan); err != nil || plan.USD == nil || *plan.USD != float64(plan.Tokens) {
 					t.Errorf("%s: %v", line, err)
 				}
+				if strings.HasPrefix(line, `{"jobs":`) {
+					if plan.Tokens != got || plan.Requests != 3000 {
+						t.Errorf("the total is %s", line)
+					}
+					continue
+				}
 				got += plan.Tokens
 			}
 			if got != want {
