@@ -38,6 +38,7 @@ const Unspecified = "TASK_TYPE_UNSPECIFIED"
 // names begin alike.
 type Model struct {
 	Name       string
+	Known      bool  // these are facts about the model, and not what does no harm
 	MaxTokens  int64 // of one text: Google cuts off the rest without a message
 	TaskInText bool  // task type and title are words in the text, not fields beside it
 	UnitLength bool  // vectors below MaxDim values have length 1
@@ -56,6 +57,7 @@ func Lookup(name string) Model {
 	for _, known := range models {
 		if name == known.Name || strings.HasPrefix(name, known.Name+"-") {
 			m = known
+			m.Known = true
 		}
 	}
 	m.Name = name

@@ -140,6 +140,21 @@ func (b *board) counts() {
 		}
 	}
 	b.table(1, rows...)
+	if n := b.Total.OverLimit; n > 0 {
+		b.text(0, progress.Commas(n)+" texts are over the model's limit, and Google cuts them off, such as "+names(b.Total.OverLimitIDs, n))
+	}
+}
+
+// names lists some of n ids.
+func names(ids []string, n int64) string {
+	var short []string
+	for _, id := range ids {
+		short = append(short, progress.Cut(id, 30))
+	}
+	if int64(len(ids)) < n {
+		short = append(short, "…")
+	}
+	return strings.Join(short, ", ")
 }
 
 // number writes a number that may be long.
@@ -241,17 +256,7 @@ func (b *board) failures() {
 			b.add(looks[3].color, title)
 		}
 		b.text(0, fmt.Sprintf("%s× %s (%d): %s", progress.Commas(f.Chunks), f.Status, f.Code, f.Message))
-		ids := ""
-		for i, id := range f.Examples {
-			if i > 0 {
-				ids += ", "
-			}
-			ids += progress.Cut(id, 30)
-		}
-		if int64(len(f.Examples)) < f.Chunks {
-			ids += ", …"
-		}
-		b.text(4, "such as "+ids)
+		b.text(4, "such as "+names(f.Examples, f.Chunks))
 		advice, command := f.next(b.DB)
 		b.text(4, advice)
 		b.text(4, command)

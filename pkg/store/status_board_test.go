@@ -11,8 +11,6 @@ import (
 	"gbatch/pkg/model"
 )
 
-func usd(x float64) *float64 { return &x }
-
 // example is a report with all parts of a board.
 func example() *Report {
 	at := time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
@@ -21,8 +19,8 @@ func example() *Report {
 	r := &Report{
 		DB: "kb.duckdb", Table: "embeddings", At: at, Space: model.Space{Model: "gemini-embedding-001", Dim: 768, TaskType: "RETRIEVAL_DOCUMENT"},
 		Counts: []statusCount{
-			{Status: "READY", Chunks: 970_000, Tokens: 123_456_789, USD: usd(9.26)}, {Status: "QUEUED", Chunks: 20_000, Tokens: 1_000_000, USD: usd(0.075), Since: ago(26 * time.Hour)},
-			{Status: "PENDING", Chunks: 9_990, Tokens: 99_999, USD: usd(0.0075), Since: ago(61 * time.Second)}, {Status: "FAILED", Chunks: 10, Tokens: 50},
+			{Status: "READY", Chunks: 970_000, Tokens: 123_456_789, USD: new(9.26)}, {Status: "QUEUED", Chunks: 20_000, Tokens: 1_000_000, USD: new(0.075), Since: ago(26 * time.Hour)},
+			{Status: "PENDING", Chunks: 9_990, Tokens: 99_999, USD: new(0.0075), Since: ago(61 * time.Second)}, {Status: "FAILED", Chunks: 10, Tokens: 50},
 		},
 		Batches: []batchStatus{
 			{Batch: "b01M84SFAXB3APG34JFJ6Z25GEA", State: "FAILED", Requests: 10, ClaimedAt: ago(99 * time.Hour), EndedAt: ago(98 * time.Hour), Error: "INTERNAL: an internal error has occurred, try again later \x1b[31m"},
@@ -36,7 +34,7 @@ func example() *Report {
 			{Code: 3, Status: "INVALID_ARGUMENT", Message: "the text is empty", Final: true, Chunks: 1, Examples: []string{"b"}},
 			{Code: 14, Status: "UNAVAILABLE", Message: "later", Sent: true, Again: true, Chunks: 2, Examples: []string{"c", "d"}},
 		},
-		Total: Summary{USD: usd(9.26), Today: usd(0.5), Month: usd(1.25), Saved: usd(9.26), OpenUSD: usd(0.075), LeftToday: usd(9.5)},
+		Total: Summary{USD: new(9.26), Today: new(0.5), Month: new(1.25), Saved: new(9.26), OpenUSD: new(0.075), LeftToday: new(9.5)},
 	}
 	r.sum()
 	return r

@@ -35,6 +35,8 @@ type statusCount struct {
 	Tokens int64    `json:"tokens"`
 	USD    *float64 `json:"usd,omitempty"`
 	Since  string   `json:"since,omitempty"` // no chunk has been QUEUED or PENDING for longer
+
+	OverLimit int64 `json:"over_limit,omitempty"` // chunks whose texts Google probably cuts off
 }
 
 // A batchStatus is the state of one batch.
@@ -78,7 +80,9 @@ type Summary struct {
 	OpenUSD       *float64    `json:"usd_open,omitempty"`  // an estimate
 	LeftToday     *float64    `json:"usd_left_today,omitempty"`
 	LeftMonth     *float64    `json:"usd_left_month,omitempty"`
-	Errors        []codeCount `json:"errors,omitempty"` // of the FAILED chunks
+	OverLimit     int64       `json:"over_limit,omitempty"`
+	OverLimitIDs  []string    `json:"over_limit_ids,omitempty"` // the first five
+	Errors        []codeCount `json:"errors,omitempty"`         // of the FAILED chunks
 }
 
 // A Day is what the batches of a day cost.
@@ -90,7 +94,7 @@ type Day struct {
 // report reads the database.
 func (s *Status) report(ctx context.Context, prices model.Prices) (*Report, error) {
 	defer s.End()
-	r := &Report{DB: s.DB, Table: s.Embeddings, At: time.Now().UTC(), Total: Summary{Table: s.Embeddings, USD: new(float64), Today: new(float64), Month: new(float64), Saved: new(float64), OpenUSD: new(float64)}}
+	r := &Report{DB: s.DB, Table: s.Embeddings, At: time.Now().UTC(), Total: Summary{Table: s.Embeddings, USD: new(float64), Today: new(float64), Month: new(float64), Saved: new(float64), OpenUSD: new(float64), LeftToday: s.MaxCostPerDay, LeftMonth: s.MaxCostPerMonth}}
 	r.Total.At = r.At.Format(time.RFC3339)
 	err := transact(ctx, &s.Database, duck.Read, func(c *duck.Conn) error {
 		src, derived, err := s.source(c)
@@ -106,7 +110,10 @@ func (s *Status) report(ctx context.Context, prices model.Prices) (*Report, erro
 		if err := r.since(c, src); err != nil {
 			return err
 		}
-		if err := r.batches(c, prices); err != nil || !derived {
+		if err := r.batches(c, prices); err != nil {
+			return err
+		}
+		if err := s.left(c, r, prices); err != nil || !derived {
 			return err
 		}
 		if err := r.stored(c); err != nil {
@@ -171,26 +178,36 @@ func tableNames(c *duck.Conn) (names []string, err error) {
 
 // count counts the chunks of each status. It reads each text once.
 func (r *Report) count(c *duck.Conn, src *source, derived bool, prices model.Prices) error {
-	query := "SELECT 'PENDING' AS status, NULL::BIGINT AS tokens, " + src.title() + " AS title, " + src.body() + " AS body FROM " + src.sql
+	query := "SELECT 'PENDING' AS status, CAST(" + src.id() + " AS VARCHAR) AS key, NULL::BIGINT AS tokens, " + src.title() + " AS title, " + src.body() + " AS body FROM " + src.sql
 	if derived {
-		query = "SELECT status, tokens, sent_title AS title, sent_body AS body FROM (" + src.status(r.Table, "") + ")"
+		query = "SELECT status, key, tokens, sent_title AS title, sent_body AS body FROM (" + src.status(r.Table, "") + ")"
 	}
 	r.Space = src.space
 	space := src.space.Or(model.Space{Model: model.Default})
 	r.Counts = []statusCount{{Status: "READY"}, {Status: "QUEUED"}, {Status: "PENDING"}, {Status: "FAILED"}}
-	e := space.Estimator(1)
-	err := c.Stream(func(row *duck.Rows) {
+	e, _, err := estimator(c, r.Table, space)
+	if err != nil {
+		return err
+	}
+	err = c.Stream(func(row *duck.Rows) {
 		for i := range r.Counts {
 			if n := &r.Counts[i]; n.Status == row.Borrow(0) {
 				n.Chunks++
 				if row.Bool(1) {
 					n.Tokens += row.Int(2)
 				} else {
-					n.Tokens += e.Request(row.Borrow(3), row.Borrow(4)).Likely
+					t := e.Request(row.Borrow(3), row.Borrow(4))
+					n.Tokens += t.Likely
+					if e.OverLimit(t) {
+						n.OverLimit++
+						if len(r.Total.OverLimitIDs) < 5 {
+							r.Total.OverLimitIDs = append(r.Total.OverLimitIDs, row.Text(5))
+						}
+					}
 				}
 			}
 		}
-	}, "SELECT status, tokens IS NOT NULL, tokens, CASE WHEN tokens IS NULL THEN title END, CASE WHEN tokens IS NULL THEN body END FROM ("+query+")")
+	}, "SELECT status, tokens IS NOT NULL, tokens, CASE WHEN tokens IS NULL THEN title END, CASE WHEN tokens IS NULL THEN body END, CASE WHEN tokens IS NULL THEN key END FROM ("+query+")")
 	for i := range r.Counts {
 		r.Counts[i].USD = known(prices.Batch(space.Model, r.Counts[i].Tokens))
 	}
@@ -259,6 +276,43 @@ func (r *Report) batches(c *duck.Conn, prices model.Prices) error {
 	return err
 }
 
+// left sets what the open batches will cost, and what is left of the caps.
+func (s *Status) left(c *duck.Conn, r *Report, prices model.Prices) error {
+	estimated, err := hasEstimates(c)
+	if err != nil {
+		return err
+	}
+	likely := "tokens_likely"
+	if !estimated {
+		likely, r.Total.LeftToday, r.Total.LeftMonth = "NULL::BIGINT", nil, nil
+	}
+	var open amount
+	err = c.Each(func(row *duck.Rows) {
+		usd, priced := prices.Batch(row.Borrow(0), row.Int(1))
+		open.add(usd, priced && !row.Bool(2))
+	}, fmt.Sprintf("SELECT model, sum(%[1]s)::BIGINT, bool_or(%[1]s IS NULL) FROM gbatch.jobs WHERE closed_at IS NULL GROUP BY model", likely))
+	if r.Total.OpenUSD = open.value(); err != nil || !estimated {
+		return err
+	}
+	for _, l := range (&Caps{MaxCostPerDay: s.MaxCostPerDay, MaxCostPerMonth: s.MaxCostPerMonth}).limits() {
+		counted, err := spent(c, l.where)
+		if err != nil {
+			return err
+		}
+		var used amount
+		for _, b := range counted {
+			used.add(prices.Batch(b.model, b.tokens))
+		}
+		left := known(max(l.value-used.usd, 0), !used.unknown)
+		if l.flag == "--max-cost-per-day" {
+			r.Total.LeftToday = left
+		} else {
+			r.Total.LeftMonth = left
+		}
+	}
+	return nil
+}
+
 // stored counts the answers that the database has of each open batch with a job.
 func (r *Report) stored(c *duck.Conn) error {
 	open, names := map[string]*int64{}, []string{}
@@ -293,6 +347,9 @@ func (r *Report) norms(c *duck.Conn, n int) error {
 func (r *Report) sum() {
 	t := &r.Total
 	t.Ready, t.Queued, t.Pending, t.Failed = r.Counts[0].Chunks, r.Counts[1].Chunks, r.Counts[2].Chunks, r.Counts[3].Chunks
+	for _, n := range r.Counts {
+		t.OverLimit += n.OverLimit
+	}
 	t.Chunks = t.Ready + t.Queued + t.Pending + t.Failed
 	t.OldestPending = r.age(r.Counts[2].Since)
 	for i := range r.Batches {

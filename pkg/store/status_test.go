@@ -128,6 +128,12 @@ func TestEstimates(t *testing.T) {
 				if err := json.Unmarshal([]byte(line), &plan); err != nil || plan.USD == nil || *plan.USD != float64(plan.Tokens) {
 					t.Errorf("%s: %v", line, err)
 				}
+				if strings.HasPrefix(line, `{"jobs":`) {
+					if plan.Tokens != got || plan.Requests != 3000 {
+						t.Errorf("the total is %s", line)
+					}
+					continue
+				}
 				got += plan.Tokens
 			}
 			if got != want {
@@ -190,7 +196,7 @@ func TestReportNumbers(t *testing.T) {
 		"UPDATE gbatch.jobs SET submitted_at = TIMESTAMP '2020-02-02 12:00:00' WHERE batch = (SELECT min(batch) FROM gbatch.jobs)",
 		"INSERT INTO gbatch.jobs BY NAME SELECT 'b0' AS batch, 'another' AS embeddings, 'gemini-embedding-2' AS model, 1000000 AS tokens, 'SUCCEEDED' AS state, now()::TIMESTAMP AS claimed_at, now()::TIMESTAMP AS closed_at")
 
-	s := &Status{Database: k.Database, Embeddings: "embeddings"}
+	s := &Status{Database: k.Database, Embeddings: "embeddings", MaxCostPerDay: new(1.0), MaxCostPerMonth: new(0.05)}
 	prices, err := model.ReadPrices()
 	if err != nil {
 		t.Fatal(err)
@@ -212,6 +218,14 @@ func TestReportNumbers(t *testing.T) {
 	}
 	if want := 0.10 + 0.075*float64(tokens)/1e6; math.Abs(*r.Total.Saved-want) > 1e-9 {
 		t.Errorf("%v were saved, not %v", *r.Total.Saved, want)
+	}
+	// An open batch is expected to cost its likely tokens, and counts in caps with
+	// its most tokens. The batch of 2020 does not count.
+	k.expect("SELECT sum(tokens_likely), sum(tokens_max) > sum(tokens_likely) FROM gbatch.jobs WHERE closed_at IS NULL", fmt.Sprintf("%d|true", int64(math.Round(*r.Total.OpenUSD*1e6/0.075))))
+	k.expect("SELECT sum(coalesce(tokens, tokens_max)) FROM gbatch.jobs WHERE embeddings = 'embeddings' AND (submitted_at IS NULL OR submitted_at > '2021-01-01')",
+		fmt.Sprint(int64(math.Round((1-0.10-*r.Total.LeftToday)*1e6/0.075))))
+	if *r.Total.LeftMonth != 0 {
+		t.Errorf("%v are left of a cap that is reached", *r.Total.LeftMonth)
 	}
 	if got := fmt.Sprint(r.Total.Errors); got != "[{3  3} {7  2}]" {
 		t.Errorf("the errors are %s", got)
