@@ -282,3 +282,20 @@ func TestFailedPages(t *testing.T) {
 		t.Errorf("%d chunks are printed", len(got))
 	}
 }
+
+// A database of an older version has no estimates of its open batches.
+func TestReportOlder(t *testing.T) {
+	notes(t)
+	k := open(t, simple, "INSERT INTO chunks (id, text) VALUES ('a', 'one'), ('b', 'two')")
+	k.must(k.pending(func(p *Pending) { p.Limit = 1 }), "")
+	k.sql("ALTER TABLE gbatch.jobs DROP tokens_plain", "ALTER TABLE gbatch.jobs DROP tokens_max", "ALTER TABLE gbatch.jobs DROP tokens_likely")
+	prices, err := model.ReadPrices()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Status{Database: k.Database, Embeddings: "embeddings", MaxCostPerDay: new(1.0)}
+	r, err := s.report(t.Context(), prices)
+	if err != nil || r.Total.Queued != 1 || r.Total.Pending != 1 || r.Total.OpenUSD != nil || r.Total.LeftToday != nil || *r.Total.USD != 0 {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
