@@ -78,8 +78,8 @@ func (k *Caps) queue() (tokens int64) {
 
 // A batchTokens is what a batch counts in caps.
 type batchTokens struct {
-	batch, model string
-	tokens       int64
+	model  string
+	tokens int64
 }
 
 // budget sets r.caps, with what counts already: in caps on a run the batches of
@@ -123,7 +123,7 @@ func (p *Pending) budget(c *duck.Conn, r *round) error {
 func spent(c *duck.Conn, where string) (all []batchTokens, err error) {
 	err = c.Each(func(r *duck.Rows) {
 		name := model.Bare(r.Text(0))
-		all = append(all, batchTokens{model: name, tokens: r.Int(1) + r.Int(2)*model.Lookup(name).MaxTokens})
+		all = append(all, batchTokens{name, r.Int(1) + r.Int(2)*model.Lookup(name).MaxTokens})
 	}, fmt.Sprintf(`SELECT model, sum(coalesce(tokens, tokens_max))::BIGINT, sum(CASE WHEN tokens IS NULL THEN canary END)::BIGINT
 		FROM (SELECT *, %[1]s::TIMESTAMP AS present, coalesce(submitted_at, closed_at, %[1]s::TIMESTAMP) AS spent_at FROM gbatch.jobs)
 		WHERE (closed_at IS NULL OR coalesce(state, '') NOT IN ('FAILED', 'EXPIRED')) AND %[2]s GROUP BY model`, duck.Literal(now()), where))
@@ -135,7 +135,7 @@ func spent(c *duck.Conn, where string) (all []batchTokens, err error) {
 func (p *Pending) again(c *duck.Conn, r *round) (batches []string, err error) {
 	err = c.Each(func(row *duck.Rows) {
 		batches = append(batches, row.Text(0))
-		r.sent = append(r.sent, batchTokens{row.Text(0), model.Bare(row.Text(1)), row.Int(2)})
+		r.sent = append(r.sent, batchTokens{model.Bare(row.Text(1)), row.Int(2)})
 	}, "SELECT batch, model, tokens_max FROM gbatch.jobs WHERE job IS NULL AND closed_at IS NULL ORDER BY batch")
 	if err != nil {
 		return nil, err
@@ -192,7 +192,7 @@ func (r *round) afford(p *Claim, plan *plan) error {
 			total.requests+plan.stays.requests, total.tokens.Max+plan.stays.tokens.Max, refusal, how)
 	}
 	for _, cut := range plan.cuts {
-		r.sent = append(r.sent, batchTokens{model: p.Model, tokens: cut.tokens.Max})
+		r.sent = append(r.sent, batchTokens{p.Model, cut.tokens.Max})
 	}
 	if plan.full != nil {
 		r.full, r.stays = plan.full, fmt.Sprint(plan.stays.requests)
