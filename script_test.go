@@ -20,6 +20,7 @@ import (
 	_ "github.com/duckdb/duckdb-go/v2"
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"gbatch/pkg/board"
 	"gbatch/pkg/cli"
 	"gbatch/pkg/emulator"
 	"gbatch/pkg/gbatch"
@@ -42,7 +43,7 @@ var commands = map[string]cli.Command{
 	"gbatch-cancel":   new(gbatch.Cancel),
 	"vectors-apply":   new(store.Apply),
 	"jobs-pending":    new(store.Jobs),
-	"chunks-status":   new(store.Status),
+	"chunks-status":   new(board.Status),
 	"chunks-release":  new(store.Release),
 	"gemini-emulator": new(emulator.Emulator),
 }

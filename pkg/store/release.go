@@ -71,7 +71,8 @@ func (r *Release) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 		}
 		atWork := slices.ContainsFunc(claims, func(b claim) bool { return b.busy })
 		for _, b := range claims {
-			switch doubt := b.doubt(atWork); {
+			doubt := b.doubt(atWork)
+			switch {
 			case !b.wanted:
 				continue
 			case b.closed:
@@ -92,8 +93,12 @@ func (r *Release) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 			if b.mark.Phase == ledger.Created && b.Job.Job == "" {
 				b.Job.Job, b.Input, b.State = b.mark.Job, b.mark.Input, record.Queued
 			}
-			err := c.Exec("UPDATE gbatch.jobs SET state = $2, closed_at = $3::TIMESTAMP, job = nullif($4, ''), input = nullif($5, '') WHERE batch = $1",
-				b.Batch, released, now(), b.Job.Job, b.Input)
+			var tokens any // not known
+			if doubt == "" {
+				tokens = 0
+			}
+			err := c.Exec("UPDATE gbatch.jobs SET state = $2, closed_at = $3::TIMESTAMP, job = nullif($4, ''), input = nullif($5, ''), tokens = $6::BIGINT WHERE batch = $1",
+				b.Batch, released, now(), b.Job.Job, b.Input, tokens)
 			if err != nil {
 				return err
 			}
