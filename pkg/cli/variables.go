@@ -57,7 +57,7 @@ func Variables(commands ...Command) (names []string, err error) {
 // Known returns the variables that no command warns of.
 func Known() []string { return variables }
 
-// warnUnknown warns of the variables in an environment that look like the
+// warnUnknown warns of the variables in an environment that have a value and look like the
 // variable of a flag, but belong to no flag of any command. Of the commands in a
 // pipe only one warns: it holds a lock until the function that is returned is
 // called.
@@ -65,9 +65,9 @@ func warnUnknown(environment []string, flags []*kong.Flag) (end func()) {
 	end = func() {}
 	var unknown []string
 	for _, e := range environment {
-		v, _, _ := strings.Cut(e, "=")
+		v, value, _ := strings.Cut(e, "=")
 		own := slices.ContainsFunc(flags, func(f *kong.Flag) bool { return slices.Contains(f.Envs, v) })
-		if strings.HasPrefix(v, prefix+"_") && !own && !slices.Contains(variables, v) && !slices.Contains(others, v) {
+		if value != "" && strings.HasPrefix(v, prefix+"_") && !own && !slices.Contains(variables, v) && !slices.Contains(others, v) {
 			unknown = append(unknown, v)
 		}
 	}

@@ -223,7 +223,11 @@ func (s *submission) unseen(ctx context.Context, p *payload, e ledger.Entry) (*r
 	if found.mine != nil {
 		return s.adopt(ctx, p, e, found.mine, false)
 	}
-	return nil, &oneBatch{fmt.Errorf("%s was submitted as %s, which this key cannot see: use a key of the project that it was submitted with; if the job was deleted, remove %s and run the whole pipe again, which creates another job", p, e.Mark().Job, e)}
+	next := "; if the job was deleted, remove " + e.String() + " and run the whole pipe again, which creates another job"
+	if claimed.MatchString(p.Batch) {
+		next = giveBack(p.Batch)
+	}
+	return nil, &oneBatch{fmt.Errorf("%s was submitted as %s, which this key cannot see: use a key of the project that it was submitted with%s", p, e.Mark().Job, next)}
 }
 
 // sameLines returns the first of some jobs for the same lines that this batch

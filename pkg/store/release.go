@@ -122,7 +122,7 @@ func (r *Release) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	return kept.error()
+	return kept.error(r.DB)
 }
 
 // claims lists the named batches and all batches without a job. If no batch is
@@ -217,13 +217,15 @@ func (b *claim) cost(c *duck.Conn, prices model.Prices) (*float64, error) {
 // refused are the batches that are not given back.
 type refused struct {
 	batches  []string
-	requests int // requests of the batches that --force would give back; so are the next two
+	jobs     bool // some have a job in the database
+	requests int  // requests of the batches that --force would give back; so are the next two
 	usd      float64
 	noPrice  bool
 }
 
 func (k *refused) add(c *duck.Conn, prices model.Prices, b claim, why string) error {
 	k.batches = append(k.batches, fmt.Sprintf("%s (%s)", b.Batch, why))
+	k.jobs = k.jobs || b.Job.Job != ""
 	if b.busy {
 		return nil
 	}
@@ -237,7 +239,7 @@ func (k *refused) add(c *duck.Conn, prices model.Prices, b claim, why string) er
 	return err
 }
 
-func (k *refused) error() error {
+func (k *refused) error(db string) error {
 	const shown = 5
 	n := len(k.batches)
 	if n == 0 {
@@ -255,7 +257,11 @@ func (k *refused) error() error {
 	if k.requests > 0 {
 		force = fmt.Sprintf("; with --force they are given back, and requests that are already paid for are paid for twice: %d requests, estimated cost %s", k.requests, dollars(usd))
 	}
-	return exit.Errorf(exit.Partial, "batches were not given back: %s%s; run the whole pipe, which finds their jobs or submits them%s", strings.Join(k.batches[:min(n, shown)], ", "), more, force)
+	next := "run the whole pipe, which finds their jobs or submits them"
+	if k.jobs {
+		next = fmt.Sprintf("collect their jobs with jobs-pending %s | gbatch-wait | gbatch-fetch | vectors-apply %[1]s", db)
+	}
+	return exit.Errorf(exit.Partial, "batches were not given back: %s%s; %s%s", strings.Join(k.batches[:min(n, shown)], ", "), more, next, force)
 }
 
 // expire deletes the items of batches that were given back more than

@@ -114,7 +114,10 @@ func (c *conn) answer(request string) (io.Reader, error) {
 		}
 		body = io.MultiReader(all...)
 	} else {
-		const status = `{"name":"batches/x","done":true,"metadata":{"state":"BATCH_STATE_SUCCEEDED","output":{"responsesFile":"files/x"}}}`
+		_, path, _ := strings.Cut(request, "/batches/")
+		job, _, _ := strings.Cut(path, " ")
+		job, _, _ = strings.Cut(job, "?")
+		status := fmt.Sprintf(`{"name":"batches/%s","done":true,"metadata":{"state":"BATCH_STATE_SUCCEEDED","output":{"responsesFile":"files/x"}}}`, job)
 		body, size = strings.NewReader(status), int64(len(status))
 	}
 	return io.MultiReader(strings.NewReader(fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n", size)), body), nil
