@@ -17,6 +17,7 @@ var owners = map[string][]string{
 	"github.com/alecthomas/kong":      {"gbatch/pkg/cli"},
 	"github.com/charmbracelet/log":    {"gbatch/pkg/cli"},
 	"charm.land/bubbles/":             {"gbatch/pkg/progress"},
+	"github.com/charmbracelet/x/ansi": {"gbatch/pkg/progress"},
 	"golang.org/x/sys":                {"gbatch/pkg/cli", "gbatch/pkg/progress"},
 	"golang.org/x/term":               {"gbatch/pkg/cli", "gbatch/pkg/progress"},
 	"github.com/goccy/go-json":        {"gbatch/pkg/ndjson"},

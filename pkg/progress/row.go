@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"charm.land/bubbles/v2/progress"
+	"github.com/charmbracelet/x/ansi"
 )
 
 // A Row is what a process shows of its task.
@@ -157,10 +158,7 @@ func lines(rows []Row, columns int) []string {
 }
 
 // Cut shortens a text to some columns. An ellipsis shows that it was cut.
-func Cut(s string, columns int) string {
-	runes := []rune(s) // each takes one column
-	if len(runes) <= columns {
-		return s
-	}
-	return string(runes[:max(columns-1, 0)]) + "…"
-}
+func Cut(s string, columns int) string { return ansi.Truncate(s, max(columns, 1), "…") }
+
+// Width is how many columns a text takes.
+func Width(s string) int { return ansi.StringWidth(s) }

@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"gbatch/pkg/cli"
 	"gbatch/pkg/model"
@@ -74,17 +73,18 @@ func (b *board) table(left int, rows ...[]string) {
 			if i == len(widths) {
 				widths = append(widths, 0)
 			}
-			widths[i] = max(widths[i], utf8.RuneCountInString(row[i]))
+			widths[i] = max(widths[i], progress.Width(row[i]))
 		}
 	}
 	b.add("", "")
 	for n, row := range rows {
 		line, color := "", ""
 		for i, cell := range row {
-			if i < left {
-				widths[i] = -max(widths[i], -widths[i])
+			if pad := strings.Repeat(" ", widths[i]-progress.Width(cell)); i < left {
+				line += cell + pad + "  "
+			} else {
+				line += pad + cell + "  "
 			}
-			line += fmt.Sprintf("%*s  ", widths[i], cell)
 		}
 		if n == 0 {
 			color = "1"
@@ -97,7 +97,7 @@ func (b *board) table(left int, rows ...[]string) {
 func (b *board) text(indent int, words string) {
 	line := ""
 	for _, word := range strings.Fields(cli.Printable(words)) {
-		if line != "" && indent+utf8.RuneCountInString(line+" "+word) > b.width {
+		if line != "" && indent+progress.Width(line+" "+word) > b.width {
 			b.add("", strings.Repeat(" ", indent)+line)
 			line = ""
 		}

@@ -6,9 +6,9 @@ import (
 	"strings"
 	"testing"
 	"time"
-	"unicode/utf8"
 
 	"gbatch/pkg/model"
+	"gbatch/pkg/progress"
 )
 
 // example is a report with all parts of a board.
@@ -32,7 +32,7 @@ func example() *Report {
 			{Code: 3, Status: "INVALID_ARGUMENT", Message: "the text has … tokens, and the model reads no more than …", Final: true, Sent: true, Chunks: 8, Examples: []string{"manual/chapter 1", "manual/chapter 2 with a very long heading", "x\ty"}},
 			{Code: 13, Status: "INTERNAL", Message: "an error", Final: true, Sent: true, Again: true, Chunks: 1, Examples: []string{"a"}},
 			{Code: 3, Status: "INVALID_ARGUMENT", Message: "the text is empty", Final: true, Chunks: 1, Examples: []string{"b"}},
-			{Code: 14, Status: "UNAVAILABLE", Message: "later", Sent: true, Again: true, Chunks: 2, Examples: []string{"c", "d"}},
+			{Code: 14, Status: "UNAVAILABLE", Message: "later", Sent: true, Again: true, Chunks: 2, Examples: []string{"c", "第四章"}},
 		},
 		Total: Summary{USD: new(9.26), Today: new(0.5), Month: new(1.25), Saved: new(9.26), OpenUSD: new(0.075), LeftToday: new(9.5)},
 	}
@@ -91,7 +91,7 @@ than …
 
 CHUNKS WITH TRANSIENT ERRORS
 2× UNAVAILABLE (14): later
-    such as c, d
+    such as c, 第四章
     the next chunks-pending sends them again
 
 each failed chunk: chunks-status kb.duckdb --failed
@@ -150,7 +150,7 @@ empty
 
 CHUNKS WITH TRANSIENT ERRORS
 2× UNAVAILABLE (14): later
-    such as c, d
+    such as c, 第四章
     the next chunks-pending sends them
     again
 
@@ -163,7 +163,7 @@ func TestBoardWidth(t *testing.T) {
 	for columns := 2; columns < 200; columns++ {
 		plain := example().board(columns, false)
 		for _, line := range plain {
-			if n := utf8.RuneCountInString(line); n > columns-1 || strings.ContainsAny(line, "\t\x1b") {
+			if n := progress.Width(line); n > columns-1 || strings.ContainsAny(line, "\t\x1b") {
 				t.Errorf("on %d columns, a line has %d: %q", columns, n, line)
 			}
 		}
@@ -186,7 +186,7 @@ func TestBar(t *testing.T) {
 		}
 		r.sum()
 		bar := r.board(80, false)[1]
-		if n := utf8.RuneCountInString(bar); n != 79 {
+		if n := progress.Width(bar); n != 79 {
 			t.Errorf("%v: the bar has %d columns: %s", counts, n, bar)
 		}
 		for i, n := range counts {
