@@ -89,7 +89,7 @@ install:
 	go install $(COMMANDS:%=./cmd/%)
 
 clean:
-	rm -rf bin fuzz.out
+	rm -rf bin demo fuzz.out
 
 # Your own database. Set the flags of the commands in the environment, such as
 # GBATCH_FROM, GBATCH_MODEL or GBATCH_LIMIT.

@@ -17,7 +17,7 @@
 //	gbatch-fetch     streams the results of jobs, as packed vectors and errors of keys
 //	vectors-apply    writes vectors and errors back to the database
 //	jobs-pending     prints the jobs whose results are not applied yet
-//	chunks-status    tells what is ready, queued, pending and failed
+//	chunks-status    tells what is ready, queued, pending and failed, why, and at what cost
 //	gbatch-list      prints the jobs or the files at Google
 //	gbatch-cancel    cancels jobs, deletes input files that no job uses
 //	chunks-near      prints the chunks that are nearest to vectors

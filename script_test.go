@@ -20,6 +20,7 @@ import (
 	_ "github.com/duckdb/duckdb-go/v2"
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"gbatch/pkg/board"
 	"gbatch/pkg/cli"
 	"gbatch/pkg/emulator"
 	"gbatch/pkg/gbatch"
@@ -45,7 +46,7 @@ var commands = map[string]cli.Command{
 	"gbatch-embed":    new(gbatch.Embed),
 	"vectors-apply":   new(store.Apply),
 	"jobs-pending":    new(store.Jobs),
-	"chunks-status":   new(store.Status),
+	"chunks-status":   new(board.Status),
 	"chunks-near":     new(store.Near),
 	"chunks-release":  new(store.Release),
 	"gemini-emulator": new(emulator.Emulator),

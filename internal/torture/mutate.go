@@ -15,8 +15,8 @@ type change struct{ file, text, by string }
 // mutations take one safeguard away each.
 var mutations = map[string][]change{
 	"no-look-up": {{"pkg/gbatch/submit.go",
-		"	found, err := s.settle(ctx, p, unknown)\n",
-		"	_ = unknown\n	found, err := new(jobsFound), error(nil)\n"}},
+		"	found, err := s.settle(ctx, p, unknown && !s.DryRun)\n",
+		"	found, err := new(jobsFound), error(nil)\n"}},
 	"no-hash-check": {{"pkg/store/answers.go",
 		"SELECT h.* FROM gbatch_here h JOIN (SELECT %s AS rid, %s AS text_hash FROM %s %s) c ON c.rid = h.rid WHERE c.text_hash = h.text_hash",
 		"SELECT h.* REPLACE (c.text_hash AS text_hash) FROM gbatch_here h JOIN (SELECT %s AS rid, %s AS text_hash FROM %s %s) c ON c.rid = h.rid"}},

@@ -128,23 +128,23 @@ func TestCourtesyIsReconciled(t *testing.T) {
 		k.expect("SELECT id, c.embedding_status, c.error_message FROM chunks c JOIN chunk_status s USING (id) WHERE c.embedding_status <> CASE s.embedding_status WHEN 'QUEUED' THEN 'PENDING' ELSE s.embedding_status END OR c.error_message IS DISTINCT FROM s.error_message", "")
 		k.expect("SELECT count(*) FROM chunks c JOIN embeddings e ON e.chunk_id = c.id AND c.v = e.embedding::FLOAT[] WHERE embedding_status = 'READY'", want)
 	}
-	for change, want := range map[string]string{
-		"UPDATE chunks SET embedding_status = 'FAILED', error_message = 'by hand' WHERE id = 'c1'":          "6",
-		"UPDATE chunks SET embedding_status = NULL":                                                         "6",
-		"UPDATE chunks SET error_message = 'left'":                                                          "6",
-		"UPDATE chunks SET v = NULL WHERE id = 'c2'":                                                        "6",
-		"DELETE FROM gbatch.noted; UPDATE chunks SET v = [1, 2, 3, 4]":                                      "6", // as an older version leaves it
-		"UPDATE chunks SET text = 'text 1' WHERE id = 'c2'":                                                 "6",
-		"UPDATE chunks SET text = 'text 2' WHERE id = 'c2'; DELETE FROM embeddings WHERE chunk_id = 'c2'":   "6",
-		"INSERT INTO chunks VALUES ('new', 'text 3', 'READY', 'odd', [0, 0, 0, 0]) ON CONFLICT DO NOTHING;": "7",
+	for _, test := range []struct{ change, want string }{
+		{"UPDATE chunks SET embedding_status = 'FAILED', error_message = 'by hand' WHERE id = 'c1'", "6"},
+		{"UPDATE chunks SET embedding_status = NULL", "6"},
+		{"UPDATE chunks SET error_message = 'left'", "6"},
+		{"UPDATE chunks SET v = NULL WHERE id = 'c2'", "6"},
+		{"DELETE FROM gbatch.noted; UPDATE chunks SET v = [1, 2, 3, 4]", "6"}, // as an older version leaves it
+		{"UPDATE chunks SET text = 'text 1' WHERE id = 'c2'", "6"},
+		{"UPDATE chunks SET text = 'text 2' WHERE id = 'c2'; DELETE FROM embeddings WHERE chunk_id = 'c2'", "6"},
+		{"INSERT INTO chunks VALUES ('new', 'text 3', 'READY', 'odd', [0, 0, 0, 0]) ON CONFLICT DO NOTHING;", "7"},
 	} {
-		k.sql(change)
+		k.sql(test.change)
 		k.must(k.pending(column), "")
-		if want == "7" {
-			right(want)
+		if test.want == "7" {
+			right(test.want)
 			k.sql("DELETE FROM chunks WHERE id = 'new'")
 		} else {
-			right(want)
+			right(test.want)
 		}
 	}
 	// A chunk whose text is in flight for another chunk is not READY, and does
