@@ -59,7 +59,7 @@ func (p *Pending) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 		return err
 	}
 	defer p.End()
-	if look := terminal(out); look || p.DryRun {
+	if look := terminal(out) != nil; look || p.DryRun {
 		err := p.dryRun(ctx, out)
 		if look && err == nil {
 			slog.Info("nothing was claimed, since the output is a terminal: give it to to-jsonl, or to a file")
