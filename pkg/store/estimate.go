@@ -138,7 +138,7 @@ func (o *overLimit) add(c *duck.Conn, seqs []int64) error {
 
 // refuseLong notes the picked chunks whose texts are over the model's limit as
 // failed, and removes them from gbatch_picked.
-func (p *Claim) refuseLong(c *duck.Conn, e *model.Estimator, tokens []model.Estimate, long *overLimit) error {
+func (p *Claim) refuseLong(c *duck.Conn, e *model.Estimator, tokens []model.Estimate, plan *plan, long *overLimit) error {
 	var seqs []int64
 	for seq, t := range tokens {
 		if e.OverLimit(t) {
@@ -174,5 +174,5 @@ func (p *Claim) refuseLong(c *duck.Conn, e *model.Estimator, tokens []model.Esti
 	if err != nil {
 		return err
 	}
-	return p.fail(c, outOfRange, "OUT_OF_RANGE")
+	return p.fail(c, plan, outOfRange, "OUT_OF_RANGE")
 }
