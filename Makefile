@@ -1,4 +1,4 @@
-# make                       builds the commands into bin/
+# make                       builds the program into bin/, and a link to it for each command
 # make demo                  runs the whole pipe on real text against the local emulator
 # make test                  runs all tests
 # make embed DB=kb.duckdb    embeds your database with the whole pipe, and waits for the jobs
@@ -6,24 +6,29 @@
 # make sync  DB=kb.duckdb    collects the jobs that have ended
 # make check                 runs the scripts with the built commands
 # make lint race fuzz purego runs the other checks of CI
+# make man completions       writes manual pages and completions into bin/share
 # make torture bench         kills commands hundreds of times; writes BENCHMARKS.md
 
 SHELL := bash
 .SHELLFLAGS := -o pipefail -ec
 .ONESHELL:
 
-COMMANDS := $(patsubst cmd/%/main.go,%,$(wildcard cmd/*/main.go))
+COMMANDS := $(filter-out gbatch,$(patsubst cmd/%/main.go,%,$(wildcard cmd/*/main.go)))
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 FUZZTIME := 3s
 SEED := 1
 TIMEOUT := 60m
 
-.PHONY: build test purego check race lint fuzz torture bench demo test-live install clean embed flush sync need-db
+.PHONY: build man completions test purego check race lint fuzz torture bench demo test-live install clean embed flush sync need-db
 
 build:
-	@echo "building $(words $(COMMANDS)) commands into bin/; the first time takes a minute or two" >&2
-	go build -o bin/ $(COMMANDS:%=./cmd/%)
+	@echo "building bin/gbatch and $(words $(COMMANDS)) links to it; the first time takes a minute" >&2
+	go build -o bin/ ./cmd/gbatch
+	for name in $(COMMANDS); do ln -sf gbatch bin/$$name; done
+
+man completions: build
+	bin/gbatch write-help bin/share
 
 # The time limit is long enough for a slow or busy machine. The temporary folder is
 # removed even if a test is stopped.
@@ -86,7 +91,9 @@ test-live:
 	GBATCH_LIVE=1 go test . -run TestLive -count=1 -v -timeout 48h
 
 install:
-	go install $(COMMANDS:%=./cmd/%)
+	go install ./cmd/gbatch
+	dir=$$(go env GOBIN) && dir=$${dir:-$$(go env GOPATH)/bin}
+	for name in $(COMMANDS); do ln -sf gbatch "$$dir/$$name"; done
 
 clean:
 	rm -rf bin fuzz.out

@@ -138,10 +138,23 @@ func mutate(name, dir string) error {
 	if err := os.WriteFile(filepath.Join(dir, "overlay.json"), overlay, 0o600); err != nil {
 		return err
 	}
-	build := exec.Command("go", "build", "-overlay", filepath.Join(dir, "overlay.json"), "-o", dir+"/", "./cmd/...")
+	build := exec.Command("go", "build", "-overlay", filepath.Join(dir, "overlay.json"), "-o", dir+"/", "./cmd/gbatch")
 	build.Dir = root
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("mutation %s: %w: %s", name, err, out)
+	}
+	commands, err := filepath.Glob(filepath.Join(root, "cmd/*/main.go"))
+	if err != nil {
+		return err
+	}
+	for _, path := range commands {
+		name := filepath.Base(filepath.Dir(path))
+		if name == "gbatch" {
+			continue
+		}
+		if err := os.Symlink("gbatch", filepath.Join(dir, name)); err != nil {
+			return err
+		}
 	}
 	return os.Setenv("PATH", dir+string(filepath.ListSeparator)+os.Getenv("PATH"))
 }
