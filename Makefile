@@ -7,6 +7,7 @@
 # make check                 runs the scripts with the built commands
 # make lint race fuzz purego runs the other checks of CI
 # make man completions       writes manual pages and completions into bin/share
+# make release test-release  makes archives and packages in dist/; installs one, uses it, removes it
 # make torture bench         kills commands hundreds of times; writes BENCHMARKS.md
 
 SHELL := bash
@@ -14,13 +15,14 @@ SHELL := bash
 .ONESHELL:
 
 COMMANDS := $(filter-out gbatch,$(patsubst cmd/%/main.go,%,$(wildcard cmd/*/main.go)))
+NFPM := github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.2
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 FUZZTIME := 3s
 SEED := 1
 TIMEOUT := 60m
 
-.PHONY: build man completions test purego check race lint fuzz torture bench demo test-live install clean embed flush sync need-db
+.PHONY: build man completions test purego check race lint fuzz torture bench demo test-live install clean release test-release embed flush sync need-db
 
 build:
 	@echo "building bin/gbatch and $(words $(COMMANDS)) links to it; the first time takes a minute" >&2
@@ -96,7 +98,47 @@ install:
 	for name in $(COMMANDS); do ln -sf gbatch "$$dir/$$name"; done
 
 clean:
-	rm -rf bin fuzz.out
+	rm -rf bin dist fuzz.out
+
+# Archives and packages of the present commit for Linux, in dist/: see docs/release.md.
+# A processor without a C compiler for it is left out.
+release: build
+	test -z "$$(git status --porcelain --untracked-files=no)" || { echo "make: commit your changes first: a release is made of a commit" >&2; exit 2; }
+	umask 022
+	export LC_ALL=C TZ=UTC CGO_ENABLED=1 GOFLAGS=-trimpath SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct)
+	export MTIME=$$(date -d @$$SOURCE_DATE_EPOCH +%FT%TZ) VERSION ARCH STAGE GLIBC
+	VERSION=$$(git describe --tags --match 'v[0-9]*' 2>/dev/null | sed 's/^v//; s/-/+/; s/-/./g') || VERSION=0+$$(date -d @$$SOURCE_DATE_EPOCH +%Y%m%d).$$(git rev-parse --short=12 HEAD)
+	rm -rf dist
+	for target in amd64 amd64-static arm64; do
+		ARCH=$${target%-static}
+		case $$ARCH in amd64) cc=x86_64-linux-gnu-gcc ;; arm64) cc=aarch64-linux-gnu-gcc ;; esac
+		command -v $$cc > /dev/null || { echo "make: there is no $$cc, so linux-$$target is left out" >&2; continue; }
+		# libstdc++ is linked statically in each, so that only glibc must be new enough: the
+		# linker finds libstdc++.a first.
+		mkdir -p dist/lib-$$ARCH && ln -sf "$$($$cc -print-file-name=libstdc++.a)" dist/lib-$$ARCH/
+		flags="-s -w -linkmode external -extldflags '-L$(CURDIR)/dist/lib-$$ARCH -static-libgcc'" tags=
+		if [ $$target != $$ARCH ]; then flags='-s -w -linkmode external -extldflags -static' tags=netgo,osusergo; fi
+		name=gbatch-$$VERSION-linux-$$target STAGE=dist/gbatch-$$VERSION-linux-$$target
+		mkdir -p $$STAGE/bin $$STAGE/share/doc/gbatch
+		GOOS=linux GOARCH=$$ARCH CC=$$cc CXX=$${cc%gcc}g++ go build -tags "$$tags" -ldflags "$$flags" -o $$STAGE/bin/ ./cmd/gbatch
+		for command in $(COMMANDS); do ln -s gbatch $$STAGE/bin/$$command; done
+		bin/gbatch write-help $$STAGE/share
+		cp -r README.md CHANGELOG.md BENCHMARKS.md docs $$STAGE/share/doc/gbatch/
+		cp LICENSE $$STAGE/share/doc/gbatch/copyright
+		tar --sort=name --owner=0 --group=0 --numeric-owner --mtime=@$$SOURCE_DATE_EPOCH -C dist -c $$name | gzip -9n > dist/$$name.tar.gz
+		if [ $$target = $$ARCH ]; then
+			GLIBC=$$($${cc%gcc}objdump -T $$STAGE/bin/gbatch | grep -o 'GLIBC_[0-9.]*' | sort -uV | tail -1)
+			GLIBC=$${GLIBC#GLIBC_}
+			for format in deb rpm; do go run $(NFPM) package -f packaging/nfpm.yaml -p $$format -t dist/; done
+		fi
+		rm -rf $$STAGE
+	done
+	rm -rf dist/lib-*
+	cd dist && sha256sum * > SHA256SUMS
+
+# Needs root and debootstrap: see docs/release.md.
+test-release: release
+	packaging/test-release
 
 # Your own database. Set the flags of the commands in the environment, such as
 # GBATCH_FROM, GBATCH_MODEL or GBATCH_LIMIT.
