@@ -105,7 +105,7 @@ clean:
 release: build
 	test -z "$$(git status --porcelain --untracked-files=no)" || { echo "make: commit your changes first: a release is made of a commit" >&2; exit 2; }
 	umask 022
-	export LC_ALL=C TZ=UTC CGO_ENABLED=1 GOFLAGS=-trimpath SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct)
+	export LC_ALL=C TZ=UTC CGO_ENABLED=1 GOFLAGS= SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct)
 	export MTIME=$$(date -d @$$SOURCE_DATE_EPOCH +%FT%TZ) VERSION ARCH STAGE GLIBC
 	VERSION=$$(git describe --tags --match 'v[0-9]*' 2>/dev/null | sed 's/^v//; s/-/+/; s/-/./g') || VERSION=0+$$(date -d @$$SOURCE_DATE_EPOCH +%Y%m%d).$$(git rev-parse --short=12 HEAD)
 	rm -rf dist
@@ -120,7 +120,7 @@ release: build
 		if [ $$target != $$ARCH ]; then flags='-s -w -linkmode external -extldflags -static' tags=netgo,osusergo; fi
 		name=gbatch-$$VERSION-linux-$$target STAGE=dist/gbatch-$$VERSION-linux-$$target
 		mkdir -p $$STAGE/bin $$STAGE/share/doc/gbatch
-		GOOS=linux GOARCH=$$ARCH CC=$$cc CXX=$${cc%gcc}g++ go build -tags "$$tags" -ldflags "$$flags" -o $$STAGE/bin/ ./cmd/gbatch
+		GOOS=linux GOARCH=$$ARCH CC=$$cc CXX=$${cc%gcc}g++ go build -trimpath -tags "$$tags" -ldflags "$$flags" -o $$STAGE/bin/ ./cmd/gbatch
 		for command in $(COMMANDS); do ln -s gbatch $$STAGE/bin/$$command; done
 		bin/gbatch write-help $$STAGE/share
 		cp -r README.md CHANGELOG.md BENCHMARKS.md docs $$STAGE/share/doc/gbatch/
