@@ -103,10 +103,10 @@ clean:
 # Archives and packages of the present commit for Linux, in dist/: see docs/release.md.
 # A processor without a C compiler for it is left out.
 release: build
-	test -z "$$(git status --porcelain --untracked-files=no)" || { echo "make: commit your changes first: a release is made of a commit" >&2; exit 2; }
+	@test -z "$$(git status --porcelain --untracked-files=no)" || { echo "make: commit your changes first: a release is made of a commit" >&2; exit 2; }
 	umask 022
 	export LC_ALL=C TZ=UTC CGO_ENABLED=1 GOFLAGS= SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct)
-	export MTIME=$$(date -d @$$SOURCE_DATE_EPOCH +%FT%TZ) VERSION ARCH STAGE GLIBC
+	export VERSION ARCH STAGE GLIBC
 	VERSION=$$(git describe --tags --match 'v[0-9]*' 2>/dev/null | sed 's/^v//; s/-/+/; s/-/./g') || VERSION=0+$$(date -d @$$SOURCE_DATE_EPOCH +%Y%m%d).$$(git rev-parse --short=12 HEAD)
 	rm -rf dist
 	for target in amd64 amd64-static arm64; do
@@ -118,6 +118,7 @@ release: build
 		mkdir -p dist/lib-$$ARCH && ln -sf "$$($$cc -print-file-name=libstdc++.a)" dist/lib-$$ARCH/
 		flags="-s -w -linkmode external -extldflags '-L$(CURDIR)/dist/lib-$$ARCH -static-libgcc'" tags=
 		if [ $$target != $$ARCH ]; then flags='-s -w -linkmode external -extldflags -static' tags=netgo,osusergo; fi
+		echo "make: linux-$$target" >&2
 		name=gbatch-$$VERSION-linux-$$target STAGE=dist/gbatch-$$VERSION-linux-$$target
 		mkdir -p $$STAGE/bin $$STAGE/share/doc/gbatch
 		GOOS=linux GOARCH=$$ARCH CC=$$cc CXX=$${cc%gcc}g++ go build -trimpath -tags "$$tags" -ldflags "$$flags" -o $$STAGE/bin/ ./cmd/gbatch
@@ -125,6 +126,7 @@ release: build
 		bin/gbatch write-help $$STAGE/share
 		cp -r README.md CHANGELOG.md BENCHMARKS.md docs $$STAGE/share/doc/gbatch/
 		cp LICENSE $$STAGE/share/doc/gbatch/copyright
+		find $$STAGE -exec touch -h -d @$$SOURCE_DATE_EPOCH {} +
 		tar --sort=name --owner=0 --group=0 --numeric-owner --mtime=@$$SOURCE_DATE_EPOCH -C dist -c $$name | gzip -9n > dist/$$name.tar.gz
 		if [ $$target = $$ARCH ]; then
 			GLIBC=$$($${cc%gcc}objdump -T $$STAGE/bin/gbatch | grep -o 'GLIBC_[0-9.]*' | sort -uV | tail -1)
