@@ -106,17 +106,14 @@ release: build
 	@test -z "$$(git status --porcelain --untracked-files=no)" || { echo "make: commit your changes first: a release is made of a commit" >&2; exit 2; }
 	umask 022
 	export LC_ALL=C TZ=UTC CGO_ENABLED=1 GOFLAGS= SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct)
-	export VERSION ARCH STAGE GLIBC
+	export VERSION ARCH STAGE GLIBC GLIBCXX LIBC
 	VERSION=$$(git describe --tags --match 'v[0-9]*' 2>/dev/null | sed 's/^v//; s/-/+/; s/-/./g') || VERSION=0+$$(date -d @$$SOURCE_DATE_EPOCH +%Y%m%d).$$(git rev-parse --short=12 HEAD)
 	rm -rf dist
 	for target in amd64 amd64-static arm64; do
 		ARCH=$${target%-static}
 		case $$ARCH in amd64) cc=x86_64-linux-gnu-gcc ;; arm64) cc=aarch64-linux-gnu-gcc ;; esac
 		command -v $$cc > /dev/null || { echo "make: there is no $$cc, so linux-$$target is left out" >&2; continue; }
-		# libstdc++ is linked statically in each, so that only glibc must be new enough: the
-		# linker finds libstdc++.a first.
-		mkdir -p dist/lib-$$ARCH && ln -sf "$$($$cc -print-file-name=libstdc++.a)" dist/lib-$$ARCH/
-		flags="-s -w -linkmode external -extldflags '-L$(CURDIR)/dist/lib-$$ARCH -static-libgcc'" tags=
+		flags='-s -w' tags=
 		if [ $$target != $$ARCH ]; then flags='-s -w -linkmode external -extldflags -static' tags=netgo,osusergo; fi
 		echo "make: linux-$$target" >&2
 		name=gbatch-$$VERSION-linux-$$target STAGE=dist/gbatch-$$VERSION-linux-$$target
@@ -129,13 +126,12 @@ release: build
 		find $$STAGE -exec touch -h -d @$$SOURCE_DATE_EPOCH {} +
 		tar --sort=name --owner=0 --group=0 --numeric-owner --mtime=@$$SOURCE_DATE_EPOCH -C dist -c $$name | gzip -9n > dist/$$name.tar.gz
 		if [ $$target = $$ARCH ]; then
-			GLIBC=$$($${cc%gcc}objdump -T $$STAGE/bin/gbatch | grep -o 'GLIBC_[0-9.]*' | sort -uV | tail -1)
-			GLIBC=$${GLIBC#GLIBC_}
+			newest() { $${cc%gcc}objdump -T $$STAGE/bin/gbatch | grep -o "$${1}_[0-9.]*" | sort -uV | tail -1; }
+			GLIBC=$$(newest GLIBC) GLIBCXX=$$(newest GLIBCXX) LIBC=$$(newest GLIBC | cut -d_ -f2)
 			for format in deb rpm; do go run $(NFPM) package -f packaging/nfpm.yaml -p $$format -t dist/; done
 		fi
 		rm -rf $$STAGE
 	done
-	rm -rf dist/lib-*
 	cd dist && sha256sum * > SHA256SUMS
 
 # Needs root and debootstrap: see docs/release.md.
