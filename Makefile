@@ -98,7 +98,7 @@ install:
 	for name in $(COMMANDS); do ln -sf gbatch "$$dir/$$name"; done
 
 clean:
-	rm -rf bin dist fuzz.out
+	rm -rf bin demo dist fuzz.out
 
 # Archives and packages of the present commit for Linux, in dist/: see docs/release.md.
 # A processor without a C compiler for it is left out.

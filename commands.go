@@ -3,6 +3,7 @@ package gbatch
 import (
 	"embed"
 
+	"gbatch/pkg/board"
 	"gbatch/pkg/cli"
 	"gbatch/pkg/emulator"
 	"gbatch/pkg/gbatch"
@@ -22,7 +23,7 @@ var Commands = map[string]cli.Command{
 	"gbatch-cancel":   new(gbatch.Cancel),
 	"vectors-apply":   new(store.Apply),
 	"jobs-pending":    new(store.Jobs),
-	"chunks-status":   new(store.Status),
+	"chunks-status":   new(board.Status),
 	"chunks-release":  new(store.Release),
 	"gemini-emulator": new(emulator.Emulator),
 }

@@ -18,7 +18,7 @@
 //	gbatch-fetch     streams the results of jobs, as packed vectors and errors of keys
 //	vectors-apply    writes vectors and errors back to the database
 //	jobs-pending     prints the jobs whose results are not applied yet
-//	chunks-status    tells what is ready, queued, pending and failed
+//	chunks-status    tells what is ready, queued, pending and failed, why, and at what cost
 //	gbatch-list      prints the jobs or the files at Google
 //	gbatch-cancel    cancels jobs, deletes input files that no job uses
 //	chunks-release   gives back claimed batches that were not sent
@@ -39,7 +39,7 @@
 //	5         try later: quota, lock
 //	6         the outcome of a submission is unknown: run the pipe again
 //	7         input cut short or malformed
-//	8         refused by a cap
+//	8         refused by a cap, or an input file over 2 GB
 //	130, 143  stopped by Ctrl-C or SIGTERM
 //	141       the reader of the output ended
 //
@@ -55,12 +55,14 @@
 //	                        intents; ~/.local/state by default
 //	TMPDIR                  the place for copies of the present batch and the next
 //	                        one, in files without names
+//	NO_COLOR                if it is set, nothing on a terminal has a color; the same
+//	                        with TERM=dumb
 //	GBATCH_PRICES           a file of prices, in the form of pkg/model/prices.json; its
 //	                        prices of a model replace the known prices
 //	GBATCH_…                the value of a flag: GBATCH_MAX_REQUESTS for
-//	                        --max-requests; there is none for -v and -q. A flag on the
-//	                        command line takes precedence. A variable that belongs to
-//	                        no flag is a warning
+//	                        --max-requests; there is none for -v, -q and the --spaces
+//	                        of chunks-status. A flag on the command line takes
+//	                        precedence. A variable that belongs to no flag is a warning
 //
 // # Files
 //

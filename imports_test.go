@@ -20,6 +20,7 @@ var owners = map[string][]string{
 	"golang.org/x/sys":                {"gbatch/pkg/cli", "gbatch/pkg/progress"},
 	"golang.org/x/term":               {"gbatch/pkg/cli", "gbatch/pkg/progress"},
 	"github.com/goccy/go-json":        {"gbatch/pkg/ndjson"},
+	"gonum.org/v1/plot":               {"gbatch/pkg/board"},
 	"github.com/rogpeppe/go-internal": nil, // tests only
 }
 
@@ -31,12 +32,12 @@ var never = map[string][]string{
 	"gbatch/cmd/gbatch-fetch":    {"github.com/duckdb/"},
 	"gbatch/cmd/gbatch-list":     {"github.com/duckdb/"},
 	"gbatch/cmd/gbatch-cancel":   {"github.com/duckdb/"},
-	"gbatch/cmd/chunks-add":      {"google.golang.org/genai"},
-	"gbatch/cmd/chunks-pending":  {"google.golang.org/genai"},
-	"gbatch/cmd/vectors-apply":   {"google.golang.org/genai"},
-	"gbatch/cmd/jobs-pending":    {"google.golang.org/genai"},
+	"gbatch/cmd/chunks-add":      {"google.golang.org/genai", "gonum.org/"},
+	"gbatch/cmd/chunks-pending":  {"google.golang.org/genai", "gonum.org/"},
+	"gbatch/cmd/vectors-apply":   {"google.golang.org/genai", "gonum.org/"},
+	"gbatch/cmd/jobs-pending":    {"google.golang.org/genai", "gonum.org/"},
 	"gbatch/cmd/chunks-status":   {"google.golang.org/genai"},
-	"gbatch/cmd/chunks-release":  {"google.golang.org/genai"},
+	"gbatch/cmd/chunks-release":  {"google.golang.org/genai", "gonum.org/"},
 	"gbatch/cmd/gemini-emulator": {"github.com/duckdb/", "google.golang.org/genai"},
 	// The emulator must not share the client's code for the API.
 	"gbatch/pkg/emulator": {"gbatch/", "github.com/duckdb/", "google.golang.org/"},

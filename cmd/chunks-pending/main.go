@@ -1,7 +1,7 @@
 // Chunks-pending claims the chunks that need a vector, cuts them into batches
 // and prints each batch: a header, then its chunks.
 //
-//	{"batch":"b01K…","count":2,"model":"gemini-embedding-001","dim":768,"task_type":"RETRIEVAL_DOCUMENT","keys":"0c07bcd4e6e4c5ef"}
+//	{"batch":"b01K…","count":2,"model":"gemini-embedding-001","dim":768,"task_type":"RETRIEVAL_DOCUMENT","keys":"0c07bcd4e6e4c5ef","tokens":12,"tokens_max":16}
 //	{"id":"chunk_123","text":"A passage of text"}
 //	{"id":"chunk_124","text":"Another one","title":"Its title"}
 //
@@ -20,7 +20,8 @@
 //	chunks-pending kb.duckdb --dry-run
 //
 // If stdout is a terminal, it claims nothing and prints one line for each batch
-// that it would claim, as with --dry-run. If stdout is a pipe or a file, it claims.
+// that it would claim, and a total, as with --dry-run. If stdout is a pipe or a file,
+// it claims.
 //
 // Before it claims, it tries on one row what vectors-apply will write to your
 // tables, and rolls that back. If DuckDB refuses the write, nothing is claimed. If
@@ -32,10 +33,25 @@
 // the lowest paid tier of the API. --limit counts the requests that this run claims,
 // not those that it prints again.
 //
+// Caps bound what is printed: --max-cost and --max-total-tokens in this run,
+// --max-cost-per-day and --max-cost-per-month by what the database holds for the day
+// or month in UTC, --max-enqueued-tokens or --tier by its open batches. They go by
+// tokens_max, the estimate times 1.35. Batches that were claimed before count first. If a
+// cap does not allow everything, the run is refused and changes nothing. With --cutoff
+// fit it claims the requests that fit, and warns of the rest.
+//
+//	chunks-pending kb.duckdb --max-cost 5 --max-cost-per-month 50 --tier 1 --cutoff fit | …
+//
+// Google cuts off a text over the model's limit (2,048 tokens for
+// gemini-embedding-001), and does not say so. --truncate warn names such texts, by the
+// estimate. With --truncate error their chunks are FAILED and not sent; --truncate warn
+// --retry-failed sends them after all.
+//
 // Exit codes: 0 done, 1 failed, 2 usage, 3 done, but the courtesy columns could not
 // be written, or a batch that was claimed before cannot be sent and is left out,
 // 5 another process holds the database for longer than --lock-timeout, 7 ids are
-// missing or not unique, or the source gives other rows each time it is read.
+// missing or not unique, or the source gives other rows each time it is read, 8 refused
+// by a cap.
 package main
 
 import (

@@ -43,6 +43,16 @@
 // a job whose answers are under the wrong keys. The canaries cost money like other
 // requests.
 //
+// --max-cost and --max-total-tokens bound the jobs that this run creates. They are
+// checked before a byte of a batch is sent, by tokens_max of its header. If the header does
+// not say, each request counts the model's limit, and so does a canary. A job that exists
+// already costs nothing again. A batch that does not fit is refused, the later batches are
+// tried, and the exit code is 8. A refused batch stays claimed: the next chunks-pending
+// prints it again.
+//
+// With --dry-run, gbatch-submit prints for each batch whether it would create a job,
+// adopt one, or wait, because the outcome of a create is unknown. It only reads.
+//
 // If the quota is full, gbatch-submit waits for up to --retry-for. If the quota
 // stays full and no other job is active, the batch is larger than the quota, and the
 // exit code is 1.
@@ -53,7 +63,8 @@
 // intents.
 //
 // Exit codes: 0 done, 1 failed, 2 usage, 5 try later, 6 the outcome of a create is
-// unknown, 7 input cut short or malformed, 8 a batch over 2 GB.
+// unknown, 7 input cut short or malformed, 8 refused by a cap, or a batch over
+// 2 GB.
 package main
 
 import (

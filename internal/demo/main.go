@@ -21,12 +21,17 @@ import (
 	"strings"
 
 	"gbatch/pkg/duck"
+	"gbatch/pkg/emulator"
+	"gbatch/pkg/model"
 	"gbatch/pkg/record"
 	"gbatch/pkg/store"
 	"gbatch/pkg/vector"
 )
 
 const line = "chunks-pending kb.duckdb | to-jsonl | gbatch-submit | gbatch-wait | gbatch-fetch | vectors-apply kb.duckdb"
+
+// folder is where the database, and what the emulator holds, are left behind.
+const folder = "demo"
 
 func main() {
 	if err := run(); err != nil {
@@ -40,11 +45,16 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp("", "gbatch-demo")
+	dir, err := filepath.Abs(folder)
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
 	if err := write(filepath.Join(dir, "passages.ndjson"), chunks); err != nil {
 		return err
 	}
@@ -122,8 +132,70 @@ func run() error {
 	} else if !strings.Contains(out, `"requests":1,`) {
 		return errors.New("more than the edited passage was embedded")
 	}
+	if err := bill(url, db, len(chunks)+1); err != nil {
+		return err
+	}
+	fmt.Printf(next, folder, line)
 	return nil
 }
+
+// bill prints what the emulator was paid for. It is an error if that is not one
+// request for each of the texts, or if the database has another bill.
+func bill(url string, db *duck.Database, texts int) error {
+	reply, err := http.Get(url + "/emulator/books")
+	if err != nil {
+		return err
+	}
+	defer reply.Body.Close()
+	var books emulator.Books
+	if err := json.NewDecoder(reply.Body).Decode(&books); err != nil {
+		return err
+	}
+	prices, err := model.ReadPrices()
+	if err != nil {
+		return err
+	}
+	batch, _ := prices.Batch(model.Default, books.Tokens)
+	online, _ := prices.Online(model.Default, books.Tokens)
+	fmt.Printf("\nThe bill, by the books of the emulator:\n  %d jobs, %d requests for %d texts; %d texts were paid for twice\n  %d tokens: %s at the prices of %s, and %s with online calls\n",
+		books.Creates, books.RequestsPaid, books.Texts, len(books.PaidTwice), books.Tokens, model.Money(batch), prices.Date, model.Money(online))
+	var status bytes.Buffer
+	if err := (&store.Status{Database: *db, Embeddings: "embeddings"}).Run(context.Background(), nil, &status); err != nil {
+		return err
+	}
+	var tokens int64
+	for line := range bytes.Lines(status.Bytes()) {
+		var s struct {
+			Batch  string
+			Tokens int64
+		}
+		if err := json.Unmarshal(line, &s); err != nil {
+			return err
+		}
+		if s.Batch != "" {
+			tokens += s.Tokens
+		}
+	}
+	if books.RequestsPaid != texts || books.Texts != texts || len(books.PaidTwice) > 0 || books.Tokens != tokens {
+		return fmt.Errorf("%d texts were to be paid for once, and the database counts %d tokens", texts, tokens)
+	}
+	fmt.Println("  chunks-status counts the same tokens.")
+	return nil
+}
+
+const next = `
+%[1]s/kb.duckdb is yours to play with, until make demo replaces it. To try next:
+
+  export PATH="$PWD/bin:$PATH" XDG_STATE_HOME="$PWD/%[1]s"
+  gemini-emulator --dir %[1]s/emulator --listen 127.0.0.1:8787 &
+  export GOOGLE_GEMINI_BASE_URL=http://127.0.0.1:8787 GEMINI_API_KEY=demo
+  cd %[1]s
+  chunks-status kb.duckdb
+  echo '{"id":"mine","text":"A text of my own."}' | chunks-add kb.duckdb
+  chunks-pending kb.duckdb --dry-run
+  %[2]s
+  kill %%1
+`
 
 // passages makes chunks of the toolchain's documents, one for each heading.
 func passages() (chunks []record.Chunk, err error) {

@@ -22,15 +22,17 @@ const prefix = "GBATCH"
 // at the root of the module compares the list with the commands.
 var variables = []string{
 	"GBATCH_ALLOW_PARTIAL", "GBATCH_ALLOW_REMOTE", "GBATCH_BASE_PATH", "GBATCH_CANARY", "GBATCH_COLUMN",
-	"GBATCH_DELAY", "GBATCH_DIGITS", "GBATCH_DIM", "GBATCH_DIR", "GBATCH_DRY_RUN", "GBATCH_EMBEDDINGS",
-	"GBATCH_FAULT", "GBATCH_FAULT_FILE", "GBATCH_FILES", "GBATCH_FROM", "GBATCH_INTERVAL", "GBATCH_IN_ORDER",
-	"GBATCH_KEEP_INPUT", "GBATCH_KEY", "GBATCH_LIMIT", "GBATCH_LISTEN", "GBATCH_LOCK_TIMEOUT",
-	"GBATCH_LOG_FORMAT", "GBATCH_MAX_ATTEMPTS", "GBATCH_MAX_BYTES", "GBATCH_MAX_FILE", "GBATCH_MAX_JOBS",
-	"GBATCH_MAX_REQUESTS", "GBATCH_MAX_TOKENS", "GBATCH_MEMORY_LIMIT", "GBATCH_METHOD", "GBATCH_MODEL",
-	"GBATCH_NORMALIZE", "GBATCH_ONCE", "GBATCH_POLLS", "GBATCH_PROCESSING", "GBATCH_PROGRESS",
+	"GBATCH_CUTOFF", "GBATCH_DELAY", "GBATCH_DIGITS", "GBATCH_DIM", "GBATCH_DIR", "GBATCH_DRY_RUN",
+	"GBATCH_EMBEDDINGS", "GBATCH_FAILED", "GBATCH_FAULT", "GBATCH_FAULT_FILE", "GBATCH_FILES", "GBATCH_FROM",
+	"GBATCH_HTML", "GBATCH_INTERVAL", "GBATCH_IN_ORDER", "GBATCH_JSON", "GBATCH_KEEP_INPUT", "GBATCH_KEY",
+	"GBATCH_LIMIT", "GBATCH_LISTEN", "GBATCH_LOCK_TIMEOUT", "GBATCH_LOG_FORMAT", "GBATCH_MAX_ATTEMPTS",
+	"GBATCH_MAX_BYTES", "GBATCH_MAX_COST", "GBATCH_MAX_COST_PER_DAY", "GBATCH_MAX_COST_PER_MONTH",
+	"GBATCH_MAX_ENQUEUED_TOKENS", "GBATCH_MAX_FILE", "GBATCH_MAX_JOBS", "GBATCH_MAX_REQUESTS",
+	"GBATCH_MAX_TOKENS", "GBATCH_MAX_TOTAL_TOKENS", "GBATCH_MEMORY_LIMIT", "GBATCH_METHOD", "GBATCH_METRICS",
+	"GBATCH_MODEL", "GBATCH_NORMALIZE", "GBATCH_ONCE", "GBATCH_POLLS", "GBATCH_PROCESSING", "GBATCH_PROGRESS",
 	"GBATCH_QUOTA_JOBS", "GBATCH_QUOTA_TOKENS", "GBATCH_RETRY_FAILED", "GBATCH_RETRY_FOR", "GBATCH_SETTLE",
-	"GBATCH_SHAPE", "GBATCH_SPACES", "GBATCH_TABLE", "GBATCH_TASK_TYPE", "GBATCH_TIMEOUT", "GBATCH_TOKENS",
-	"GBATCH_VECTORS",
+	"GBATCH_SHAPE", "GBATCH_SPACES", "GBATCH_TABLE", "GBATCH_TASK_TYPE", "GBATCH_TIER", "GBATCH_TIMEOUT",
+	"GBATCH_TOKENS", "GBATCH_TRUNCATE", "GBATCH_VECTORS", "GBATCH_WATCH",
 }
 
 // others are the variables of the project that belong to no flag. The last one is
@@ -55,7 +57,7 @@ func Variables(commands ...Command) (names []string, err error) {
 // Known returns the variables that no command warns of.
 func Known() []string { return variables }
 
-// warnUnknown warns of the variables in an environment that look like the
+// warnUnknown warns of the variables in an environment that have a value and look like the
 // variable of a flag, but belong to no flag of any command. Of the commands in a
 // pipe only one warns: it holds a lock until the function that is returned is
 // called.
@@ -63,9 +65,9 @@ func warnUnknown(environment []string, flags []*kong.Flag) (end func()) {
 	end = func() {}
 	var unknown []string
 	for _, e := range environment {
-		v, _, _ := strings.Cut(e, "=")
+		v, value, _ := strings.Cut(e, "=")
 		own := slices.ContainsFunc(flags, func(f *kong.Flag) bool { return slices.Contains(f.Envs, v) })
-		if strings.HasPrefix(v, prefix+"_") && !own && !slices.Contains(variables, v) && !slices.Contains(others, v) {
+		if value != "" && strings.HasPrefix(v, prefix+"_") && !own && !slices.Contains(variables, v) && !slices.Contains(others, v) {
 			unknown = append(unknown, v)
 		}
 	}

@@ -63,6 +63,7 @@ type Books struct {
 	RequestsFailed  int            `json:"requests_failed"`  // of requests_created, those that got an error
 	RequestsSpoiled int            `json:"requests_spoiled"` // of requests_created, those that a fault spoiled
 	Canaries        int            `json:"canaries"`         // canary lines paid for
+	Tokens          int64          `json:"tokens"`           // of all lines of the jobs that are paid for
 	Texts           int            `json:"texts"`            // different texts paid for: model, title, task type, dim and text
 	MaxPaid         int            `json:"max_paid"`         // the largest number of times that one text was paid for
 	PaidTwice       []PaidText     `json:"paid_twice"`       // the texts paid for more than once
@@ -152,6 +153,9 @@ func (s *Server) Books() (*Books, error) {
 	for i := range jobs {
 		b.Creates++
 		b.Jobs[jobs[i].State]++
+		if s := jobs[i].State; !ended(s) || hasResults(s) {
+			b.Tokens += jobs[i].Tokens
+		}
 		if jobs[i].Deleted {
 			b.DeletedJobs++
 		}

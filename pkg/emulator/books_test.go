@@ -38,7 +38,7 @@ func TestBooks(t *testing.T) {
 		if b.Creates != 4 || b.DeletedJobs != 1 || b.Jobs[succeeded] != 2 || b.Jobs[pending] != 1 || b.Jobs[cancelled] != 1 {
 			t.Errorf("jobs: %+v", b)
 		}
-		if b.RequestsCreated != 8 || b.RequestsPaid != 6 || b.RequestsFailed != 1 || b.RequestsSpoiled != 0 || b.Canaries != 1 || b.Texts != 5 || b.MaxPaid != 2 {
+		if b.RequestsCreated != 8 || b.RequestsPaid != 6 || b.RequestsFailed != 1 || b.RequestsSpoiled != 0 || b.Canaries != 1 || b.Texts != 5 || b.MaxPaid != 2 || b.Tokens != 9 {
 			t.Errorf("requests: %+v", b)
 		}
 		if len(b.PaidTwice) != 1 || b.PaidTwice[0].Count != 2 || !slices.Equal(b.PaidTwice[0].Keys, []string{"plain", "plain"}) || !slices.Equal(b.PaidTwice[0].Jobs, []string{first, second}) {

@@ -217,7 +217,7 @@ func (f *Fetch) results(ctx context.Context, job task, patience time.Duration, o
 	})
 	if err != nil {
 		if missing(err) {
-			err = fmt.Errorf("not visible to this key: it belongs to another project or was deleted: %w", err)
+			err = fmt.Errorf("not visible to this key: it belongs to another project or was deleted%s: %w", giveBack(job.Batch), err)
 		}
 		return got, err
 	}
@@ -253,7 +253,7 @@ func (f *Fetch) results(ctx context.Context, job task, patience time.Duration, o
 	}
 	got, err = convert(source, stop, &converter{Fetch: f, job: job.Job, hide: job.at.hide, answers: t.Count("answers")}, out)
 	if missing(err) {
-		err = fmt.Errorf("its results have expired, were deleted or belong to another project: give its batch back as docs/troubleshooting.md says: %w", err)
+		err = fmt.Errorf("its results have expired, were deleted or belong to another project%s: %w", giveBack(job.Batch), err)
 	}
 	if err == nil {
 		err = got.short(op, job.Job)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -108,4 +109,18 @@ func few(names []string) string {
 		return strings.Join(names[:most], " ") + fmt.Sprintf(" and %d more", more)
 	}
 	return strings.Join(names, " ")
+}
+
+// giveBack says how the chunks of batches are submitted again whose results
+// cannot be had. Jobs that were submitted by hand have no batch, "".
+func giveBack(batches ...string) string {
+	batches = slices.DeleteFunc(slices.Clone(batches), func(b string) bool { return b == "" })
+	if len(batches) == 0 {
+		return ""
+	}
+	others := ""
+	if len(batches) > 1 {
+		others = " …"
+	}
+	return "; if the key is right, nothing can be collected: chunks-release DB --force " + batches[0] + others + " makes the chunks pending again, and the next run pays for them again"
 }

@@ -5,13 +5,10 @@ import (
 	"sync"
 	"time"
 
+	"gbatch/pkg/model"
 	"gbatch/pkg/progress"
 	"gbatch/pkg/record"
 )
-
-// jobLife is the time after which Google expires a job that is still pending or
-// running (ai.google.dev/gemini-api/docs/batch-api, job states).
-const jobLife = 48 * time.Hour
 
 // counted is a reader whose bytes are counted.
 type counted struct {
@@ -95,7 +92,7 @@ func (o *overview) change(change func()) {
 	var oldest, expires time.Time
 	for _, w := range o.open {
 		if !w.created.IsZero() && (oldest.IsZero() || w.created.Before(oldest)) {
-			oldest, expires = w.created, w.created.Add(jobLife)
+			oldest, expires = w.created, w.created.Add(model.JobLife)
 		}
 	}
 	o.task.Oldest(oldest, expires)

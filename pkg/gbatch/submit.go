@@ -36,6 +36,10 @@ type Submit struct {
 	Model        string        `help:"Model of requests that have no header." default:"${model}"`
 	MaxRequests  int           `help:"Most requests per batch, for requests without a header." default:"10000"`
 	MaxBytes     cli.Size      `help:"Most bytes per batch, for requests without a header." default:"100MB"`
+
+	MaxCost        *float64 `placeholder:"USD" help:"Most that the jobs which this run creates may cost, in US dollars."`
+	MaxTotalTokens *int64   `placeholder:"N" help:"Most tokens that the jobs which this run creates may have."`
+	DryRun         bool     `help:"Submit nothing. Print for each batch whether a job would be created or adopted."`
 }
 
 // Run submits the batches of in one after the other, and prints the job of each
@@ -50,12 +54,24 @@ func (s *Submit) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 		return exit.Errorf(exit.Usage, "--model: %w", err)
 	}
 	s.Model = name
+	prices, err := model.ReadPrices()
+	if err != nil {
+		return err
+	}
+	caps, err := s.caps(&prices)
+	if err != nil {
+		return err
+	}
 	at, err := newGemini(s.RetryFor)
 	if err != nil {
 		return err
 	}
 	at.generate = s.Method == "generate"
-	intents, err := ledger.Open()
+	open := ledger.Open
+	if s.DryRun {
+		open = ledger.Look
+	}
+	intents, err := open()
 	if err != nil {
 		return err
 	}
@@ -63,12 +79,16 @@ func (s *Submit) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	defer stop()
 	payloads, failed := newCutter(s, in).cut(cutting)
 
-	sub := &submission{Submit: s, at: at, ledger: intents, out: ndjson.NewWriter(out)}
+	sub := &submission{Submit: s, at: at, ledger: intents, notes: intents, caps: caps, prices: prices, out: ndjson.NewWriter(out)}
+	submit := sub.submit
+	if s.DryRun {
+		submit = sub.plan
+	}
 	batches, bytes := progress.Of(ctx).Count("batches"), progress.Of(ctx).Flow("bytes")
 	var refused refusals
 	for p := range until(ctx, payloads) {
 		before := bytes.Done()
-		err := sub.submit(ctx, p)
+		err := submit(ctx, p)
 		if err == nil {
 			batches.Add(1)
 		}
@@ -96,6 +116,9 @@ type submission struct {
 	*Submit
 	at     backend
 	ledger ledger.Ledger
+	notes  *ledger.Files // the ledger, for a dry run
+	caps   model.Caps
+	prices model.Prices
 	out    *ndjson.Writer
 	warned bool // the warning about MaxJobs was given
 }
@@ -119,7 +142,8 @@ func (s *submission) submit(ctx context.Context, p *payload) error {
 	return s.out.Flush()
 }
 
-// job finds p's job or creates it.
+// job finds p's job or creates it. In a dry run it creates and changes nothing,
+// and returns nil if it would create a job.
 func (s *submission) job(ctx context.Context, p *payload, e ledger.Entry) (*record.Job, error) {
 	left := e.Mark() // what an earlier run left
 	if left.Phase == ledger.Created {
@@ -146,12 +170,15 @@ func (s *submission) job(ctx context.Context, p *payload, e ledger.Entry) (*reco
 		}
 	}
 
-	found, err := s.settle(ctx, p, unknown)
+	found, err := s.settle(ctx, p, unknown && !s.DryRun)
 	if err != nil {
 		return nil, err
 	}
 	if found.mine != nil {
-		return s.adopt(ctx, p, e, found.mine, left.Phase != "")
+		return s.adopt(ctx, p, e, found.mine, left.Phase != "" && !s.DryRun)
+	}
+	if unknown && s.DryRun {
+		return nil, errUnsettled
 	}
 	if op, err := s.sameLines(ctx, p, append(same, found.same...)); err != nil {
 		return nil, err
@@ -164,6 +191,13 @@ func (s *submission) job(ctx context.Context, p *payload, e ledger.Entry) (*reco
 	if err := s.room(found.active); err != nil {
 		return nil, err
 	}
+	tokens, err := s.afford(p)
+	if err != nil {
+		return nil, err
+	}
+	if s.DryRun {
+		return nil, s.caps.Use(p.Model, tokens)
+	}
 	if err := e.Set(ctx, p.mark(ledger.Upload, "", "")); err != nil {
 		return nil, err
 	}
@@ -171,7 +205,11 @@ func (s *submission) job(ctx context.Context, p *payload, e ledger.Entry) (*reco
 	if err != nil {
 		return nil, fmt.Errorf("upload %s: %w", p, err)
 	}
-	return s.create(ctx, p, e, input, found.active)
+	job, err := s.create(ctx, p, e, input, found.active)
+	if err == nil {
+		err = s.caps.Use(p.Model, tokens)
+	}
+	return job, err
 }
 
 // unseen handles a receipt whose job the service does not show: the job belongs
@@ -185,7 +223,11 @@ func (s *submission) unseen(ctx context.Context, p *payload, e ledger.Entry) (*r
 	if found.mine != nil {
 		return s.adopt(ctx, p, e, found.mine, false)
 	}
-	return nil, &oneBatch{fmt.Errorf("%s was submitted as %s, which this key cannot see: use a key of the project that it was submitted with; if the job was deleted, remove %s and run the whole pipe again, which creates another job", p, e.Mark().Job, e)}
+	next := "; if the job was deleted, remove " + e.String() + " and run the whole pipe again, which creates another job"
+	if claimed.MatchString(p.Batch) {
+		next = giveBack(p.Batch)
+	}
+	return nil, &oneBatch{fmt.Errorf("%s was submitted as %s, which this key cannot see: use a key of the project that it was submitted with%s", p, e.Mark().Job, next)}
 }
 
 // sameLines returns the first of some jobs for the same lines that this batch

@@ -56,7 +56,7 @@ func (w *Wait) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	}
 
 	var count, running, unfinished, failed int
-	var unseen []string
+	var unseen, unseenBatches []string
 	var refusal refusals
 	lines := ndjson.NewWriter(out)
 	print := func(job *record.Job) error {
@@ -104,7 +104,7 @@ func (w *Wait) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 			case ctx.Err() != nil && r.err != nil:
 				running++ // stopped before it ended: the case below counts it
 			case missing(r.err):
-				unseen = append(unseen, r.job.Job)
+				unseen, unseenBatches = append(unseen, r.job.Job), append(unseenBatches, r.job.Batch)
 			case r.err != nil: // the other jobs are still waited for
 				refusal.add(fmt.Errorf("%s: %w", r.job.Job, r.err))
 			case !r.job.Ended():
@@ -126,9 +126,9 @@ func (w *Wait) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	switch len(unseen) {
 	case 0:
 	case 1:
-		refusal.add(fmt.Errorf("job %s is not visible to this key: it belongs to another project or was deleted", unseen[0]))
+		refusal.add(fmt.Errorf("job %s is not visible to this key: it belongs to another project or was deleted%s", unseen[0], giveBack(unseenBatches...)))
 	default:
-		refusal.add(fmt.Errorf("%d jobs are not visible to this key: they belong to another project or were deleted: %s", len(unseen), few(unseen)))
+		refusal.add(fmt.Errorf("%d jobs are not visible to this key: they belong to another project or were deleted: %s%s", len(unseen), few(unseen), giveBack(unseenBatches...)))
 	}
 	switch {
 	case refusal.first != nil:

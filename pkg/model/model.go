@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 )
 
 // The space of vectors that is used where nothing says another.
@@ -26,6 +27,10 @@ const (
 // and gives shorter vectors too.
 const MaxDim = 3072
 
+// JobLife is the time after which Google expires a job that is still pending or
+// running (ai.google.dev/gemini-api/docs/batch-api, job states).
+const JobLife = 48 * time.Hour
+
 // Unspecified is how Google's API spells "no task type".
 const Unspecified = "TASK_TYPE_UNSPECIFIED"
 
@@ -33,6 +38,7 @@ const Unspecified = "TASK_TYPE_UNSPECIFIED"
 // names begin alike.
 type Model struct {
 	Name       string
+	Known      bool  // these are facts about the model, and not what does no harm
 	MaxTokens  int64 // of one text: Google cuts off the rest without a message
 	TaskInText bool  // task type and title are words in the text, not fields beside it
 	UnitLength bool  // vectors below MaxDim values have length 1
@@ -51,6 +57,7 @@ func Lookup(name string) Model {
 	for _, known := range models {
 		if name == known.Name || strings.HasPrefix(name, known.Name+"-") {
 			m = known
+			m.Known = true
 		}
 	}
 	m.Name = name

@@ -97,7 +97,7 @@ func cost(price *float64, tokens int64) (usd float64, known bool) {
 	if price == nil {
 		return 0, false
 	}
-	return math.Round(*price*float64(tokens)*100) / 1e8, true
+	return math.Round(*price*float64(tokens)*1e4) / 1e10, true
 }
 
 // Money writes US dollars for people: $0.0012, $12.35.

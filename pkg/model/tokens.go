@@ -17,12 +17,13 @@ const MaxFactor = 1.35
 
 // An Estimate is how many tokens a request has, or several requests. Likely and
 // Max are what Google counts: of each request, no more than the model's limit.
-// Uncut is the likely number without the limit. All are rounded up.
-type Estimate struct{ Likely, Max, Uncut int64 }
+// Uncut is the likely number without the limit, and Plain is Uncut before
+// calibration. All are rounded up.
+type Estimate struct{ Likely, Max, Uncut, Plain int64 }
 
 // Plus returns the sum of two estimates.
 func (e Estimate) Plus(o Estimate) Estimate {
-	return Estimate{e.Likely + o.Likely, e.Max + o.Max, e.Uncut + o.Uncut}
+	return Estimate{e.Likely + o.Likely, e.Max + o.Max, e.Uncut + o.Uncut, e.Plain + o.Plain}
 }
 
 // An Estimator estimates the tokens of the requests of a space. Several
@@ -57,9 +58,13 @@ func (e *Estimator) Request(title, text string) Estimate {
 	}
 	w.add(text)
 	n := float64(w.sum) / 1000 * e.factor
-	uncut := max(1, int64(math.Ceil(n)))
-	return Estimate{Likely: min(uncut, e.limit), Max: min(max(1, int64(math.Ceil(n*MaxFactor))), e.limit), Uncut: uncut}
+	up := func(tokens float64) int64 { return max(1, int64(math.Ceil(tokens))) }
+	uncut := up(n)
+	return Estimate{Likely: min(uncut, e.limit), Max: min(up(n*MaxFactor), e.limit), Uncut: uncut, Plain: up(float64(w.sum) / 1000)}
 }
+
+// OverLimit reports whether Google probably cuts off a part of a request.
+func (e *Estimator) OverLimit(r Estimate) bool { return r.Uncut > e.limit }
 
 // A weight is the weight of the bytes that were added, in thousandths of a token.
 type weight struct {

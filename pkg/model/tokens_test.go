@@ -113,7 +113,7 @@ func TestEstimateOfWhatIsSent(t *testing.T) {
 
 func TestEstimateAtTheLimit(t *testing.T) {
 	e := Space{Model: Default}.Estimator(1)
-	if got := e.Request("", ""); got != (Estimate{1, 1, 1}) {
+	if got := e.Request("", ""); got != (Estimate{1, 1, 1, 1}) {
 		t.Errorf("an empty text: %+v", got)
 	}
 	long := e.Request("", strings.Repeat("word ", 10_000))
@@ -121,10 +121,13 @@ func TestEstimateAtTheLimit(t *testing.T) {
 		t.Errorf("a long text: %+v", long)
 	}
 	few := e.Request("", strings.Repeat("12 ", 100))
+	if e.OverLimit(few) || !e.OverLimit(long) {
+		t.Error("a text over the limit is not told from a short one")
+	}
 	if few.Max != int64(math.Ceil(230.4*MaxFactor)) || few.Likely != 231 || few.Uncut != 231 {
 		t.Errorf("200 digits: %+v", few)
 	}
-	if half := (Space{Model: Default}).Estimator(0.5).Request("", strings.Repeat("12 ", 100)); half.Likely != 116 {
+	if half := (Space{Model: Default}).Estimator(0.5).Request("", strings.Repeat("12 ", 100)); half.Likely != 116 || half.Uncut != 116 || half.Plain != 231 {
 		t.Errorf("calibrated to a half: %+v", half)
 	}
 	if sum := few.Plus(long); sum.Likely != few.Likely+2048 || sum.Uncut != few.Uncut+long.Uncut || sum.Max != few.Max+2048 {

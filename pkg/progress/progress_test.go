@@ -109,14 +109,14 @@ func TestFormats(t *testing.T) {
 	}
 	for d, want := range map[time.Duration]string{
 		-time.Second: "0.0s", 1240 * time.Millisecond: "1.2s", 10 * time.Second: "10s", 83 * time.Second: "1m23s",
-		2*time.Hour + 3*time.Minute + 59*time.Second: "2h03m", 10 * time.Hour: "10h", 47*time.Hour + 59*time.Minute: "47h",
+		2*time.Hour + 3*time.Minute + 59*time.Second: "2h03m", 10 * time.Hour: "10h", 47*time.Hour + 59*time.Minute: "47h", 100 * time.Hour: "4d",
 	} {
-		if got := span(d); got != want {
+		if got := Span(d); got != want {
 			t.Errorf("%v is %q, not %q", d, got, want)
 		}
 	}
 	for n, want := range map[int64]string{0: "0", 999: "999", 1000: "1,000", 1234567: "1,234,567"} {
-		if got := commas(n); got != want {
+		if got := Commas(n); got != want {
 			t.Errorf("%d is %q", n, got)
 		}
 	}

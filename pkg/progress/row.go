@@ -33,29 +33,29 @@ func (r Report) String() string {
 		case f.Unit == "bytes":
 			parts = append(parts, size(float64(f.Done)))
 		case f.Total == 0:
-			parts = append(parts, commas(f.Done)+" "+plural(f.Done, f.Unit))
+			parts = append(parts, Commas(f.Done)+" "+plural(f.Done, f.Unit))
 		case f.Final:
-			parts = append(parts, commas(f.Done)+" of "+commas(f.Total)+" "+plural(f.Total, f.Unit))
+			parts = append(parts, Commas(f.Done)+" of "+Commas(f.Total)+" "+plural(f.Total, f.Unit))
 		default:
-			parts = append(parts, commas(f.Done)+" of "+commas(f.Total)+"+ "+f.Unit)
+			parts = append(parts, Commas(f.Done)+" of "+Commas(f.Total)+"+ "+f.Unit)
 		}
 		switch {
 		case f.Rate == 0 || !f.Flow:
 		case f.Unit == "bytes":
 			parts = append(parts, size(f.Rate)+"/s")
 		default:
-			parts = append(parts, commas(int64(f.Rate))+"/s")
+			parts = append(parts, Commas(int64(f.Rate))+"/s")
 		}
 	}
 	if r.Left > 0 {
-		parts = append(parts, span(r.Left)+" left")
+		parts = append(parts, Span(r.Left)+" left")
 	}
 	if r.Oldest > 0 {
-		parts = append(parts, "oldest "+span(r.Oldest), "expires in "+span(r.Expires))
+		parts = append(parts, "oldest "+Span(r.Oldest), "expires in "+Span(r.Expires))
 	}
 	text := strings.Join(parts, ", ")
 	if r.Ended {
-		text += " in " + span(r.Took)
+		text += " in " + Span(r.Took)
 	}
 	return text
 }
@@ -81,7 +81,8 @@ func size(bytes float64) string {
 	return fmt.Sprintf("%.2f GB", bytes)
 }
 
-func commas(n int64) string {
+// Commas writes a number with a comma before each group of three digits.
+func Commas(n int64) string {
 	s := strconv.FormatInt(n, 10)
 	for i := len(s) - 3; i > 0; i -= 3 {
 		s = s[:i] + "," + s[i:]
@@ -89,8 +90,8 @@ func commas(n int64) string {
 	return s
 }
 
-// span formats a duration in one or two units.
-func span(d time.Duration) string {
+// Span formats a duration in one or two units.
+func Span(d time.Duration) string {
 	switch d = max(d, 0); {
 	case d < 10*time.Second:
 		return fmt.Sprintf("%.1fs", d.Seconds())
@@ -101,7 +102,17 @@ func span(d time.Duration) string {
 	case d < 10*time.Hour:
 		return fmt.Sprintf("%dh%02dm", int(d.Hours()), int(d.Minutes())%60)
 	}
-	return fmt.Sprintf("%dh", int(d.Hours()))
+	if d < 100*time.Hour {
+		return fmt.Sprintf("%dh", int(d.Hours()))
+	}
+	return fmt.Sprintf("%dd", int(d.Hours()/24))
+}
+
+// Bar renders a part of 1 as a bar of some columns, without colors.
+func Bar(part float64, columns int) string {
+	bar := progress.New(progress.WithoutPercentage(), progress.WithFillCharacters('█', '░'), progress.WithWidth(columns))
+	bar.FullColor, bar.EmptyColor = nil, nil
+	return bar.ViewAs(part)
 }
 
 // narrow is the number of columns below which a name is only its last word.
@@ -111,8 +122,6 @@ const narrow = 50
 // column, so that no terminal wraps it. The bars are as wide as the longest row
 // allows.
 func lines(rows []Row, columns int) []string {
-	bar := progress.New(progress.WithoutPercentage(), progress.WithFillCharacters('█', '░'))
-	bar.FullColor, bar.EmptyColor = nil, nil // a row has no colors
 	names, longest, text := make([]string, len(rows)), 0, 0
 	for i, r := range rows {
 		names[i] = r.Name
@@ -127,7 +136,6 @@ func lines(rows []Row, columns int) []string {
 			width = w
 		}
 	}
-	bar.SetWidth(width)
 	out := make([]string, len(rows))
 	for i, r := range rows {
 		var b strings.Builder
@@ -141,15 +149,15 @@ func lines(rows []Row, columns int) []string {
 		case r.Part < 0:
 			b.WriteString(strings.Repeat(" ", width+2))
 		default:
-			b.WriteString(bar.ViewAs(r.Part) + "  ")
+			b.WriteString(Bar(r.Part, width) + "  ")
 		}
-		out[i] = cut(b.String()+r.Text, columns-1)
+		out[i] = Cut(b.String()+r.Text, columns-1)
 	}
 	return out
 }
 
-// cut shortens a text to some columns. An ellipsis shows that it was cut.
-func cut(s string, columns int) string {
+// Cut shortens a text to some columns. An ellipsis shows that it was cut.
+func Cut(s string, columns int) string {
 	runes := []rune(s) // each takes one column
 	if len(runes) <= columns {
 		return s

@@ -39,7 +39,7 @@ func (s KeySum) String() string { return fmt.Sprintf("%016x", uint64(s)) }
 
 // headerMembers are the values of a header as they are written on the line, nil
 // if a member is missing or null.
-type headerMembers struct{ batch, count, model, dim, taskType, keys []byte }
+type headerMembers struct{ batch, count, model, dim, taskType, keys, tokens, tokensMax []byte }
 
 // read reads the present member of w, if a header has a member of that name.
 func (m *headerMembers) read(w *ndjson.Walker) {
@@ -56,8 +56,16 @@ func (m *headerMembers) read(w *ndjson.Walker) {
 		m.taskType = present(w)
 	case "keys":
 		m.keys = present(w)
+	case "tokens":
+		m.tokens = present(w)
+	case "tokens_max":
+		m.tokensMax = present(w)
 	}
 }
+
+// maxTokens is more tokens than a batch can have. Sums of such numbers fit into
+// an int64.
+const maxTokens = 1 << 48
 
 // header checks and decodes the members. Model is bare, and empty if the header
 // has no model. Dim is 0 if the header has no dim.
@@ -85,6 +93,18 @@ func (m *headerMembers) header() (h Header, err error) {
 	if m.dim != nil {
 		if h.Dim, err = strconv.Atoi(string(m.dim)); err != nil || h.Dim < 1 || h.Dim > model.MaxDim {
 			return h, fmt.Errorf("header of batch %s: dim is %.20s, not a number of values from 1 to %d", h.Batch, m.dim, model.MaxDim)
+		}
+	}
+	for _, n := range []struct {
+		name string
+		tok  []byte
+		to   *int64
+	}{{"tokens", m.tokens, &h.Tokens}, {"tokens_max", m.tokensMax, &h.TokensMax}} {
+		if n.tok == nil {
+			continue
+		}
+		if *n.to, err = strconv.ParseInt(string(n.tok), 10, 64); err != nil || *n.to < 0 || *n.to > maxTokens {
+			return h, fmt.Errorf("header of batch %s: %s is %.20s, not a number of tokens", h.Batch, n.name, n.tok)
 		}
 	}
 	if h.Model != "" {

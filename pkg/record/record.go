@@ -36,6 +36,9 @@ type Header struct {
 	Dim      int    `json:"dim"`                 // values per vector
 	TaskType string `json:"task_type,omitempty"` // in Google's spelling, such as RETRIEVAL_DOCUMENT
 	Keys     string `json:"keys,omitempty"`      // the KeySum of the lines that follow
+
+	Tokens    int64 `json:"tokens,omitempty"`     // how many tokens the batch probably has; 0: not known
+	TokensMax int64 `json:"tokens_max,omitempty"` // the number that caps go by, above the likely one; 0: not known
 }
 
 // A Chunk is a passage of text embedded as one unit. If Context is not empty,

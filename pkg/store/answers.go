@@ -19,6 +19,10 @@ func (w *applier) answer(c *duck.Conn, b claimedBatch) error {
 	if err != nil {
 		return err
 	}
+	// The user may have dropped the table since the claim.
+	if err := createEmbeddings(c, b.embeddings, s.ids(), b.space.Dim); err != nil {
+		return err
+	}
 	if s != nil {
 		if err := s.fitVectors(c, b.embeddings); err != nil {
 			return err

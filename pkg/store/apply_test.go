@@ -127,3 +127,30 @@ func TestVectorsOfABatchThatWasGivenUp(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A table of vectors that was dropped while a job was active is made again, also
+// if the chunks are away.
+func TestVectorsTableDropped(t *testing.T) {
+	for name, with := range map[string][]string{
+		"the chunks are there": {"DROP VIEW chunk_status", "DROP TABLE embeddings"},
+		"they are away":        {"DROP VIEW chunk_status", "DROP TABLE embeddings", "ALTER TABLE chunks RENAME TO away"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			k := open(t, "CREATE TABLE chunks (id BIGINT, text VARCHAR)", "INSERT INTO chunks SELECT i, 'text ' || i FROM range(3) t(i)")
+			out := k.must(k.pending(), "")
+			k.sql(with...)
+			if _, err := k.run(k.apply(), k.answers(out)); len(with) == 2 && err != nil || len(with) > 2 && exit.Code(err) != exit.Partial {
+				t.Error(err)
+			}
+			k.expect("SELECT count(*) FROM embeddings", "3")
+			k.expect("SELECT count(*) FROM gbatch.jobs WHERE closed_at IS NULL", "0")
+			if len(with) > 2 {
+				k.sql("ALTER TABLE away RENAME TO chunks")
+			}
+			if out := k.must(k.pending(), ""); out != "" {
+				t.Errorf("paid for again: %s", out)
+			}
+			k.expect(statuses, "0|READY\n1|READY\n2|READY")
+		})
+	}
+}

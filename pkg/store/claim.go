@@ -3,6 +3,7 @@ package store
 import (
 	"fmt"
 	"log/slog"
+	"math"
 
 	"gbatch/pkg/cli"
 	"gbatch/pkg/duck"
@@ -25,6 +26,7 @@ type Claim struct {
 	MaxRequests int      `default:"10000" help:"Most requests per batch."`
 	MaxBytes    cli.Size `default:"100MB" help:"Most bytes per batch."`
 	MaxTokens   int      `default:"400000" help:"Most tokens per batch, by the estimate times 1.35."`
+	Truncate    string   `enum:"warn,error,allow" default:"warn" help:"What to do with texts over the model's limit, which Google cuts off: warn, error (the chunk is FAILED, and not sent) or allow."`
 }
 
 func (p *Claim) space() model.Space {
@@ -63,18 +65,22 @@ func (p *Claim) claim(c *duck.Conn, r *round) (batches []string, err error) {
 	if r.low == 0 {
 		r.since = now()
 	}
-	cuts, where, err := p.plan(c, s, r)
+	plan, err := p.plan(c, s, r)
 	if err != nil && r.refused != nil {
 		err = r.refused
 	}
 	if err != nil {
 		return nil, err
 	}
+	cuts := plan.cuts
+	if len(cuts) > 0 && r.refused != nil {
+		r.held, r.last = true, true
+		return nil, nil
+	}
+	if err := r.afford(p, plan); err != nil {
+		return nil, err
+	}
 	if len(cuts) > 0 {
-		if r.refused != nil {
-			r.held, r.last = true, true
-			return nil, nil
-		}
 		if n, err := c.Count("SELECT count(*) FROM gbatch_picked WHERE again"); err != nil {
 			return nil, err
 		} else if n > manyAgain {
@@ -83,7 +89,7 @@ func (p *Claim) claim(c *duck.Conn, r *round) (batches []string, err error) {
 	}
 	for _, cut := range cuts {
 		if p.Limit > 0 {
-			r.left -= cut.Requests
+			r.left -= cut.requests
 			r.last = r.last || r.left == 0
 		}
 	}
@@ -93,11 +99,11 @@ func (p *Claim) claim(c *duck.Conn, r *round) (batches []string, err error) {
 		return nil, err
 	}
 	if len(cuts) > 0 {
-		if batches, err = p.put(c, s, cuts, where); err != nil {
+		if batches, err = p.put(c, s, plan); err != nil {
 			return nil, err
 		}
 	}
-	if r.last && (p.Limit == 0 || r.left > 0) {
+	if r.last && r.full == nil && (p.Limit == 0 || r.left > 0) {
 		if err := p.scanned(c, r.since); err != nil {
 			return nil, err
 		}
@@ -114,23 +120,40 @@ func (p *Claim) scanned(c *duck.Conn, since string) error {
 	return c.Exec("INSERT INTO gbatch.scans VALUES (?, ?, ?::TIMESTAMP)", p.From, p.Embeddings, since)
 }
 
-// plan picks the chunks of a round and cuts those that need a request. It
-// returns pick's WHERE clause too.
-func (p *Claim) plan(c *duck.Conn, s *source, r *round) (cuts []cut, where string, err error) {
-	if where, err = p.pick(c, s, r); err != nil {
-		return nil, "", err
+// A plan is what a round claims.
+type plan struct {
+	where      string // pick's WHERE clause
+	calibrated bool   // the estimates are
+	cuts       []cut
+	stays      sum   // the requests that do not fit under the caps
+	full       error // why they do not fit
+}
+
+// total is the size of the cuts together.
+func (p *plan) total() (all sum) {
+	for _, cut := range p.cuts {
+		all.add(cut.sum)
 	}
+	return all
+}
+
+// plan picks the chunks of a round and cuts those that need a request.
+func (p *Claim) plan(c *duck.Conn, s *source, r *round) (*plan, error) {
+	where, err := p.pick(c, s, r)
+	if err != nil {
+		return nil, err
+	}
+	plan := &plan{where: where}
 	if n, err := c.Count("SELECT count(*) FROM gbatch_picked"); err != nil || n == 0 {
-		return nil, where, err
+		return plan, err
 	}
 	if err := p.copies(c, s); err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	if err := p.unfit(c, s); err != nil {
-		return nil, "", err
+		return nil, err
 	}
-	cuts, err = p.cut(c, s, where, r.left)
-	return cuts, where, err
+	return plan, p.cut(c, s, r, plan)
 }
 
 // pick writes the next pending chunks, in the source's order, to the temporary
@@ -220,13 +243,20 @@ func (p *Claim) unfit(c *duck.Conn, s *source) error {
 	if err != nil {
 		return err
 	}
-	if n, err = c.Count("SELECT count(*) FROM gbatch_unfit"); err != nil || n == 0 {
+	return p.fail(c, 3, "INVALID_ARGUMENT")
+}
+
+// fail notes the picked chunks in gbatch_unfit as failed, with their reasons, and
+// removes them from gbatch_picked.
+func (p *Claim) fail(c *duck.Conn, code int, status string) error {
+	n, err := c.Count("SELECT count(*) FROM gbatch_unfit")
+	if err != nil || n == 0 {
 		return err
 	}
-	slog.Warn("chunks that cannot be embedded are noted as failed (the view chunk_status has the reasons)", "chunks", n)
+	slog.Warn("chunks that cannot be embedded are noted as failed (chunks-status --failed has the reasons)", "chunks", n)
 	err = c.Exec(fmt.Sprintf(`DELETE FROM gbatch.failures WHERE embeddings = %[1]s AND chunk_id IN (SELECT key FROM gbatch_unfit);
-		INSERT INTO gbatch.failures SELECT key, text_hash, %[1]s, 3, 'INVALID_ARGUMENT', reason, 0, true, NULL, %[2]s::TIMESTAMP FROM gbatch_unfit;
-		DELETE FROM gbatch_picked WHERE seq IN (SELECT seq FROM gbatch_unfit)`, duck.Literal(p.Embeddings), duck.Literal(now())))
+		INSERT INTO gbatch.failures SELECT key, text_hash, %[1]s, %[3]d, %[4]s, reason, 0, true, NULL, %[2]s::TIMESTAMP FROM gbatch_unfit;
+		DELETE FROM gbatch_picked WHERE seq IN (SELECT seq FROM gbatch_unfit)`, duck.Literal(p.Embeddings), duck.Literal(now()), code, duck.Literal(status)))
 	if err != nil {
 		return err
 	}
@@ -244,87 +274,92 @@ const maxLine = ndjson.MaxLine - 1<<10
 
 // A cut is a future batch: the picked chunks from seq low to high.
 type cut struct {
-	planned
+	sum
 	low, high int64
-	maxTokens int64 // the batch is cut by them
-}
-
-// planned is the size of a batch, as --dry-run prints it.
-type planned struct {
-	Requests int      `json:"requests"`
-	Bytes    int64    `json:"bytes"`
-	Tokens   int64    `json:"tokens"`
-	USD      *float64 `json:"usd,omitempty"`
 }
 
 // overhead is what a request line has around its key and text, in bytes.
 const overhead = 160
 
-// cut divides the picked chunks into batches of at most limit requests together;
-// 0 is no limit. Of the chunks that copies and unfit have left, only the first
+// cut divides the picked chunks into batches of at most r.left requests together,
+// if that is not 0. Of the chunks that copies and unfit have left, only the first
 // with each text counts: its seq becomes the column first of all chunks with
 // that text. A chunk that exceeds a limit alone is a batch alone.
-func (p *Claim) cut(c *duck.Conn, s *source, where string, limit int) (cuts []cut, err error) {
-	err = c.Exec(`CREATE OR REPLACE TEMP TABLE gbatch_picked AS
+func (p *Claim) cut(c *duck.Conn, s *source, r *round, plan *plan) error {
+	err := c.Exec(`CREATE OR REPLACE TEMP TABLE gbatch_picked AS
 		SELECT *, min(seq) OVER (PARTITION BY text_hash) AS first FROM gbatch_picked`)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	tokens, err := p.tokens(c, s, where, limit)
+	e, calibrated, err := estimator(c, p.Embeddings, p.space())
 	if err != nil {
-		return nil, err
+		return err
 	}
-	r, err := c.Query("SELECT seq, bytes, strlen(key) FROM gbatch_picked WHERE seq = first ORDER BY seq")
+	plan.calibrated = calibrated
+	limit, room := r.left, int64(math.MaxInt64)
+	if p.Truncate == truncateError {
+		limit = 0
+	}
+	tokens, err := p.tokens(c, s, e, plan.where, limit)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	defer r.Close()
-	for n := 0; r.Next() && (limit <= 0 || n < limit); n++ {
-		size, tokens := r.Int(1)+r.Int(2)+overhead, tokens[r.Int(0)]
-		last := len(cuts) - 1
-		if last < 0 || cuts[last].Requests == p.MaxRequests || cuts[last].Bytes+size > int64(p.MaxBytes) || cuts[last].maxTokens+tokens.Max > int64(p.MaxTokens) {
-			cuts = append(cuts, cut{low: r.Int(0)})
+	if p.Truncate == truncateError {
+		if err := p.refuseLong(c, e, tokens, &r.long); err != nil {
+			return err
+		}
+	}
+	if r.fit {
+		if room, err = r.caps.Room(p.Model); err != nil {
+			return err
+		}
+	}
+	plan.full = r.full
+	var long []int64
+	rows, err := c.Query("SELECT seq, bytes, strlen(key) FROM gbatch_picked WHERE seq = first ORDER BY seq")
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for n, used := 0, int64(0); rows.Next() && (r.left <= 0 || n < r.left); n++ {
+		t := tokens[rows.Int(0)]
+		next := sum{1, rows.Int(1) + rows.Int(2) + overhead, t, e.OverLimit(t)}
+		if plan.full == nil && used+t.Max > room {
+			plan.full = r.caps.Check(p.Model, used+t.Max)
+		}
+		if plan.full != nil {
+			plan.stays.add(next)
+			continue
+		}
+		used += t.Max
+		if next.overLong {
+			long = append(long, rows.Int(0))
+		}
+		last := len(plan.cuts) - 1
+		if last < 0 || plan.cuts[last].requests == p.MaxRequests || plan.cuts[last].bytes+next.bytes > int64(p.MaxBytes) || plan.cuts[last].tokens.Max+t.Max > int64(p.MaxTokens) {
+			plan.cuts = append(plan.cuts, cut{low: rows.Int(0)})
 			last++
 		}
-		at := &cuts[last]
-		at.Requests++
-		at.Bytes += size
-		at.Tokens += tokens.Likely
-		at.maxTokens += tokens.Max
-		at.high = r.Int(0)
+		plan.cuts[last].add(next)
+		plan.cuts[last].high = rows.Int(0)
 	}
-	return cuts, nil
+	return r.long.add(c, long)
 }
 
-// tokens estimates the tokens of the first chunk with each text, by its seq. If
-// limit is not 0, only so many chunks count. The texts come in any order:
-// DuckDB takes longer to sort rows with texts.
-func (p *Claim) tokens(c *duck.Conn, s *source, where string, limit int) (map[int64]model.Estimate, error) {
-	first := "SELECT seq, rid FROM gbatch_picked WHERE seq = first"
-	if limit > 0 {
-		first += fmt.Sprintf(" ORDER BY seq LIMIT %d", limit)
-	}
-	tokens := map[int64]model.Estimate{}
-	e := p.space().Estimator(1)
-	err := c.Stream(func(r *duck.Rows) { tokens[r.Int(0)] = e.Request(r.Borrow(1), r.Borrow(2)) },
-		fmt.Sprintf("SELECT p.seq, s.title, s.body FROM (%s) p JOIN (SELECT %s AS rid, %s AS title, %s AS body FROM %s %s) s ON s.rid = p.rid",
-			first, s.rid(), s.title(), s.body(), s.sql, where))
-	return tokens, err
-}
-
-// put makes the cuts batches, whose names it returns: it writes their chunks to
-// the outbox, in the order of seq. Of chunks with one text, only the first holds
-// it, and the others are its twins.
-func (p *Claim) put(c *duck.Conn, s *source, cuts []cut, where string) (batches []string, err error) {
-	batches = batchNames(len(cuts))
+// put makes the cuts of a plan batches, whose names it returns: it writes their
+// chunks to the outbox, in the order of seq. Of chunks with one text, only the
+// first holds it, and the others are its twins.
+func (p *Claim) put(c *duck.Conn, s *source, plan *plan) (batches []string, err error) {
+	batches = batchNames(len(plan.cuts))
 	if err := c.Exec("CREATE OR REPLACE TEMP TABLE gbatch_cut (batch VARCHAR, low BIGINT, high BIGINT)"); err != nil {
 		return nil, err
 	}
-	for i, cut := range cuts {
+	for i, cut := range plan.cuts {
 		err := c.Exec("INSERT INTO gbatch_cut VALUES (?, ?, ?)", batches[i], cut.low, cut.high)
 		if err == nil {
-			err = c.Exec(`INSERT INTO gbatch.jobs (batch, model, dim, task_type, requests, claimed_at, source, embeddings, vector_column)
-				VALUES (?, ?, ?, ?, ?, ?::TIMESTAMP, ?, ?, nullif(?, ''))`, batches[i], p.Model, p.Dim, p.TaskType, cut.Requests, now(), p.From, p.Embeddings, p.Column)
+			err = c.Exec(`INSERT INTO gbatch.jobs (batch, model, dim, task_type, requests, claimed_at, source, embeddings, vector_column, tokens_likely, tokens_max, tokens_plain)
+				VALUES (?, ?, ?, ?, ?, ?::TIMESTAMP, ?, ?, nullif(?, ''), ?, ?, ?)`, batches[i], p.Model, p.Dim, p.TaskType, cut.requests, now(), p.From, p.Embeddings, p.Column,
+				cut.tokens.Likely, cut.tokens.Max, cut.plain())
 		}
 		if err != nil {
 			return nil, err
@@ -350,7 +385,7 @@ func (p *Claim) put(c *duck.Conn, s *source, cuts []cut, where string) (batches 
 		RESET disabled_optimizers;
 		UPDATE gbatch.jobs AS j SET first_seq = i.first_seq, last_seq = i.last_seq
 		FROM (SELECT batch, min(seq) AS first_seq, max(seq) AS last_seq FROM gbatch.items WHERE seq >= (SELECT seq FROM gbatch_next) GROUP BY batch) i
-		WHERE j.batch = i.batch`, s.rid(), s.title(), s.body(), s.hash(), s.sql, where))
+		WHERE j.batch = i.batch`, s.rid(), s.title(), s.body(), s.hash(), s.sql, plan.where))
 	if err != nil {
 		return nil, err
 	}

@@ -43,8 +43,7 @@ func prepareEmbeddings(c *duck.Conn, table string, src *source) error {
 		clear(types)
 	}
 	if len(types) == 0 {
-		err := c.Exec(fmt.Sprintf("CREATE TABLE %s (chunk_id %s, text_hash UHUGEINT, embedding %s, tokens BIGINT, batch VARCHAR, embedded_at TIMESTAMP)", duck.Ident(table), src.idType, vector))
-		if err != nil {
+		if err := createEmbeddings(c, table, src.idType, want.Dim); err != nil {
 			return err
 		}
 		return noteSpace(c, table, want)
@@ -56,6 +55,11 @@ func prepareEmbeddings(c *duck.Conn, table string, src *source) error {
 		return err
 	}
 	return noteSpace(c, table, want)
+}
+
+// createEmbeddings creates a table of vectors, if it does not exist.
+func createEmbeddings(c *duck.Conn, table, idType string, dim int) error {
+	return c.Exec(fmt.Sprintf("CREATE TABLE IF NOT EXISTS %s (chunk_id %s, text_hash UHUGEINT, embedding FLOAT[%d], tokens BIGINT, batch VARCHAR, embedded_at TIMESTAMP)", duck.Ident(table), idType, dim))
 }
 
 // fitVectors changes the type of the ids in a table of vectors to the type of

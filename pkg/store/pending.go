@@ -25,8 +25,9 @@ import (
 type Pending struct {
 	duck.Database `embed:""`
 	Claim         `embed:""`
+	Caps          `embed:""`
 	RetryFailed   bool `help:"Also claim the chunks that failed permanently."`
-	DryRun        bool `help:"Claim nothing. Print a line for each batch that would be claimed."`
+	DryRun        bool `help:"Claim nothing. Print a line for each batch that would be claimed, and a total."`
 }
 
 func (p *Pending) check() error {
@@ -38,7 +39,17 @@ func (p *Pending) check() error {
 	case p.MaxRequests < 1 || p.MaxTokens < 1 || p.Limit < 0:
 		return exit.Errorf(exit.Usage, "--max-requests and --max-tokens are at least 1, --limit at least 0")
 	}
-	return nil
+	return p.Caps.check()
+}
+
+// rounds returns the state before the first round. A run that claims all or
+// nothing has only one.
+func (p *Pending) rounds() round {
+	r := round{size: roundSize, left: p.Limit, fit: p.Cutoff == "fit"}
+	if !r.fit && len(p.limits()) > 0 {
+		r.size = 0
+	}
+	return r
 }
 
 // Run prints batches to out. If out is a terminal, it claims nothing, as with
@@ -60,8 +71,9 @@ func (p *Pending) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 	progress.Of(ctx).Flow("chunks")
 	broken := 0
 	prepared := false
-	r := round{size: roundSize, left: p.Limit}
+	r := p.rounds()
 	for !r.last {
+		claimed = nil
 		err := transact(ctx, &p.Database, duck.Write, func(c *duck.Conn) (err error) {
 			if !prepared {
 				if r.refused, err = p.rehearse(c); err != nil {
@@ -71,11 +83,14 @@ func (p *Pending) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 					return err
 				}
 				prepared = true
-				if claimed, err = unsent(c); err != nil || len(claimed) > 0 {
+				if claimed, err = p.again(c, &r); err != nil || len(claimed) > 0 && r.caps == nil {
 					return err
 				}
+			} else if err := p.budget(c, &r); err != nil {
+				return err
 			}
-			claimed, err = p.claim(c, &r)
+			more, err := p.claim(c, &r)
+			claimed = append(claimed, more...)
 			return err
 		})
 		if err != nil {
@@ -83,6 +98,7 @@ func (p *Pending) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 		}
 		batches.Expect(int64(len(claimed)))
 		if r.last {
+			p.tell(&r)
 			batches.Final()
 		}
 		n, err := p.print(ctx, out, claimed)
@@ -129,8 +145,11 @@ func (p *Pending) prepare(c *duck.Conn) error {
 			return err
 		}
 	}
+	if err := estimateOlder(c); err != nil {
+		return err
+	}
 	if p.RetryFailed {
-		if err := c.Exec("UPDATE gbatch.failures SET final = false, attempts = 0 WHERE embeddings = ? AND batch IS NOT NULL", p.Embeddings); err != nil {
+		if err := c.Exec("UPDATE gbatch.failures SET final = false, attempts = 0 WHERE embeddings = ? AND (batch IS NOT NULL OR code = ?)", p.Embeddings, outOfRange); err != nil {
 			return err
 		}
 	}
@@ -138,13 +157,6 @@ func (p *Pending) prepare(c *duck.Conn) error {
 		return err
 	}
 	return s.view(c, p.Embeddings)
-}
-
-// unsent lists the batches that are claimed and have no job yet, oldest first.
-func unsent(c *duck.Conn) (batches []string, err error) {
-	err = c.Each(func(r *duck.Rows) { batches = append(batches, r.Text(0)) },
-		"SELECT batch FROM gbatch.jobs WHERE job IS NULL AND closed_at IS NULL ORDER BY batch")
-	return batches, err
 }
 
 // print writes batches to out, and returns how many of them cannot be sent.
@@ -218,9 +230,9 @@ func (p *Pending) batch(ctx context.Context, buf []byte, name string) (lines []b
 		var h record.Header
 		var lines string
 		found, err := c.One(func(r *duck.Rows) {
-			h = record.Header{Batch: name, Count: int(r.Int(0)), Model: r.Text(1), Dim: int(r.Int(2)), TaskType: r.Text(3)}
+			h = record.Header{Batch: name, Count: int(r.Int(0)), Model: r.Text(1), Dim: int(r.Int(2)), TaskType: r.Text(3), Tokens: r.Int(6), TokensMax: r.Int(7)}
 			lines = items(name, r.Int(4), r.Int(5))
-		}, "SELECT requests, model, dim, task_type, first_seq, last_seq FROM gbatch.jobs WHERE batch = ? AND job IS NULL AND closed_at IS NULL", name)
+		}, "SELECT requests, model, dim, task_type, first_seq, last_seq, tokens_likely, tokens_max FROM gbatch.jobs WHERE batch = ? AND job IS NULL AND closed_at IS NULL", name)
 		if err != nil || !found {
 			return err
 		}
@@ -280,16 +292,45 @@ func appendChunks(c *duck.Conn, buf []byte, items string) (lines []byte, keys re
 	return sorted, keys, nil
 }
 
+// planned is the size of a batch, as --dry-run prints it.
+type planned struct {
+	Requests   int      `json:"requests"`
+	Bytes      int64    `json:"bytes"`
+	Tokens     int64    `json:"tokens"`
+	TokensMax  int64    `json:"tokens_max"`
+	USD        *float64 `json:"usd,omitempty"`
+	Calibrated bool     `json:"calibrated,omitempty"`
+}
+
+// planTotal is what --dry-run prints last.
+type planTotal struct {
+	Jobs int `json:"jobs"`
+	planned
+	USDMax       *float64 `json:"usd_max,omitempty"`
+	USDOnline    *float64 `json:"usd_online,omitempty"`
+	OverLimit    int      `json:"over_limit"`
+	OverLimitIDs []string `json:"over_limit_ids,omitempty"`
+	Stays        int      `json:"stays,omitempty"`     // requests that do not fit under the caps
+	StaysMax     int64    `json:"stays_max,omitempty"` // their tokens_max
+	Claimed      int      `json:"claimed,omitempty"`   // batches that were claimed before and are printed first
+	ClaimedMax   int64    `json:"claimed_max,omitempty"`
+	Rounds       int64    `json:"rounds,omitempty"` // how often the queue at Google must be filled
+}
+
 // errDry ends the transaction of a dry run, so that it is rolled back.
 var errDry = errors.New("a dry run")
 
-// dryRun does all that a claim does and takes it back.
+// dryRun does all that a claim does and takes it back. If a cap refuses the
+// claim, it prints the plan all the same.
 func (p *Pending) dryRun(ctx context.Context, out io.Writer) error {
 	prices, err := model.ReadPrices()
 	if err != nil {
 		return err
 	}
-	var cuts []cut
+	var plan *plan
+	var refusal error
+	r := p.rounds()
+	r.size = 0
 	err = transact(ctx, &p.Database, duck.Write, func(c *duck.Conn) error {
 		refused, err := p.rehearse(c)
 		if err != nil {
@@ -298,15 +339,23 @@ func (p *Pending) dryRun(ctx context.Context, out io.Writer) error {
 		if err := p.prepare(c); err != nil {
 			return err
 		}
+		if _, refusal = p.again(c, &r); exit.Code(refusal) == exit.Refused {
+			r.caps, r.fit = nil, false
+		} else if refusal != nil {
+			return refusal
+		}
 		s, err := p.open(c)
 		if err != nil {
 			return err
 		}
-		if cuts, _, err = p.plan(c, s, &round{left: p.Limit}); err != nil {
+		if plan, err = p.plan(c, s, &r); err != nil {
 			return err
 		}
-		if len(cuts) > 0 && refused != nil {
+		if len(plan.cuts) > 0 && refused != nil {
 			return refused
+		}
+		if refusal == nil {
+			refusal = r.afford(&p.Claim, plan)
 		}
 		return errDry
 	})
@@ -314,11 +363,27 @@ func (p *Pending) dryRun(ctx context.Context, out io.Writer) error {
 		return err
 	}
 	w := ndjson.NewWriter(out)
-	for _, cut := range cuts {
-		cut.USD = known(prices.Batch(p.Model, cut.Tokens))
-		if err := w.Encode(cut.planned); err != nil {
+	line := func(s sum) planned {
+		return planned{s.requests, s.bytes, s.tokens.Likely, s.tokens.Max, known(prices.Batch(p.Model, s.tokens.Likely)), plan.calibrated}
+	}
+	for _, cut := range plan.cuts {
+		if err := w.Encode(line(cut.sum)); err != nil {
 			return err
 		}
 	}
-	return w.Flush()
+	all := plan.total()
+	total := planTotal{
+		Jobs: len(plan.cuts), planned: line(all), USDMax: known(prices.Batch(p.Model, all.tokens.Max)), USDOnline: known(prices.Online(p.Model, all.tokens.Likely)),
+		OverLimit: r.long.requests, OverLimitIDs: r.long.ids, Stays: plan.stays.requests, StaysMax: plan.stays.tokens.Max, Claimed: r.claimed, ClaimedMax: r.claimedMax,
+	}
+	if queue := p.queue(); queue > 0 {
+		total.Rounds = (all.tokens.Max + plan.stays.tokens.Max + r.claimedMax + queue - 1) / queue
+	}
+	if err := w.Encode(total); err != nil {
+		return err
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	return refusal
 }

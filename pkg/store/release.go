@@ -71,7 +71,8 @@ func (r *Release) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 		}
 		atWork := slices.ContainsFunc(claims, func(b claim) bool { return b.busy })
 		for _, b := range claims {
-			switch doubt := b.doubt(atWork); {
+			doubt := b.doubt(atWork)
+			switch {
 			case !b.wanted:
 				continue
 			case b.closed:
@@ -92,8 +93,12 @@ func (r *Release) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 			if b.mark.Phase == ledger.Created && b.Job.Job == "" {
 				b.Job.Job, b.Input, b.State = b.mark.Job, b.mark.Input, record.Queued
 			}
-			err := c.Exec("UPDATE gbatch.jobs SET state = $2, closed_at = $3::TIMESTAMP, job = nullif($4, ''), input = nullif($5, '') WHERE batch = $1",
-				b.Batch, released, now(), b.Job.Job, b.Input)
+			var tokens any // not known
+			if doubt == "" {
+				tokens = 0
+			}
+			err := c.Exec("UPDATE gbatch.jobs SET state = $2, closed_at = $3::TIMESTAMP, job = nullif($4, ''), input = nullif($5, ''), tokens = $6::BIGINT WHERE batch = $1",
+				b.Batch, released, now(), b.Job.Job, b.Input, tokens)
 			if err != nil {
 				return err
 			}
@@ -117,7 +122,7 @@ func (r *Release) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	return kept.error()
+	return kept.error(r.DB)
 }
 
 // claims lists the named batches and all batches without a job. If no batch is
@@ -212,13 +217,15 @@ func (b *claim) cost(c *duck.Conn, prices model.Prices) (*float64, error) {
 // refused are the batches that are not given back.
 type refused struct {
 	batches  []string
-	requests int // requests of the batches that --force would give back; so are the next two
+	jobs     bool // some have a job in the database
+	requests int  // requests of the batches that --force would give back; so are the next two
 	usd      float64
 	noPrice  bool
 }
 
 func (k *refused) add(c *duck.Conn, prices model.Prices, b claim, why string) error {
 	k.batches = append(k.batches, fmt.Sprintf("%s (%s)", b.Batch, why))
+	k.jobs = k.jobs || b.Job.Job != ""
 	if b.busy {
 		return nil
 	}
@@ -232,7 +239,7 @@ func (k *refused) add(c *duck.Conn, prices model.Prices, b claim, why string) er
 	return err
 }
 
-func (k *refused) error() error {
+func (k *refused) error(db string) error {
 	const shown = 5
 	n := len(k.batches)
 	if n == 0 {
@@ -250,7 +257,11 @@ func (k *refused) error() error {
 	if k.requests > 0 {
 		force = fmt.Sprintf("; with --force they are given back, and requests that are already paid for are paid for twice: %d requests, estimated cost %s", k.requests, dollars(usd))
 	}
-	return exit.Errorf(exit.Partial, "batches were not given back: %s%s; run the whole pipe, which finds their jobs or submits them%s", strings.Join(k.batches[:min(n, shown)], ", "), more, force)
+	next := "run the whole pipe, which finds their jobs or submits them"
+	if k.jobs {
+		next = fmt.Sprintf("collect their jobs with jobs-pending %s | gbatch-wait | gbatch-fetch | vectors-apply %[1]s", db)
+	}
+	return exit.Errorf(exit.Partial, "batches were not given back: %s%s; %s%s", strings.Join(k.batches[:min(n, shown)], ", "), more, next, force)
 }
 
 // expire deletes the items of batches that were given back more than

@@ -28,6 +28,9 @@ CREATE TABLE IF NOT EXISTS gbatch.jobs (
 	claimed_at TIMESTAMP, submitted_at TIMESTAMP, ended_at TIMESTAMP, closed_at TIMESTAMP, error VARCHAR,
 	source VARCHAR, embeddings VARCHAR, first_seq BIGINT, last_seq BIGINT);
 ALTER TABLE gbatch.jobs ADD COLUMN IF NOT EXISTS vector_column VARCHAR;
+ALTER TABLE gbatch.jobs ADD COLUMN IF NOT EXISTS tokens_likely BIGINT;
+ALTER TABLE gbatch.jobs ADD COLUMN IF NOT EXISTS tokens_max BIGINT;
+ALTER TABLE gbatch.jobs ADD COLUMN IF NOT EXISTS tokens_plain BIGINT;
 CREATE TABLE IF NOT EXISTS gbatch.items (
 	batch VARCHAR, seq BIGINT, chunk_id VARCHAR, title VARCHAR, text VARCHAR, text_hash UHUGEINT, twin BOOLEAN);
 CREATE TABLE IF NOT EXISTS gbatch.failures (

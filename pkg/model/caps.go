@@ -1,0 +1,126 @@
+package model
+
+import (
+	"math"
+	"strconv"
+
+	"gbatch/pkg/exit"
+)
+
+// Tiers are how many tokens the active batch jobs of a project may have together,
+// in the paid tiers 1, 2 and 3 (ai.google.dev/gemini-api/docs/rate-limits, Gemini
+// Embedding).
+var Tiers = [3]int64{500_000, 5_000_000, 10_000_000}
+
+// A Cap is an upper bound for the tokens of what is sent, or for their cost in a
+// batch.
+type Cap struct {
+	Flag   string  // the flag that sets the limit, such as --max-cost
+	Limit  float64 // in tokens, or in US dollars if there are Prices
+	Prices *Prices // nil for a limit in tokens
+
+	used float64 // see unit
+}
+
+// unit is what a token of a model counts, in tokens or in millionths of a US
+// dollar.
+func (c *Cap) unit(model string) (float64, error) {
+	if c.Prices == nil {
+		return 1, nil
+	}
+	price := c.Prices.Models[model].Batch
+	if price == nil {
+		return 0, exit.Errorf(exit.Refused, "%s cannot be checked, because the price of %s in a batch is not known: name a file with its price in %s", c.Flag, model, PricesVariable)
+	}
+	return *price, nil
+}
+
+// limit is the limit in units.
+func (c *Cap) limit() float64 {
+	if c.Prices == nil {
+		return c.Limit
+	}
+	return c.Limit * 1e6
+}
+
+// free is what the limit leaves, in units. It is rounded up by less than a token
+// counts, since sums of prices are not exact.
+func (c *Cap) free() float64 { return c.limit() - c.used + 1e-14*(c.limit()+c.used) }
+
+// left returns how many more tokens of a model the cap allows.
+func (c *Cap) left(model string) (tokens int64, err error) {
+	unit, err := c.unit(model)
+	switch n := math.Floor(c.free() / unit); {
+	case err != nil:
+		return 0, err
+	case unit == 0 || n >= 1<<62:
+		return math.MaxInt64, nil
+	default:
+		return int64(max(n, -1<<62)), nil
+	}
+}
+
+// amount writes a number of units for people.
+func (c *Cap) amount(units float64) string {
+	if c.Prices == nil {
+		return strconv.FormatFloat(units, 'f', -1, 64) + " tokens"
+	}
+	return "$" + strconv.FormatFloat(math.Round(units*1e4)/1e10, 'f', -1, 64)
+}
+
+// Caps are caps that hold together. Their errors have the exit code
+// [exit.Refused].
+type Caps []*Cap
+
+// Use counts tokens of a model. A negative number takes tokens back.
+func (cs Caps) Use(model string, tokens int64) error {
+	if tokens == 0 {
+		return nil
+	}
+	for _, c := range cs {
+		unit, err := c.unit(model)
+		if err != nil {
+			return err
+		}
+		c.used += unit * float64(tokens)
+	}
+	return nil
+}
+
+// Room returns how many more tokens of a model the caps allow.
+func (cs Caps) Room(model string) (tokens int64, err error) {
+	tokens = math.MaxInt64
+	for _, c := range cs {
+		left, err := c.left(model)
+		if err != nil {
+			return 0, err
+		}
+		tokens = min(tokens, left)
+	}
+	return tokens, nil
+}
+
+// Check returns an error if a cap does not allow so many more tokens of a model.
+func (cs Caps) Check(model string, tokens int64) error {
+	for _, c := range cs {
+		left, err := c.left(model)
+		if err != nil {
+			return err
+		}
+		if tokens > left {
+			unit, _ := c.unit(model)
+			return exit.Errorf(exit.Refused, "%s allows %s (used: %s, needed: %s)", c.Flag, c.amount(c.limit()), c.amount(c.used), c.amount(unit*float64(tokens)))
+		}
+	}
+	return nil
+}
+
+// Over returns an error if more was counted than a cap allows.
+func (cs Caps) Over() error {
+	for _, c := range cs {
+		if c.free() < 0 {
+			return exit.Errorf(exit.Refused, "%s allows %s (needed: %s)", c.Flag, c.amount(c.limit()), c.amount(c.used))
+		}
+	}
+	return nil
+}
