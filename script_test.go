@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -19,13 +20,16 @@ import (
 	_ "github.com/duckdb/duckdb-go/v2"
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"gbatch/internal/help"
 	"gbatch/pkg/cli"
 	"gbatch/pkg/emulator"
 )
 
 func TestMain(m *testing.M) {
 	programs := map[string]func(){"sql": query, "books": books, "ask": ask}
-	programs["gbatch"] = func() { cli.Suite("gbatch", Manual, Commands) }
+	commands := maps.Clone(Commands)
+	commands["write-help"] = &help.Write{Manual: Manual, Commands: Commands}
+	programs["gbatch"] = func() { cli.Suite("gbatch", Manual, commands) }
 	for name := range Commands {
 		programs[name] = programs["gbatch"]
 	}

@@ -22,6 +22,6 @@ import (
 
 func main() {
 	commands := maps.Clone(gbatch.Commands)
-	commands["write-help"] = new(help.Write)
+	commands["write-help"] = &help.Write{Manual: gbatch.Manual, Commands: gbatch.Commands}
 	cli.Suite("gbatch", gbatch.Manual, commands)
 }

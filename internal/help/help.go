@@ -12,13 +12,15 @@ import (
 	"path/filepath"
 	"regexp"
 
-	"gbatch"
 	"gbatch/pkg/cli"
 )
 
 // Write is the command that writes the files.
 type Write struct {
 	Dir string `arg:"" type:"path" help:"The folder, such as /usr/local/share. It is created if it does not exist."`
+
+	Manual   func(name string) string `kong:"-"` // as for cli.Suite
+	Commands map[string]cli.Command   `kong:"-"`
 }
 
 // A suite is what the pages and the completions say.
@@ -35,10 +37,10 @@ type command struct {
 // entry is a line of the suite's manual: a command, and what it does.
 var entry = regexp.MustCompile(`(?m)^\t([a-z-]+)  +(.*)$`)
 
-func describe() (*suite, error) {
-	s := &suite{manual: cli.Comment(gbatch.Manual("gbatch"))}
+func (w *Write) describe() (*suite, error) {
+	s := &suite{manual: cli.Comment(w.Manual("gbatch"))}
 	for _, m := range entry.FindAllStringSubmatch(s.manual, -1) {
-		cmd := gbatch.Commands[m[1]]
+		cmd := w.Commands[m[1]]
 		if cmd == nil {
 			continue
 		}
@@ -46,16 +48,16 @@ func describe() (*suite, error) {
 		if err != nil {
 			return nil, err
 		}
-		s.commands = append(s.commands, command{m[1], m[2], cli.Comment(gbatch.Manual(m[1])), usage})
+		s.commands = append(s.commands, command{m[1], m[2], cli.Comment(w.Manual(m[1])), usage})
 	}
-	if len(s.commands) != len(gbatch.Commands) {
-		return nil, fmt.Errorf("doc.go lists %d of the %d commands", len(s.commands), len(gbatch.Commands))
+	if len(s.commands) != len(w.Commands) {
+		return nil, fmt.Errorf("doc.go lists %d of the %d commands", len(s.commands), len(w.Commands))
 	}
 	return s, nil
 }
 
 func (w *Write) Run(ctx context.Context, in io.Reader, out io.Writer) error {
-	s, err := describe()
+	s, err := w.describe()
 	if err != nil {
 		return err
 	}

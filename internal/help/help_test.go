@@ -17,12 +17,13 @@ import (
 func written(t *testing.T) (dir string, s *suite) {
 	t.Helper()
 	dir = t.TempDir()
+	w := &Write{Dir: dir, Manual: gbatch.Manual, Commands: gbatch.Commands}
 	for range 2 { // the second time the files exist
-		if err := (&Write{Dir: dir}).Run(t.Context(), nil, nil); err != nil {
+		if err := w.Run(t.Context(), nil, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
-	s, err := describe()
+	s, err := w.describe()
 	if err != nil {
 		t.Fatal(err)
 	}
