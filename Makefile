@@ -102,13 +102,14 @@ clean:
 
 # Archives and packages of the present commit for Linux, in dist/: see docs/release.md.
 # A processor without a C compiler for it is left out.
-release: build
+release:
 	@test -z "$$(git status --porcelain --untracked-files=no)" || { echo "make: commit your changes first: a release is made of a commit" >&2; exit 2; }
 	umask 022
 	export LC_ALL=C TZ=UTC CGO_ENABLED=1 GOFLAGS= SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct)
 	export VERSION ARCH STAGE GLIBC GLIBCXX LIBC
 	VERSION=$$(git describe --tags --match 'v[0-9]*' 2>/dev/null | sed 's/^v//; s/-/+/; s/-/./g') || VERSION=0+$$(date -d @$$SOURCE_DATE_EPOCH +%Y%m%d).$$(git rev-parse --short=12 HEAD)
 	rm -rf dist
+	go build -buildvcs=true -o bin/ ./cmd/gbatch
 	for target in amd64 amd64-static arm64; do
 		ARCH=$${target%-static}
 		case $$ARCH in amd64) cc=x86_64-linux-gnu-gcc ;; arm64) cc=aarch64-linux-gnu-gcc ;; esac
@@ -118,7 +119,7 @@ release: build
 		echo "make: linux-$$target" >&2
 		name=gbatch-$$VERSION-linux-$$target STAGE=dist/gbatch-$$VERSION-linux-$$target
 		mkdir -p $$STAGE/bin $$STAGE/share/doc/gbatch
-		GOOS=linux GOARCH=$$ARCH CC=$$cc CXX=$${cc%gcc}g++ go build -trimpath -tags "$$tags" -ldflags "$$flags" -o $$STAGE/bin/ ./cmd/gbatch
+		GOOS=linux GOARCH=$$ARCH CC=$$cc CXX=$${cc%gcc}g++ go build -trimpath -buildvcs=true -tags "$$tags" -ldflags "$$flags" -o $$STAGE/bin/ ./cmd/gbatch
 		for command in $(COMMANDS); do ln -s gbatch $$STAGE/bin/$$command; done
 		bin/gbatch write-help $$STAGE/share
 		cp -r README.md CHANGELOG.md BENCHMARKS.md docs $$STAGE/share/doc/gbatch/
