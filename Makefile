@@ -1,4 +1,4 @@
-# make                       builds the commands into bin/
+# make                       builds the program into bin/, and a link to it for each command
 # make demo                  runs the whole pipe on real text against the local emulator
 # make test                  runs all tests
 # make embed DB=kb.duckdb    embeds your database with the whole pipe, and waits for the jobs
@@ -6,24 +6,31 @@
 # make sync  DB=kb.duckdb    collects the jobs that have ended
 # make check                 runs the scripts with the built commands
 # make lint race fuzz purego runs the other checks of CI
+# make man completions       writes manual pages and completions into bin/share
+# make release test-release  makes archives and packages in dist/; installs one, uses it, removes it
 # make torture bench         kills commands hundreds of times; writes BENCHMARKS.md
 
 SHELL := bash
 .SHELLFLAGS := -o pipefail -ec
 .ONESHELL:
 
-COMMANDS := $(patsubst cmd/%/main.go,%,$(wildcard cmd/*/main.go))
+COMMANDS := $(filter-out gbatch,$(patsubst cmd/%/main.go,%,$(wildcard cmd/*/main.go)))
+NFPM := github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.2
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 FUZZTIME := 3s
 SEED := 1
 TIMEOUT := 60m
 
-.PHONY: build test purego check race lint fuzz torture bench demo test-live install clean embed flush sync need-db
+.PHONY: build man completions test purego check race lint fuzz torture bench demo test-live install clean release test-release embed flush sync need-db
 
 build:
-	@echo "building $(words $(COMMANDS)) commands into bin/; the first time takes a minute or two" >&2
-	go build -o bin/ $(COMMANDS:%=./cmd/%)
+	@echo "building bin/gbatch and $(words $(COMMANDS)) links to it; the first time takes a minute" >&2
+	go build -o bin/ ./cmd/gbatch
+	for name in $(COMMANDS); do ln -sf gbatch bin/$$name; done
+
+man completions: build
+	bin/gbatch write-help bin/share
 
 # The time limit is long enough for a slow or busy machine. The temporary folder is
 # removed even if a test is stopped.
@@ -86,10 +93,51 @@ test-live:
 	GBATCH_LIVE=1 go test . -run TestLive -count=1 -v -timeout 48h
 
 install:
-	go install $(COMMANDS:%=./cmd/%)
+	go install ./cmd/gbatch
+	dir=$$(go env GOBIN) && dir=$${dir:-$$(go env GOPATH)/bin}
+	for name in $(COMMANDS); do ln -sf gbatch "$$dir/$$name"; done
 
 clean:
-	rm -rf bin demo fuzz.out
+	rm -rf bin demo dist fuzz.out
+
+# Archives and packages of the present commit for Linux, in dist/: see docs/release.md.
+# A processor without a C compiler for it is left out.
+release:
+	@test -z "$$(git status --porcelain --untracked-files=no)" || { echo "make: commit your changes first: a release is made of a commit" >&2; exit 2; }
+	umask 022
+	export LC_ALL=C TZ=UTC CGO_ENABLED=1 GOFLAGS= SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct)
+	export VERSION ARCH STAGE GLIBC GLIBCXX LIBC
+	VERSION=$$(git describe --tags --match 'v[0-9]*' 2>/dev/null | sed 's/^v//; s/-/+/; s/-/./g') || VERSION=0+$$(date -d @$$SOURCE_DATE_EPOCH +%Y%m%d).$$(git rev-parse --short=12 HEAD)
+	rm -rf dist
+	go build -buildvcs=true -o bin/ ./cmd/gbatch
+	for target in amd64 amd64-static arm64; do
+		ARCH=$${target%-static}
+		case $$ARCH in amd64) cc=x86_64-linux-gnu-gcc ;; arm64) cc=aarch64-linux-gnu-gcc ;; esac
+		command -v $$cc > /dev/null || { echo "make: there is no $$cc, so linux-$$target is left out" >&2; continue; }
+		flags='-s -w' tags=
+		if [ $$target != $$ARCH ]; then flags='-s -w -linkmode external -extldflags -static' tags=netgo,osusergo; fi
+		echo "make: linux-$$target" >&2
+		name=gbatch-$$VERSION-linux-$$target STAGE=dist/gbatch-$$VERSION-linux-$$target
+		mkdir -p $$STAGE/bin $$STAGE/share/doc/gbatch
+		GOOS=linux GOARCH=$$ARCH CC=$$cc CXX=$${cc%gcc}g++ go build -trimpath -buildvcs=true -tags "$$tags" -ldflags "$$flags" -o $$STAGE/bin/ ./cmd/gbatch
+		for command in $(COMMANDS); do ln -s gbatch $$STAGE/bin/$$command; done
+		bin/gbatch write-help $$STAGE/share
+		cp -r README.md CHANGELOG.md BENCHMARKS.md docs $$STAGE/share/doc/gbatch/
+		cp LICENSE $$STAGE/share/doc/gbatch/copyright
+		find $$STAGE -exec touch -h -d @$$SOURCE_DATE_EPOCH {} +
+		tar --sort=name --owner=0 --group=0 --numeric-owner --mtime=@$$SOURCE_DATE_EPOCH -C dist -c $$name | gzip -9n > dist/$$name.tar.gz
+		if [ $$target = $$ARCH ]; then
+			newest() { $${cc%gcc}objdump -T $$STAGE/bin/gbatch | grep -o "$${1}_[0-9.]*" | sort -uV | tail -1; }
+			GLIBC=$$(newest GLIBC) GLIBCXX=$$(newest GLIBCXX) LIBC=$$(newest GLIBC | cut -d_ -f2)
+			for format in deb rpm; do go run $(NFPM) package -f packaging/nfpm.yaml -p $$format -t dist/; done
+		fi
+		rm -rf $$STAGE
+	done
+	cd dist && sha256sum * > SHA256SUMS
+
+# Needs root and debootstrap: see docs/release.md.
+test-release: release
+	packaging/test-release
 
 # Your own database. Set the flags of the commands in the environment, such as
 # GBATCH_FROM, GBATCH_MODEL or GBATCH_LIMIT.

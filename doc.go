@@ -8,6 +8,8 @@
 // If the pipe is stopped or killed, run it again: it continues where it stopped, and
 // pays for nothing twice.
 //
+// # Commands
+//
 //	text-to-chunks   cuts files of Markdown and plain text into chunks
 //	chunks-add       puts chunks into the database
 //	chunks-pending   claims the chunks that need a vector, in batches
@@ -25,5 +27,53 @@
 //	chunks-release   gives back claimed batches that were not sent
 //	gemini-emulator  is a local Gemini server, for demos and tests
 //
-// The records on the pipes are specified in package record.
+// COMMAND --help prints the manual of a command. If a command has no link to the
+// program gbatch, call it as gbatch COMMAND. gbatch write-help DIR writes the manual
+// pages and the completions for bash, zsh and fish into a folder such as
+// ~/.local/share. The records on the pipes are specified in docs/records.md.
+//
+// # Exit codes
+//
+//	0         done, or nothing to do
+//	1         failed
+//	2         wrong usage
+//	3         done, but some keys or jobs failed
+//	4         not finished yet (--once, --timeout)
+//	5         try later: quota, lock
+//	6         the outcome of a submission is unknown: run the pipe again
+//	7         input cut short or malformed
+//	8         refused by a cap, or an input file over 2 GB
+//	130, 143  stopped by Ctrl-C or SIGTERM
+//	141       the reader of the output ended
+//
+// # Environment
+//
+//	GEMINI_API_KEY, GOOGLE_API_KEY
+//	                        the API key; GOOGLE_API_KEY takes precedence if both are
+//	                        set
+//	GOOGLE_GEMINI_BASE_URL  the base URL of another server; https, or http on
+//	                        loopback
+//	HTTPS_PROXY, NO_PROXY   as usual
+//	XDG_STATE_HOME          the parent of the state folder gbatch, which holds the
+//	                        intents; ~/.local/state by default
+//	XDG_CACHE_HOME          the parent of the folder gbatch, in which gbatch-embed keeps
+//	                        the vectors of questions; ~/.cache by default
+//	TMPDIR                  the place for copies of the present batch and the next
+//	                        one, in files without names
+//	NO_COLOR                if it is set, nothing on a terminal has a color; the same
+//	                        with TERM=dumb
+//	GBATCH_PRICES           a file of prices, in the form of pkg/model/prices.json; its
+//	                        prices of a model replace the known prices
+//	GBATCH_…                the value of a flag: GBATCH_MAX_REQUESTS for
+//	                        --max-requests; there is none for -v, -q and the --spaces
+//	                        of chunks-status. A flag on the command line takes
+//	                        precedence. A variable that belongs to no flag is a warning
+//
+// # Files
+//
+//	kb.duckdb              the database: your table, and the tables of the suite
+//	kb.duckdb.wal          what DuckDB has still to write into the database
+//	kb.duckdb.journal      what repairs the database after a kill -9
+//	kb.duckdb.tmp-…        what exceeds --memory-limit, while a command runs
+//	~/.local/state/gbatch  the intents: how far each submission has come
 package gbatch

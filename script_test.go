@@ -2,11 +2,11 @@ package gbatch
 
 import (
 	"database/sql"
-	"embed"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -20,48 +20,18 @@ import (
 	_ "github.com/duckdb/duckdb-go/v2"
 	"github.com/rogpeppe/go-internal/testscript"
 
-	"gbatch/pkg/board"
+	"gbatch/internal/help"
 	"gbatch/pkg/cli"
 	"gbatch/pkg/emulator"
-	"gbatch/pkg/gbatch"
-	"gbatch/pkg/render"
-	"gbatch/pkg/split"
-	"gbatch/pkg/store"
 )
-
-//go:embed cmd/*/main.go
-var mains embed.FS
-
-// commands are the commands of the suite.
-var commands = map[string]cli.Command{
-	"chunks-add":      new(store.Add),
-	"chunks-pending":  new(store.Pending),
-	"text-to-chunks":  new(split.Files),
-	"to-jsonl":        new(render.ToJSONL),
-	"gbatch-submit":   new(gbatch.Submit),
-	"gbatch-wait":     new(gbatch.Wait),
-	"gbatch-fetch":    new(gbatch.Fetch),
-	"gbatch-list":     new(gbatch.List),
-	"gbatch-cancel":   new(gbatch.Cancel),
-	"gbatch-embed":    new(gbatch.Embed),
-	"vectors-apply":   new(store.Apply),
-	"jobs-pending":    new(store.Jobs),
-	"chunks-status":   new(board.Status),
-	"chunks-near":     new(store.Near),
-	"chunks-release":  new(store.Release),
-	"gemini-emulator": new(emulator.Emulator),
-}
 
 func TestMain(m *testing.M) {
 	programs := map[string]func(){"sql": query, "books": books, "ask": ask}
-	for name, cmd := range commands {
-		programs[name] = func() {
-			manual, err := mains.ReadFile("cmd/" + name + "/main.go")
-			if err != nil {
-				panic(err)
-			}
-			cli.Main(string(manual), cmd)
-		}
+	commands := maps.Clone(Commands)
+	commands["write-help"] = &help.Write{Manual: Manual, Commands: Commands}
+	programs["gbatch"] = func() { cli.Suite("gbatch", Manual, commands) }
+	for name := range Commands {
+		programs[name] = programs["gbatch"]
 	}
 	testscript.Main(m, programs)
 }

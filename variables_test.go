@@ -11,7 +11,7 @@ import (
 // of all commands.
 func TestVariables(t *testing.T) {
 	var all []cli.Command
-	for _, cmd := range commands {
+	for _, cmd := range Commands {
 		all = append(all, cmd)
 	}
 	want, err := cli.Variables(all...)

@@ -163,19 +163,12 @@ func bill(url string, db *duck.Database, texts int) error {
 	if err := (&store.Status{Database: *db, Embeddings: "embeddings"}).Run(context.Background(), nil, &status); err != nil {
 		return err
 	}
-	var tokens int64
-	for line := range bytes.Lines(status.Bytes()) {
-		var s struct {
-			Batch  string
-			Tokens int64
-		}
-		if err := json.Unmarshal(line, &s); err != nil {
-			return err
-		}
-		if s.Batch != "" {
-			tokens += s.Tokens
-		}
+	records := bytes.Split(bytes.TrimSpace(status.Bytes()), []byte("\n"))
+	var last struct{ Summary store.Summary }
+	if err := json.Unmarshal(records[len(records)-1], &last); err != nil {
+		return err
 	}
+	tokens := last.Summary.Tokens
 	if books.RequestsPaid != texts || books.Texts != texts || len(books.PaidTwice) > 0 || books.Tokens != tokens {
 		return fmt.Errorf("%d texts were to be paid for once, and the database counts %d tokens", texts, tokens)
 	}

@@ -62,8 +62,8 @@ var mutations = map[string][]change{
 		"	if !s.space.TakesTitle() {\n", "	if false {\n"}},
 	"names-as-given": {{"pkg/model/model.go",
 		"	return strings.TrimPrefix(strings.TrimPrefix(name, \"publishers/google/\"), \"models/\")\n", "	_ = strings.TrimPrefix\n	return name\n"},
-		{"pkg/model/model.go", "regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$`)", "regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._/-]{0,127}$`)"}},
-	"any-model-name": {{"pkg/model/model.go", "	if !names.MatchString(bare) {", "	if false {"}},
+		{"pkg/model/model.go", "regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]*$`)", "regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._/-]*$`)"}},
+	"any-model-name": {{"pkg/model/model.go", "	if len(bare) > 128 || !names.MatchString(bare) {", "	if false {"}},
 	"pending-is-a-wish": {
 		{"pkg/store/courtesy.go", "REPLACE (b.reset AND coalesce(%s AND %s, false) AS reset)", "REPLACE (b.reset AND coalesce(%s AND %s, true) AS reset)"},
 		{"pkg/store/courtesy.go", "same := \"n.text_hash = b.text_hash\" + row", "same := \"NULL\" + row[:0]"},
@@ -138,10 +138,23 @@ func mutate(name, dir string) error {
 	if err := os.WriteFile(filepath.Join(dir, "overlay.json"), overlay, 0o600); err != nil {
 		return err
 	}
-	build := exec.Command("go", "build", "-overlay", filepath.Join(dir, "overlay.json"), "-o", dir+"/", "./cmd/...")
+	build := exec.Command("go", "build", "-overlay", filepath.Join(dir, "overlay.json"), "-o", dir+"/", "./cmd/gbatch")
 	build.Dir = root
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("mutation %s: %w: %s", name, err, out)
+	}
+	commands, err := filepath.Glob(filepath.Join(root, "cmd/*/main.go"))
+	if err != nil {
+		return err
+	}
+	for _, path := range commands {
+		name := filepath.Base(filepath.Dir(path))
+		if name == "gbatch" {
+			continue
+		}
+		if err := os.Symlink("gbatch", filepath.Join(dir, name)); err != nil {
+			return err
+		}
 	}
 	return os.Setenv("PATH", dir+string(filepath.ListSeparator)+os.Getenv("PATH"))
 }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -74,7 +75,7 @@ func run(name string, args []string, manual string, cmd Command) int {
 	}
 
 	done := -1 // the exit code of --help or --version; -1 for other calls
-	parser, err := g.parser(name, kong.Description(comment(manual)), kong.Writers(os.Stdout, stderr), kong.Exit(func(code int) { done = code }))
+	parser, err := g.parser(name, kong.Description(Comment(manual)), kong.Help(printHelp(manual)), kong.Writers(os.Stdout, stderr), kong.Exit(func(code int) { done = code }))
 	if err != nil {
 		return fail(err)
 	}
@@ -130,7 +131,7 @@ func (g *grammar) parser(name string, options ...kong.Option) (*kong.Kong, error
 		kong.Name(name),
 		kong.DefaultEnvars(prefix),
 		kong.Vars{
-			"version": name + " " + version(),
+			"version": name + " " + versions(g.Command),
 			"model":   model.Default, "dim": strconv.Itoa(model.DefaultDim), "task_type": model.DefaultTaskType, "max_dim": strconv.Itoa(model.MaxDim),
 		})...)
 }
@@ -209,31 +210,35 @@ func (in *input) ready() bool {
 // IsTerminal reports whether f is a terminal.
 func IsTerminal(f interface{ Fd() uintptr }) bool { return term.IsTerminal(int(f.Fd())) }
 
-// comment returns the text of the package comment of a Go source file.
-func comment(source string) string {
-	var b strings.Builder
-	for line := range strings.Lines(source) {
-		text, ok := strings.CutPrefix(line, "//")
-		if !ok {
-			break
-		}
-		b.WriteString(strings.TrimPrefix(text, " "))
-	}
-	return strings.TrimSpace(b.String())
-}
-
-func version() string {
+// Version returns the tag or the commit of the program, and the day of the commit
+// if it is known.
+func Version() (version, day string) {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
-		return "unknown"
+		return "unknown", ""
 	}
-	v := info.Main.Version
+	version = info.Main.Version
 	for _, s := range info.Settings {
-		if s.Key == "vcs.revision" && (v == "" || v == "(devel)") {
-			v = s.Value
+		switch {
+		case s.Key == "vcs.revision" && (version == "" || version == "(devel)"):
+			version = s.Value
+		case s.Key == "vcs.time":
+			day, _, _ = strings.Cut(s.Value, "T")
 		}
 	}
-	return v + " " + info.GoVersion
+	return version, day
+}
+
+// versions names the program's version, Go, and what the commands are linked with.
+func versions(commands ...Command) string {
+	version, _ := Version()
+	version += " " + runtime.Version()
+	for _, cmd := range commands {
+		if c, ok := cmd.(interface{ LinkedWith() string }); ok {
+			return version + " " + c.LinkedWith()
+		}
+	}
+	return version
 }
 
 // screen cuts the middle out of a message that is longer than a screen, such as

@@ -5,9 +5,9 @@ import (
 	"time"
 
 	"github.com/alecthomas/kong"
-	"golang.org/x/term"
 
 	"gbatch/pkg/exit"
+	"gbatch/pkg/progress"
 )
 
 // A Terminal is what a command must know to draw on a terminal.
@@ -22,13 +22,8 @@ func TerminalOf(f interface{ Fd() uintptr }) *Terminal {
 	if !IsTerminal(f) {
 		return nil
 	}
-	t := &Terminal{}
-	var err error
-	if t.Columns, t.Rows, err = term.GetSize(int(f.Fd())); err != nil || t.Columns <= 0 || t.Rows <= 0 {
-		t.Columns, t.Rows = 80, 24
-	}
-	kind := os.Getenv("TERM")
-	t.Moves = kind != "" && kind != "dumb"
+	t := &Terminal{Moves: progress.Moves()}
+	t.Columns, t.Rows = progress.Size(f)
 	t.Colors = t.Moves && os.Getenv("NO_COLOR") == ""
 	return t
 }

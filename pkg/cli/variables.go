@@ -87,7 +87,7 @@ func warnUnknown(environment []string, flags []*kong.Flag) (end func()) {
 		}
 	}
 	for _, v := range unknown {
-		if near := closest(v); near != "" {
+		if near := closest(v, variables, len(prefix)); near != "" {
 			slog.Warn("the environment variable is not the variable of a flag, and has no effect", "variable", v, "did_you_mean", near)
 		} else {
 			slog.Warn("the environment variable is not the variable of a flag, and has no effect", "variable", v)
@@ -96,12 +96,13 @@ func warnUnknown(environment []string, flags []*kong.Flag) (end func()) {
 	return end
 }
 
-// closest returns the variable that was probably meant, or "".
-func closest(v string) (near string) {
-	least := max(len(v)-len(prefix), 3)/3 + 1 // more is another word
-	for _, known := range variables {
-		if d := distance(v, known); d < least {
-			near, least = known, d
+// closest returns the one of some names that was probably meant by v, or "". All
+// names begin with the same fixed number of bytes.
+func closest(v string, names []string, fixed int) (near string) {
+	least := max(len(v)-fixed, 3)/3 + 1 // more is another word
+	for _, name := range names {
+		if d := distance(v, name); d < least {
+			near, least = name, d
 		}
 	}
 	return near

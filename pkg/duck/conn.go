@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 
 	bindings "github.com/duckdb/duckdb-go-bindings"
 	"github.com/duckdb/duckdb-go/v2/mapping"
@@ -15,10 +16,12 @@ import (
 // held while the command waits for a pipe or the network. It is not safe for
 // concurrent use.
 type Conn struct {
-	c      mapping.Connection
-	ctx    context.Context
-	stop   func() // stops watching ctx
-	detach func() // closes the file; nil if there is none
+	c    mapping.Connection
+	ctx  context.Context
+	stop func() // stops watching ctx
+
+	interrupted chan struct{} // closed after the first interrupt
+	detach      func()        // closes the file; nil if there is none
 }
 
 // connect makes a connection whose statements are interrupted when ctx is done.
@@ -27,14 +30,26 @@ func connect(ctx context.Context, db mapping.Database) (*Conn, error) {
 	if mapping.Connect(db, &c.c) == mapping.StateError {
 		return nil, errors.New("DuckDB did not make a connection")
 	}
-	interrupted := make(chan struct{})
+	c.interrupted = make(chan struct{})
+	closing, ended := make(chan struct{}), make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
+		defer close(ended)
 		mapping.Interrupt(c.c)
-		close(interrupted)
+		close(c.interrupted)
+		// DuckDB forgets an interrupt when the next statement begins.
+		for again := time.NewTicker(10 * time.Millisecond); ; mapping.Interrupt(c.c) {
+			select {
+			case <-again.C:
+			case <-closing:
+				again.Stop()
+				return
+			}
+		}
 	})
 	c.stop = func() {
+		close(closing)
 		if !stop() {
-			<-interrupted
+			<-ended
 		}
 	}
 	return c, nil

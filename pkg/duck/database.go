@@ -39,6 +39,9 @@ type Database struct {
 	spill *spill           // nil if no folder can be created beside the file
 }
 
+// LinkedWith is for the line of --version.
+func (*Database) LinkedWith() string { return "DuckDB " + Version }
+
 // Access says what a transaction may do with the file.
 type Access int
 

@@ -151,6 +151,23 @@ func TestInterrupt(t *testing.T) {
 	k.expect("SELECT s FROM t", "x")
 }
 
+// DuckDB forgets an interrupt that comes between two statements.
+func TestInterruptBetweenStatements(t *testing.T) {
+	k := open(t, "CREATE TABLE t AS SELECT 'x' AS s")
+	d := k.Database
+	defer d.End()
+	ctx, cancel := context.WithCancelCause(t.Context())
+	err := d.Transact(ctx, Write, "", func(c *Conn) error {
+		cancel(errTest)
+		<-c.interrupted
+		return c.Exec("SELECT count(*) FROM range(10000000) a, range(10000000) b")
+	})
+	if err != errTest {
+		t.Error(err)
+	}
+	k.expect("SELECT s FROM t", "x")
+}
+
 // Values are read back as they were written, also across data chunks.
 func TestValues(t *testing.T) {
 	const n = 5000

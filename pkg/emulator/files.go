@@ -179,7 +179,7 @@ func (s *Server) lookupFile(project, id string) (*file, error) {
 
 // ---- upload
 
-var fileID = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$`)
+var fileID = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`)
 
 // checkFileID refuses an id that the metadata calls do not accept. Ids of result
 // files have 42 characters, so they can only be downloaded
@@ -235,7 +235,7 @@ func (s *Server) newUpload(meta []byte, mimeType string, c *call) (*upload, erro
 	}
 	if spec.File.Name != "" {
 		u.Name = strings.TrimPrefix(spec.File.Name, "files/")
-		if !fileID.MatchString(u.Name) {
+		if len(u.Name) > 40 || !fileID.MatchString(u.Name) {
 			return nil, errorf(http.StatusBadRequest, "bad file name %q: use files/ and up to 40 lower-case letters, digits and dashes", spec.File.Name)
 		}
 	}

@@ -22,8 +22,8 @@ func (s *Submit) caps(prices *model.Prices) (caps model.Caps, err error) {
 		caps = append(caps, &model.Cap{Flag: "--max-total-tokens", Limit: float64(*s.MaxTotalTokens)})
 	}
 	for _, c := range caps {
-		if !(c.Limit >= 0) { // NaN too
-			return nil, exit.Errorf(exit.Usage, "%s must be at least 0", c.Flag)
+		if err := model.CheckLimit(c.Flag, c.Limit); err != nil {
+			return nil, err
 		}
 	}
 	return caps, nil

@@ -22,6 +22,15 @@ type Cap struct {
 	used float64 // see unit
 }
 
+// CheckLimit returns an error for what no flag of a cap may be: below 0, or not a
+// number.
+func CheckLimit(flag string, value float64) error {
+	if !(value >= 0) {
+		return exit.Errorf(exit.Usage, "%s must be at least 0", flag)
+	}
+	return nil
+}
+
 // unit is what a token of a model counts, in tokens or in millionths of a US
 // dollar.
 func (c *Cap) unit(model string) (float64, error) {

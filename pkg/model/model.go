@@ -65,7 +65,7 @@ func Lookup(name string) Model {
 }
 
 // A name becomes part of a URL, a file name and a job's display name.
-var names = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$`)
+var names = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]*$`)
 
 // Bare takes the prefix off a name: models/x and publishers/google/models/x are
 // the model x.
@@ -77,7 +77,7 @@ func Bare(name string) string {
 // of one of Google's models.
 func Name(s string) (string, error) {
 	bare := Bare(s)
-	if !names.MatchString(bare) {
+	if len(bare) > 128 || !names.MatchString(bare) {
 		return "", fmt.Errorf("%.100q is not the name of a model: a name such as %s is 1 to 128 letters, digits, dots, dashes and underscores", s, Default)
 	}
 	return bare, nil

@@ -21,6 +21,7 @@ func TestName(t *testing.T) {
 		"модель":                                        "",
 		"../a":                                          "",
 		"-a":                                            "",
+		strings.Repeat("a", 128):                        strings.Repeat("a", 128),
 		strings.Repeat("a", 129):                        "",
 	} {
 		got, err := Name(name)

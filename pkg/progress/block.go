@@ -65,7 +65,7 @@ func Terminal(f *os.File) *Block {
 	if err != nil || !term.IsTerminal(int(f.Fd())) {
 		return nil
 	}
-	if t := os.Getenv("TERM"); t == "" || t == "dumb" {
+	if !Moves() {
 		return nil
 	}
 	st, ok := info.Sys().(*syscall.Stat_t)
@@ -77,6 +77,21 @@ func Terminal(f *os.File) *Block {
 		dir = filepath.Join(run, "gbatch-progress")
 	}
 	return &Block{tty: f, path: filepath.Join(dir, fmt.Sprintf("%x-%d", st.Rdev, unix.Getpgrp()))}
+}
+
+// Moves reports whether the cursor of the terminal can be moved.
+func Moves() bool {
+	kind := os.Getenv("TERM")
+	return kind != "" && kind != "dumb"
+}
+
+// Size returns the size of the terminal f, and 80 times 24 if it is not known.
+func Size(f interface{ Fd() uintptr }) (columns, rows int) {
+	columns, rows, err := term.GetSize(int(f.Fd()))
+	if err != nil || columns <= 0 || rows <= 0 {
+		return 80, 24
+	}
+	return columns, rows
 }
 
 // Tick is how often Show is to be called.
@@ -197,10 +212,7 @@ func (b *Block) draw(s *board, text []byte) bool {
 		s.Drawn = 0
 		return false
 	}
-	columns, height, err := term.GetSize(int(b.tty.Fd()))
-	if err != nil || columns <= 0 || height <= 0 {
-		columns, height = 80, 24
-	}
+	columns, height := Size(b.tty)
 	rows := make([]Row, len(s.Rows))
 	for i, e := range s.Rows {
 		rows[i] = e.Row
@@ -230,7 +242,7 @@ func (b *Block) draw(s *board, text []byte) bool {
 		out.WriteString("\x1b[J")
 	}
 	s.Drawn, s.Shown = len(shown), shown
-	_, err = b.tty.WriteString(out.String())
+	_, err := b.tty.WriteString(out.String())
 	return err == nil
 }
 

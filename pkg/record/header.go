@@ -13,7 +13,7 @@ import (
 )
 
 // A batch's name becomes part of a file name, a display name and a URL.
-var batchNames = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$`)
+var batchNames = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]*$`)
 
 // AppendHeader appends the line of a header, with its newline.
 func AppendHeader(dst []byte, h Header) []byte {
@@ -89,7 +89,7 @@ func (m *headerMembers) header() (h Header, err error) {
 	if h.Batch == "" {
 		return h, errors.New("a header without the name of its batch")
 	}
-	if !batchNames.MatchString(h.Batch) {
+	if len(h.Batch) > 128 || !batchNames.MatchString(h.Batch) {
 		return h, fmt.Errorf("batch %.200q: a name is 1 to 128 letters, digits, dots, dashes and underscores", h.Batch)
 	}
 	if h.Count, err = strconv.Atoi(string(m.count)); err != nil || h.Count < 0 {

@@ -59,8 +59,8 @@ func (k *Caps) check() error {
 		return exit.Errorf(exit.Usage, "--tier is 1, 2 or 3")
 	}
 	for _, l := range k.limits() {
-		if !(l.value >= 0) { // NaN too
-			return exit.Errorf(exit.Usage, "%s must be at least 0", l.flag)
+		if err := model.CheckLimit(l.flag, l.value); err != nil {
+			return err
 		}
 	}
 	return nil

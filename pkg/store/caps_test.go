@@ -380,7 +380,7 @@ func TestTruncate(t *testing.T) {
 	with := func(value string) func(*Pending) { return func(p *Pending) { p.Truncate = value } }
 	for _, value := range []string{"", "warn", "error", "allow"} {
 		n := k.total(k.must(k.pending(dry, with(value)), ""))
-		if n.OverLimit != 7 || strings.Join(n.OverLimitIDs, " ") != "l0 l1 l2 l3 l4" {
+		if (n.Failed == 8) != (value == "error") || n.OverLimit != 7 || strings.Join(n.OverLimitIDs, " ") != "l0 l1 l2 l3 l4" {
 			t.Errorf("--truncate %s: %+v", value, n)
 		}
 		if want := map[bool]int{true: 10, false: 17}[value == "error"]; n.Requests != want {

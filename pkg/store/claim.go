@@ -75,10 +75,14 @@ func (p *Claim) claim(c *duck.Conn, r *round) (batches []string, err error) {
 	cuts := plan.cuts
 	if len(cuts) > 0 && r.refused != nil {
 		r.held, r.last = true, true
-		return nil, nil
-	}
-	if err := r.afford(p, plan); err != nil {
+	} else if err := r.afford(p, plan); err != nil {
 		return nil, err
+	}
+	if plan.failed > 0 {
+		slog.Warn("chunks that cannot be embedded are noted as failed (chunks-status --failed has the reasons)", "chunks", plan.failed)
+	}
+	if r.held {
+		return nil, nil
 	}
 	if len(cuts) > 0 {
 		if n, err := c.Count("SELECT count(*) FROM gbatch_picked WHERE again"); err != nil {
@@ -124,6 +128,7 @@ func (p *Claim) scanned(c *duck.Conn, since string) error {
 type plan struct {
 	where      string // pick's WHERE clause
 	calibrated bool   // the estimates are
+	failed     int64  // chunks that cannot be embedded
 	cuts       []cut
 	stays      sum   // the requests that do not fit under the caps
 	full       error // why they do not fit
@@ -150,7 +155,7 @@ func (p *Claim) plan(c *duck.Conn, s *source, r *round) (*plan, error) {
 	if err := p.copies(c, s); err != nil {
 		return nil, err
 	}
-	if err := p.unfit(c, s); err != nil {
+	if err := p.unfit(c, s, plan); err != nil {
 		return nil, err
 	}
 	return plan, p.cut(c, s, r, plan)
@@ -213,7 +218,7 @@ func (p *Claim) copies(c *duck.Conn, s *source) error {
 
 // unfit notes the picked chunks that no request can carry as failed, and removes
 // them from gbatch_picked.
-func (p *Claim) unfit(c *duck.Conn, s *source) error {
+func (p *Claim) unfit(c *duck.Conn, s *source, plan *plan) error {
 	// Escapes make a text at most six times as long.
 	suspect := fmt.Sprintf("bytes + title_bytes + strlen(key) > %d", maxLine/6)
 	reserved := "starts_with(key, " + duck.Literal(record.CanaryPrefix) + ")"
@@ -243,17 +248,17 @@ func (p *Claim) unfit(c *duck.Conn, s *source) error {
 	if err != nil {
 		return err
 	}
-	return p.fail(c, 3, "INVALID_ARGUMENT")
+	return p.fail(c, plan, 3, "INVALID_ARGUMENT")
 }
 
 // fail notes the picked chunks in gbatch_unfit as failed, with their reasons, and
 // removes them from gbatch_picked.
-func (p *Claim) fail(c *duck.Conn, code int, status string) error {
+func (p *Claim) fail(c *duck.Conn, plan *plan, code int, status string) error {
 	n, err := c.Count("SELECT count(*) FROM gbatch_unfit")
 	if err != nil || n == 0 {
 		return err
 	}
-	slog.Warn("chunks that cannot be embedded are noted as failed (chunks-status --failed has the reasons)", "chunks", n)
+	plan.failed += n
 	err = c.Exec(fmt.Sprintf(`DELETE FROM gbatch.failures WHERE embeddings = %[1]s AND chunk_id IN (SELECT key FROM gbatch_unfit);
 		INSERT INTO gbatch.failures SELECT key, text_hash, %[1]s, %[3]d, %[4]s, reason, 0, true, NULL, %[2]s::TIMESTAMP FROM gbatch_unfit;
 		DELETE FROM gbatch_picked WHERE seq IN (SELECT seq FROM gbatch_unfit)`, duck.Literal(p.Embeddings), duck.Literal(now()), code, duck.Literal(status)))
@@ -305,7 +310,7 @@ func (p *Claim) cut(c *duck.Conn, s *source, r *round, plan *plan) error {
 		return err
 	}
 	if p.Truncate == truncateError {
-		if err := p.refuseLong(c, e, tokens, &r.long); err != nil {
+		if err := p.refuseLong(c, e, tokens, plan, &r.long); err != nil {
 			return err
 		}
 	}

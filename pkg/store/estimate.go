@@ -69,16 +69,23 @@ func estimateOlder(c *duck.Conn) error {
 		if err != nil {
 			break
 		}
-		e, all := b.space.Estimator(1), sum{}
-		err = c.Stream(func(r *duck.Rows) {
-			t := e.Request(r.Borrow(0), r.Borrow(1))
-			all.add(sum{tokens: t, overLong: e.OverLimit(t)})
-		}, "SELECT title, text FROM "+b.items+" WHERE NOT twin")
-		if err == nil {
+		var all sum
+		if all, err = estimateItems(c, b.space, b.items); err == nil {
 			err = c.Exec("UPDATE gbatch.jobs SET tokens_likely = ?, tokens_max = ?, tokens_plain = ? WHERE batch = ?", all.tokens.Likely, all.tokens.Max, all.plain(), b.name)
 		}
 	}
 	return err
+}
+
+// estimateItems estimates the tokens of the requests of some items, without
+// calibration.
+func estimateItems(c *duck.Conn, space model.Space, items string) (all sum, err error) {
+	e := space.Estimator(1)
+	err = c.Stream(func(r *duck.Rows) {
+		t := e.Request(r.Borrow(0), r.Borrow(1))
+		all.add(sum{tokens: t, overLong: e.OverLimit(t)})
+	}, "SELECT title, text FROM "+items+" WHERE NOT twin")
+	return all, err
 }
 
 // tokens estimates the tokens of the first chunk with each text, by its seq. If
@@ -109,17 +116,19 @@ const (
 // outOfRange is the code of the failure of a text that is over the model's limit.
 const outOfRange = 11
 
+// overLimitNamed is how many of the texts over the model's limit are named.
+const overLimitNamed = 5
+
 // overLimit are the requests whose texts are over the model's limit.
 type overLimit struct {
 	requests int
-	ids      []string // of the first five
+	ids      []string // of the first ones
 }
 
 // add counts requests by the seq of their picked chunks, in the order of seq.
 func (o *overLimit) add(c *duck.Conn, seqs []int64) error {
-	const named = 5
 	o.requests += len(seqs)
-	seqs = seqs[:min(len(seqs), named-len(o.ids))]
+	seqs = seqs[:min(len(seqs), overLimitNamed-len(o.ids))]
 	if len(seqs) == 0 {
 		return nil
 	}
@@ -129,7 +138,7 @@ func (o *overLimit) add(c *duck.Conn, seqs []int64) error {
 
 // refuseLong notes the picked chunks whose texts are over the model's limit as
 // failed, and removes them from gbatch_picked.
-func (p *Claim) refuseLong(c *duck.Conn, e *model.Estimator, tokens []model.Estimate, long *overLimit) error {
+func (p *Claim) refuseLong(c *duck.Conn, e *model.Estimator, tokens []model.Estimate, plan *plan, long *overLimit) error {
 	var seqs []int64
 	for seq, t := range tokens {
 		if e.OverLimit(t) {
@@ -165,5 +174,5 @@ func (p *Claim) refuseLong(c *duck.Conn, e *model.Estimator, tokens []model.Esti
 	if err != nil {
 		return err
 	}
-	return p.fail(c, outOfRange, "OUT_OF_RANGE")
+	return p.fail(c, plan, outOfRange, "OUT_OF_RANGE")
 }

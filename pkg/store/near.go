@@ -227,16 +227,10 @@ func (n *Near) answer(c *duck.Conn, s *source, q question, out io.Writer) error 
 			break
 		}
 	}
-	if terminal(out) {
+	if terminal(out) != nil {
 		return table(out, q.key, found)
 	}
-	w := ndjson.NewWriter(out)
-	for _, f := range found {
-		if err := w.Encode(f); err != nil {
-			return err
-		}
-	}
-	return w.Flush()
+	return encode(out, found)
 }
 
 // query is a SELECT of id, score, title, text, and whether the vector is that of the

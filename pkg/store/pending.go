@@ -59,7 +59,7 @@ func (p *Pending) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 		return err
 	}
 	defer p.End()
-	if look := terminal(out); look || p.DryRun {
+	if look := terminal(out) != nil; look || p.DryRun {
 		err := p.dryRun(ctx, out)
 		if look && err == nil {
 			slog.Info("nothing was claimed, since the output is a terminal: give it to to-jsonl, or to a file")
@@ -310,6 +310,7 @@ type planTotal struct {
 	USDOnline    *float64 `json:"usd_online,omitempty"`
 	OverLimit    int      `json:"over_limit"`
 	OverLimitIDs []string `json:"over_limit_ids,omitempty"`
+	Failed       int64    `json:"failed,omitempty"`    // chunks that would be FAILED, because they cannot be sent
 	Stays        int      `json:"stays,omitempty"`     // requests that do not fit under the caps
 	StaysMax     int64    `json:"stays_max,omitempty"` // their tokens_max
 	Claimed      int      `json:"claimed,omitempty"`   // batches that were claimed before and are printed first
@@ -374,7 +375,7 @@ func (p *Pending) dryRun(ctx context.Context, out io.Writer) error {
 	all := plan.total()
 	total := planTotal{
 		Jobs: len(plan.cuts), planned: line(all), USDMax: known(prices.Batch(p.Model, all.tokens.Max)), USDOnline: known(prices.Online(p.Model, all.tokens.Likely)),
-		OverLimit: r.long.requests, OverLimitIDs: r.long.ids, Stays: plan.stays.requests, StaysMax: plan.stays.tokens.Max, Claimed: r.claimed, ClaimedMax: r.claimedMax,
+		OverLimit: r.long.requests, OverLimitIDs: r.long.ids, Failed: plan.failed, Stays: plan.stays.requests, StaysMax: plan.stays.tokens.Max, Claimed: r.claimed, ClaimedMax: r.claimedMax,
 	}
 	if queue := p.queue(); queue > 0 {
 		total.Rounds = (all.tokens.Max + plan.stays.tokens.Max + r.claimedMax + queue - 1) / queue

@@ -84,11 +84,11 @@ func (r *Release) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 				}
 				continue
 			case doubt != "":
-				usd, err := b.cost(c, prices)
+				cost, err := b.cost(c, prices)
 				if err != nil {
 					return err
 				}
-				slog.Warn("a batch is given back although it may already be paid for; then it is paid for twice", "batch", b.Batch, "why", doubt, "requests", b.Requests, "cost", dollars(usd))
+				slog.Warn("a batch is given back although it may already be paid for; then it is paid for twice", "batch", b.Batch, "why", doubt, "requests", b.Requests, "cost", dollars(cost.value()))
 			}
 			if b.mark.Phase == ledger.Created && b.Job.Job == "" {
 				b.Job.Job, b.Input, b.State = b.mark.Job, b.mark.Input, record.Queued
@@ -200,27 +200,24 @@ func (b *claim) doubt(atWork bool) string {
 	return ""
 }
 
-// cost is the estimated cost of the requests of the batch, nil if the price is not
-// known.
-func (b *claim) cost(c *duck.Conn, prices model.Prices) (*float64, error) {
+// cost is the estimated cost of the requests of the batch.
+func (b *claim) cost(c *duck.Conn, prices model.Prices) (cost amount, err error) {
 	space := model.Space{Model: b.Model}
-	_, err := c.One(func(r *duck.Rows) { space.TaskType = r.Text(0) }, "SELECT task_type FROM gbatch.jobs WHERE batch = ?", b.Batch)
+	_, err = c.One(func(r *duck.Rows) { space.TaskType = r.Text(0) }, "SELECT task_type FROM gbatch.jobs WHERE batch = ?", b.Batch)
 	if err != nil {
-		return nil, err
+		return cost, err
 	}
-	e, tokens := space.Estimator(1), int64(0)
-	err = c.Stream(func(r *duck.Rows) { tokens += e.Request(r.Borrow(0), r.Borrow(1)).Likely },
-		"SELECT title, text FROM gbatch.items WHERE batch = "+duck.Literal(b.Batch)+" AND NOT twin")
-	return known(prices.Batch(b.Model, tokens)), err
+	all, err := estimateItems(c, space, "(SELECT * FROM gbatch.items WHERE batch = "+duck.Literal(b.Batch)+")")
+	cost.add(prices.Batch(b.Model, all.tokens.Likely))
+	return cost, err
 }
 
 // refused are the batches that are not given back.
 type refused struct {
 	batches  []string
 	jobs     bool // some have a job in the database
-	requests int  // requests of the batches that --force would give back; so are the next two
-	usd      float64
-	noPrice  bool
+	requests int  // requests of the batches that --force would give back; so is the cost
+	cost     amount
 }
 
 func (k *refused) add(c *duck.Conn, prices model.Prices, b claim, why string) error {
@@ -230,12 +227,8 @@ func (k *refused) add(c *duck.Conn, prices model.Prices, b claim, why string) er
 		return nil
 	}
 	k.requests += b.Requests
-	usd, err := b.cost(c, prices)
-	if usd != nil {
-		k.usd += *usd
-	} else {
-		k.noPrice = true
-	}
+	cost, err := b.cost(c, prices)
+	k.cost.add(cost.usd, !cost.unknown)
 	return err
 }
 
@@ -249,13 +242,9 @@ func (k *refused) error(db string) error {
 	if n > shown {
 		more = fmt.Sprintf(" and %d more", n-shown)
 	}
-	usd := &k.usd
-	if k.noPrice {
-		usd = nil
-	}
 	force := ""
 	if k.requests > 0 {
-		force = fmt.Sprintf("; with --force they are given back, and requests that are already paid for are paid for twice: %d requests, estimated cost %s", k.requests, dollars(usd))
+		force = fmt.Sprintf("; with --force they are given back, and requests that are already paid for are paid for twice: %d requests, estimated cost %s", k.requests, dollars(k.cost.value()))
 	}
 	next := "run the whole pipe, which finds their jobs or submits them"
 	if k.jobs {

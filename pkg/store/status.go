@@ -103,11 +103,10 @@ func (s *Status) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 
 // terminal returns the terminal that out is, or nil if records are printed.
 func (s *Status) terminal(out io.Writer) *cli.Terminal {
-	f, ok := out.(interface{ Fd() uintptr })
-	if !ok || s.JSON {
+	if s.JSON {
 		return nil
 	}
-	return cli.TerminalOf(f)
+	return terminal(out)
 }
 
 // redraw prints lines in place of those that it printed before. If the terminal
@@ -177,9 +176,13 @@ func Replace(path string, content []byte) error {
 	return os.Rename(part, path)
 }
 
-func terminal(out io.Writer) bool {
+// terminal returns the terminal that out is, or nil.
+func terminal(out io.Writer) *cli.Terminal {
 	f, ok := out.(interface{ Fd() uintptr })
-	return ok && cli.IsTerminal(f)
+	if !ok {
+		return nil
+	}
+	return cli.TerminalOf(f)
 }
 
 func dollars(usd *float64) string {

@@ -81,7 +81,7 @@ type Summary struct {
 	LeftToday     *float64    `json:"usd_left_today,omitempty"`
 	LeftMonth     *float64    `json:"usd_left_month,omitempty"`
 	OverLimit     int64       `json:"over_limit,omitempty"`
-	OverLimitIDs  []string    `json:"over_limit_ids,omitempty"` // the first five
+	OverLimitIDs  []string    `json:"over_limit_ids,omitempty"` // the first ones
 	Errors        []codeCount `json:"errors,omitempty"`         // of the FAILED chunks
 }
 
@@ -200,7 +200,7 @@ func (r *Report) count(c *duck.Conn, src *source, derived bool, prices model.Pri
 					n.Tokens += t.Likely
 					if e.OverLimit(t) {
 						n.OverLimit++
-						if len(r.Total.OverLimitIDs) < 5 {
+						if len(r.Total.OverLimitIDs) < overLimitNamed {
 							r.Total.OverLimitIDs = append(r.Total.OverLimitIDs, row.Text(5))
 						}
 					}
