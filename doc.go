@@ -76,4 +76,5 @@
 //	kb.duckdb.journal      what repairs the database after a kill -9
 //	kb.duckdb.tmp-…        what exceeds --memory-limit, while a command runs
 //	~/.local/state/gbatch  the intents: how far each submission has come
+//	~/.cache/gbatch        the vectors of questions
 package gbatch

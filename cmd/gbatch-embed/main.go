@@ -37,6 +37,10 @@
 // and chunks with the task type RETRIEVAL_DOCUMENT are not kept. --no-cache neither
 // reads nor writes the files.
 //
+// --max-cost and --max-total-tokens bound a run, at the price of online calls. A batch
+// is checked by the tokens_max of its header before anything of it is sent, a chunk
+// without a batch by an estimate. What is over the cap ends the run with exit code 8.
+//
 // On a terminal, or with -v, it says at its end how many tokens were sent, and their
 // price. gemini-embedding-001 does not count the tokens of online calls: they are then
 // estimated.
@@ -46,7 +50,7 @@
 // GBATCH_PRICES.
 //
 // Exit codes: 0 done, 1 failed, 2 usage, 3 done, but some keys failed, 5 try later,
-// 7 input cut short or malformed.
+// 7 input cut short or malformed, 8 refused by a cap.
 package main
 
 import (

@@ -593,6 +593,10 @@ func (s *Server) embed(w http.ResponseWriter, r *http.Request, c *call) error {
 		list = append(list, values{append(v, ']')})
 		tokens += it.tokens(c.model)
 	}
+	s.mu.Lock()
+	s.online += tokens
+	fmt.Fprintf(s.opsLog, "%s %d\n", onlineTokens, tokens)
+	s.mu.Unlock()
 	reply := map[string]any{"embeddings": list}
 	if !batch {
 		reply = map[string]any{"embedding": list[0]}

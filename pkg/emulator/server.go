@@ -89,6 +89,7 @@ type Server struct {
 	uploads map[string]*upload
 	jobs    map[string]*job
 	ops     map[string]map[string]int64
+	online  int64 // tokens of the online calls
 	opsLog  *os.File
 }
 
@@ -177,13 +178,21 @@ func (s *Server) loadOps() error {
 		return err
 	}
 	for line := range strings.Lines(string(old)) {
-		if op, outcome, ok := strings.Cut(strings.TrimSuffix(line, "\n"), " "); ok {
+		op, outcome, ok := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		switch {
+		case op == onlineTokens:
+			n, _ := strconv.ParseInt(outcome, 10, 64)
+			s.online += n
+		case ok:
 			s.tally(op, outcome)
 		}
 	}
 	s.opsLog, err = os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	return err
 }
+
+// onlineTokens is in the log of the calls before the tokens of an online call.
+const onlineTokens = "tokens"
 
 func (s *Server) tally(op, outcome string) {
 	if s.ops[op] == nil {

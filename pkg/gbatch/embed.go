@@ -41,6 +41,8 @@ type Embed struct {
 	NoCache   bool          `help:"Do not use the cache of questions."`
 	Parallel  int           `help:"How many calls are sent at a time." default:"4"`
 	RetryFor  time.Duration `help:"How long to retry transient errors." default:"10m"`
+
+	Caps `embed:""`
 }
 
 // Run prints the answers in the order of the chunks.
@@ -56,13 +58,17 @@ func (e *Embed) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	caps, err := e.caps(&prices)
+	if err != nil {
+		return err
+	}
 	g, err := newGemini(e.RetryFor)
 	if err != nil {
 		return err
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	r := &embedding{Embed: e, gemini: g, cache: new(cache), prices: prices, spent: map[string]tokens{}, job: record.Job{Succeeded: new(int), Failed: new(int)}, done: progress.Of(ctx).Flow("texts")}
+	r := &embedding{Embed: e, gemini: g, cache: new(cache), caps: caps, prices: prices, spent: map[string]tokens{}, job: record.Job{Succeeded: new(int), Failed: new(int)}, done: progress.Of(ctx).Flow("texts")}
 	if !e.NoCache {
 		r.cache = openCache()
 	}
@@ -89,13 +95,13 @@ func (e *Embed) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 		err = flushed
 	}
 	r.cache.prune()
+	r.report()
 	switch {
 	case err != nil:
 		return err
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	}
-	r.report()
 	if readErr != nil {
 		return readErr
 	}
@@ -110,6 +116,7 @@ type embedding struct {
 	*Embed
 	gemini *gemini
 	cache  *cache
+	caps   model.Caps // only read uses them
 	prices model.Prices
 	done   *progress.Count
 
@@ -118,6 +125,7 @@ type embedding struct {
 	// Only print and report use the members below.
 	space                 model.Space // of the last space record
 	job                   record.Job  // the record that closes the present batch
+	batch                 tokens      // of the present batch
 	printed, failed, hits int         // keys; hits are those whose vector was in the cache
 	spent                 map[string]tokens
 }
@@ -125,6 +133,10 @@ type embedding struct {
 // Tokens are those of some texts: Google's count, and the estimate for the texts
 // that Google did not count.
 type tokens struct{ counted, estimated int64 }
+
+func (t tokens) plus(o tokens) tokens {
+	return tokens{t.counted + o.counted, t.estimated + o.estimated}
+}
 
 // A text is a chunk that is to be embedded, and its answer.
 type text struct {
@@ -198,6 +210,10 @@ func (r *embedding) read(ctx context.Context, in io.Reader, plain model.Space, t
 			if err == nil {
 				err = submitted(batch.Batch)
 			}
+			if err == nil {
+				batch.Model = s.Model
+				err = r.afford(batch)
+			}
 			if err != nil {
 				return exit.With(exit.Code(err), lines.Errorf("%w", err))
 			}
@@ -211,7 +227,13 @@ func (r *embedding) read(ctx context.Context, in io.Reader, plain model.Space, t
 			body = chunk.Context
 		}
 		t := &text{key: string(chunk.Key), space: space, counted: -1, request: form.Append(nil, &chunk)}
-		t.tokens = estimator.Request(string(ndjson.Unescape(chunk.Title)), string(ndjson.Unescape(body))).Likely
+		estimate := estimator.Request(string(ndjson.Unescape(chunk.Title)), string(ndjson.Unescape(body)))
+		t.tokens = estimate.Likely
+		if left == 0 {
+			if err := r.use(model.Use{Model: space.Model, Tokens: estimate.Max}); err != nil {
+				return exit.With(exit.Refused, lines.Errorf("key %.100q is not embedded: %w; run it again with a higher cap", t.key, err))
+			}
+		}
 		if left > 0 {
 			sum.Add(t.key)
 			left--
@@ -230,6 +252,30 @@ func (r *embedding) read(ctx context.Context, in io.Reader, plain model.Space, t
 			return nil
 		}
 	}
+}
+
+// afford returns an error if the caps do not allow a batch.
+func (r *embedding) afford(batch record.Header) error {
+	if r.caps == nil {
+		return nil
+	}
+	u, err := useOf(batch)
+	if err == nil {
+		err = r.use(u)
+	}
+	if err != nil {
+		err = exit.Errorf(exit.Refused, "batch %.100q is not embedded, and nothing of it was sent: %w; it stays claimed, and the next chunks-pending prints it again: run the whole pipe with a higher cap, or give it back with chunks-release", batch.Batch, err)
+	}
+	return err
+}
+
+// use counts tokens in the caps, or returns an error if the caps do not allow them.
+func (r *embedding) use(u model.Use) error {
+	u.Online = true
+	if err := r.caps.Check(u); err != nil {
+		return err
+	}
+	return r.caps.Use(u)
 }
 
 // submitted refuses a batch that has a job, or may have one: it would be paid for
@@ -398,10 +444,11 @@ func (r *embedding) answer(c *call, texts []*text, values [][]float32, counted i
 func (r *embedding) print(w *ndjson.Writer, c *call) error {
 	first := c.texts[0]
 	if first.batch != r.job.Batch {
-		r.job = record.Job{Job: "online/" + first.batch, Batch: first.batch, State: record.Succeeded, Model: first.space.Model, Dim: first.space.Dim, Succeeded: new(int), Failed: new(int)}
+		r.batch = tokens{}
+		r.job = record.Job{Job: record.OnlinePrefix + first.batch, Batch: first.batch, State: record.Succeeded, Model: first.space.Model, Dim: first.space.Dim, Succeeded: new(int), Failed: new(int)}
 	}
-	spent := r.spent[first.space.Model]
-	r.spent[first.space.Model] = tokens{spent.counted + c.spent.counted, spent.estimated + c.spent.estimated}
+	r.spent[first.space.Model] = r.spent[first.space.Model].plus(c.spent)
+	r.batch = r.batch.plus(c.spent)
 	for _, t := range c.texts {
 		if t.values == nil && t.err == nil {
 			break
@@ -433,6 +480,12 @@ func (r *embedding) print(w *ndjson.Writer, c *call) error {
 		r.job.Requests++
 		r.done.Add(1)
 		if t.last {
+			all := r.batch.counted + r.batch.estimated
+			if r.batch.estimated > 0 {
+				r.job.Estimated = &all
+			} else {
+				r.job.Tokens = &all
+			}
 			line, err := ndjson.Marshal(&r.job)
 			if err != nil {
 				return err

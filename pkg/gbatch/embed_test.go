@@ -383,7 +383,7 @@ func TestEmbedBatch(t *testing.T) {
 	e.Dim = 0
 	out := g.ok(e, header(150, "")+chunkLines(150)+`{"id":"plain","text":"x"}`)
 	lines := strings.SplitAfter(out, "\n")
-	if want := `{"job":"online/b1","batch":"b1","state":"SUCCEEDED","model":"gemini-embedding-001","dim":8,"requests":150,"succeeded":150,"failed":0}` + "\n"; lines[150] != want {
+	if want := `{"job":"online/b1","batch":"b1","state":"SUCCEEDED","model":"gemini-embedding-001","dim":8,"requests":150,"succeeded":150,"failed":0,"tokens_estimated":640}` + "\n"; lines[150] != want {
 		t.Errorf("the batch is closed by %s", lines[150])
 	}
 	if !strings.HasPrefix(lines[151], `{"space":{"model":"gemini-embedding-001","dim":768,`) || !strings.HasPrefix(lines[152], `{"key":"plain","dim":768,`) {
