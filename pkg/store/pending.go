@@ -380,8 +380,11 @@ func (p *Pending) dryRun(ctx context.Context, out io.Writer) error {
 	if queue := p.queue(); queue > 0 {
 		total.Rounds = (all.tokens.Max + plan.stays.tokens.Max + r.claimedMax + queue - 1) / queue
 	}
-	if err := w.Encode(total); err != nil {
-		return err
+	// No output means that there is nothing to do, as without --dry-run.
+	if total.Jobs+total.OverLimit+int(total.Failed)+total.Stays+total.Claimed > 0 {
+		if err := w.Encode(total); err != nil {
+			return err
+		}
 	}
 	if err := w.Flush(); err != nil {
 		return err
