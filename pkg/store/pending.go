@@ -111,7 +111,7 @@ func (p *Pending) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 	case r.held:
 		return r.refused
 	case broken > 0:
-		return exit.Errorf(exit.Partial, "%d batches that were claimed before cannot be sent and are left out (the messages above say why): give them back with chunks-release %s", broken, p.DB)
+		return exit.Errorf(exit.Partial, "%d batches that were claimed before cannot be sent and are left out (the messages above say why): give them back with chunks-release %s", broken, exit.Word(p.DB))
 	case r.behind > 0:
 		return exit.Errorf(exit.Partial, "the courtesy columns of %d chunks cannot be written (%w)", r.behind, r.refused)
 	}
