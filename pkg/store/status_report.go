@@ -146,7 +146,7 @@ func (r *Report) command(name string) string {
 	}
 	add("--from", r.From, "chunks")
 	add("--embeddings", r.Table, "embeddings")
-	if name == "chunks-pending" {
+	if name == "chunks-pending" && r.Space.Dim > 0 { // the space may not be known
 		add("--model", r.Space.Model, model.Default)
 		add("--dim", strconv.Itoa(r.Space.Dim), strconv.Itoa(model.DefaultDim))
 		add("--task-type", r.Space.TaskType, model.DefaultTaskType)
