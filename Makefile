@@ -20,13 +20,15 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 FUZZTIME := 3s
 SEED := 1
+# Without its tables for debuggers the program has 88 MB, not 110.
+LDFLAGS := -s -w
 TIMEOUT := 60m
 
 .PHONY: build man completions test purego check race lint fuzz torture bench demo test-live install clean release test-release embed flush sync need-db
 
 build:
 	@echo "building bin/gbatch and $(words $(COMMANDS)) links to it; the first time takes a minute" >&2
-	go build -o bin/ ./cmd/gbatch
+	go build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/gbatch
 	for name in $(COMMANDS); do ln -sf gbatch bin/$$name; done
 
 man completions: build
@@ -81,7 +83,9 @@ fuzz:
 torture: build
 	PATH="$(CURDIR)/bin:$$PATH" go run ./internal/torture --seed $(SEED)
 
-# Compares the commands with other programs; writes BENCHMARKS.md.
+# Compares the commands with other programs; writes BENCHMARKS.md. Its profiles name
+# functions.
+bench: LDFLAGS := -w
 bench: build
 	PATH="$(CURDIR)/bin:$$PATH" go run -C internal/bench .
 
@@ -93,7 +97,7 @@ test-live:
 	GBATCH_LIVE=1 go test . -run TestLive -count=1 -v -timeout 48h
 
 install:
-	go install ./cmd/gbatch
+	go install -ldflags '$(LDFLAGS)' ./cmd/gbatch
 	dir=$$(go env GOBIN) && dir=$${dir:-$$(go env GOPATH)/bin}
 	for name in $(COMMANDS); do ln -sf gbatch "$$dir/$$name"; done
 
