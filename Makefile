@@ -114,6 +114,7 @@ release:
 	VERSION=$$(git describe --tags --match 'v[0-9]*' 2>/dev/null | sed 's/^v//; s/-/+/; s/-/./g') || VERSION=0+$$(date -d @$$SOURCE_DATE_EPOCH +%Y%m%d).$$(git rev-parse --short=12 HEAD)
 	rm -rf dist
 	go build -buildvcs=true -o bin/ ./cmd/gbatch
+	go version -m bin/gbatch | grep -q vcs.revision || { echo "make: Go finds no commit here, as in a worktree of git: make the release in a clone" >&2; exit 2; }
 	for target in amd64 amd64-static arm64; do
 		ARCH=$${target%-static}
 		case $$ARCH in amd64) cc=x86_64-linux-gnu-gcc ;; arm64) cc=aarch64-linux-gnu-gcc ;; esac
