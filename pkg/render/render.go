@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"gbatch/pkg/cli"
 	"gbatch/pkg/exit"
 	"gbatch/pkg/model"
 	"gbatch/pkg/ndjson"
@@ -22,10 +23,12 @@ import (
 // ToJSONL is the command to-jsonl: it reads chunks and prints request lines, and
 // passes batch headers on. If a flag is empty, the batch's header decides.
 type ToJSONL struct {
-	Model    string `help:"Model of chunks without a header (default ${model})." placeholder:"NAME"`
-	Dim      int    `help:"Values per vector, 1 to ${max_dim}, of chunks without a header (default ${dim})." placeholder:"N"`
-	TaskType string `help:"Task type of chunks without a header (default ${task_type}; TASK_TYPE_UNSPECIFIED for no task type)." placeholder:"TYPE"`
-	Shape    string `help:"Form of the request lines: rest, vertex or sdk." enum:"rest,vertex,sdk" default:"rest"`
+	cli.Files  `embed:""`
+	cli.Output `embed:""`
+	Model      string `help:"Model of chunks without a header (default ${model})." placeholder:"NAME"`
+	Dim        int    `help:"Values per vector, 1 to ${max_dim}, of chunks without a header (default ${dim})." placeholder:"N"`
+	TaskType   string `help:"Task type of chunks without a header (default ${task_type}; TASK_TYPE_UNSPECIFIED for no task type)." placeholder:"TYPE"`
+	Shape      string `help:"Form of the request lines: rest, vertex or sdk." enum:"rest,vertex,sdk" default:"rest"`
 
 	variables map[string]bool // the flags that have their value from an environment variable
 }
@@ -138,7 +141,7 @@ func (r *run) one(line []byte) error {
 		return r.header(line, h)
 	}
 	if first, twice := r.keys.add(r.chunk.Key, r.r.Line()); twice {
-		return r.r.Errorf("key %.100q is also on line %d: a batch may have each id only once", r.chunk.Key, first)
+		return r.r.Errorf("key %.100q is also on %s: a batch may have each id only once", r.chunk.Key, r.r.Place(first))
 	}
 	err = r.w.End(r.form.append(r.w.Begin(), &r.chunk))
 	if r.left > 0 {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strings"
 
+	"gbatch/pkg/cli"
 	"gbatch/pkg/duck"
 	"gbatch/pkg/exit"
 	"gbatch/pkg/model"
@@ -19,7 +20,10 @@ import (
 // nothing is.
 type Add struct {
 	duck.Database `embed:""`
+	cli.Files     `embed:""`
 	Table         string `default:"chunks" help:"The table; it is created if it does not exist."`
+
+	lines *ndjson.Reader // of the input
 }
 
 // Run reads chunk records. It writes nothing to out.
@@ -53,6 +57,7 @@ func (a *Add) stage(c *duck.Conn, in io.Reader) (n int, err error) {
 		return 0, err
 	}
 	r := ndjson.NewReader(in)
+	a.lines = r
 	for ; ; n++ {
 		line, err := r.Next()
 		if err == io.EOF {
@@ -81,18 +86,18 @@ func (a *Add) stage(c *duck.Conn, in io.Reader) (n int, err error) {
 	if err := rows.Close(); err != nil {
 		return 0, err
 	}
-	return n, once(c, "id")
+	return n, a.once(c, "id")
 }
 
 // once refuses two chunks with the same id. key is the SQL for an id as the
 // table would store it.
-func once(c *duck.Conn, key string) error {
+func (a *Add) once(c *duck.Conn, key string) error {
 	var id string
 	var first, again int64
 	found, err := c.One(func(r *duck.Rows) { id, first, again = r.Text(0), r.Int(1), r.Int(2) },
 		"SELECT min(id), min(line), max(line) FROM memory.main.stage GROUP BY "+key+" HAVING count(*) > 1 ORDER BY 3 LIMIT 1")
 	if err == nil && found {
-		err = &ndjson.LineError{Line: int(again), Err: fmt.Errorf("id %q was already on line %d: an id must name one chunk; give the other chunk another id", id, first)}
+		err = a.lines.ErrorAt(int(again), "id %q was already on %s: an id must name one chunk; give the other chunk another id", id, a.lines.Place(int(first)))
 	}
 	return err
 }
@@ -189,9 +194,9 @@ func (a *Add) fit(c *duck.Conn, s *source) error {
 		return err
 	}
 	if found {
-		return &ndjson.LineError{Line: int(line), Err: fmt.Errorf("id %q is not a valid %s, the type of the ids in table %s", bad, s.idType, a.Table)}
+		return a.lines.ErrorAt(int(line), "id %q is not a valid %s, the type of the ids in table %s", bad, s.idType, a.Table)
 	}
-	return once(c, id)
+	return a.once(c, id)
 }
 
 // known lists the staged chunks whose id and text have a vector, in the

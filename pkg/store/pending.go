@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"slices"
 
+	"gbatch/pkg/cli"
 	"gbatch/pkg/duck"
 	"gbatch/pkg/exit"
 	"gbatch/pkg/model"
@@ -24,6 +25,7 @@ import (
 // same bytes as before: a batch's payload never changes once it has a name.
 type Pending struct {
 	duck.Database `embed:""`
+	cli.Output    `embed:""`
 	Claim         `embed:""`
 	Caps          `embed:""`
 	RetryFailed   bool `help:"Also claim the chunks that failed permanently."`
