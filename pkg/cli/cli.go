@@ -105,17 +105,9 @@ func run(name string, args []string, manual string, cmd Command) int {
 	// the command can clean up before it ends.
 	signal.Ignore(syscall.SIGPIPE)
 
-	in, err := openInput(ctx, cmd)
-	if err != nil {
-		return fail(err)
-	}
-	to, err := openOutput(ctx, cmd, out)
-	if err != nil {
-		return fail(err)
-	}
 	task := progress.New(name)
 	ended := g.follow(task, block, stderr)
-	err = to.end(cmd.Run(progress.With(ctx, task), in, to.Writer))
+	err = work(progress.With(ctx, task), cmd, out)
 	ended()
 	var sig caught
 	switch {
@@ -130,6 +122,19 @@ func run(name string, args []string, manual string, cmd Command) int {
 		return 128 + int(syscall.SIGPIPE)
 	}
 	return fail(err)
+}
+
+// work runs a command on its files.
+func work(ctx context.Context, cmd Command, stdout io.Writer) error {
+	in, err := openInput(ctx, cmd)
+	if err != nil {
+		return err
+	}
+	out, err := openOutput(ctx, cmd, stdout)
+	if err != nil {
+		return err
+	}
+	return out.end(cmd.Run(ctx, in, out.Writer))
 }
 
 // parser returns the parser of the command's flags.

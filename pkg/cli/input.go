@@ -65,6 +65,8 @@ func openInput(ctx context.Context, cmd Command) (*input, error) {
 func about(name string, err error) error {
 	if e := new(fs.PathError); errors.As(err, &e) {
 		err = e.Err
+	} else if e := new(os.LinkError); errors.As(err, &e) {
+		err = e.Err
 	}
 	return fmt.Errorf("%s: %w", name, err)
 }

@@ -96,12 +96,12 @@ func (o *output) end(err error) error {
 	switch {
 	case o.file == nil:
 		return err
-	case exit.Keeps(err) && o.file.err == nil:
+	case exit.Keeps(err) && o.file.broken == nil:
 		failed := o.file.commit()
 		if failed == nil {
 			return err
 		}
-		failed = fmt.Errorf("%w, and was not written%s", failed, o.lost)
+		failed = fmt.Errorf("%w, so the file was not written%s", failed, o.lost)
 		if err != nil {
 			failed = fmt.Errorf("%w; %w", failed, err)
 		}
@@ -109,8 +109,8 @@ func (o *output) end(err error) error {
 	}
 	o.file.discard()
 	switch {
-	case o.file.err != nil && errors.Is(err, o.file.err):
-		return fmt.Errorf("%w, and was not written%s", err, o.lost)
+	case o.file.broken != nil:
+		return fmt.Errorf("%w, so the file was not written%s", cmp.Or(err, o.file.broken), o.lost)
 	case errors.Is(err, context.Canceled) || errors.As(err, new(caught)):
 		return err
 	}
@@ -124,7 +124,7 @@ type newFile struct {
 	target string // without links
 	part   *os.File
 	old    fs.FileInfo // the file that is replaced; nil if there is none
-	err    error       // the first error of a write
+	broken error       // of the last write that failed
 }
 
 // create starts a new file. If a file exists at the path, the new one gets its mode
@@ -174,10 +174,11 @@ func follow(path string) string {
 
 func (f *newFile) Write(p []byte) (int, error) {
 	n, err := f.part.Write(p)
-	if err != nil && f.err == nil {
-		f.err = about(f.path, err)
+	if err != nil {
+		err = about(f.path, err)
+		f.broken = err
 	}
-	return n, cmp.Or(f.err, err)
+	return n, err
 }
 
 // commit gives the file its name, after all of it is on disk. If that fails, the old

@@ -56,6 +56,9 @@ func (s *Submit) Run(ctx context.Context, in io.Reader, out io.Writer) (err erro
 		return exit.Errorf(exit.Usage, "--model: %w", err)
 	}
 	s.Model = name
+	if err := model.CheckTyped(name); err != nil {
+		return err
+	}
 	prices, err := model.ReadPrices()
 	if err != nil {
 		return err
@@ -302,8 +305,13 @@ func (s *submission) create(ctx context.Context, p *payload, e ledger.Entry, inp
 		case refused(err):
 			s.at.drop(ctx, input)
 			e.Forget()
-			err = fmt.Errorf("google refused %s: %w", p, err)
-			if a := new(apiError); errors.As(err, &a) && a.http == 400 && !a.auth() {
+			a := new(apiError)
+			meant := ""
+			if errors.As(err, &a) && a.http == 404 {
+				meant = model.Meant(p.Model)
+			}
+			err = fmt.Errorf("google refused %s: %w%s", p, err, meant)
+			if a.http == 400 && !a.auth() {
 				err = &oneBatch{err} // the lines are the reason
 			}
 			return nil, err

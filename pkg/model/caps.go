@@ -39,7 +39,7 @@ func (c *Cap) unit(model string) (float64, error) {
 	}
 	price := c.Prices.Models[model].Batch
 	if price == nil {
-		return 0, exit.Errorf(exit.Refused, "%s cannot be checked, because the price of %s in a batch is not known: name a file with its price in %s", c.Flag, model, PricesVariable)
+		return 0, exit.Errorf(exit.Refused, "%s cannot be checked, because the price of %s in a batch is not known%s: name a file with its price in %s", c.Flag, model, Meant(model), PricesVariable)
 	}
 	return *price, nil
 }

@@ -72,6 +72,9 @@ func (c *ToJSONL) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	if err != nil {
 		return exit.With(exit.Usage, err)
 	}
+	if err := model.CheckTyped(plain.Model); err != nil {
+		return err
+	}
 	if c.Shape != "" && !slices.Contains(shapes, c.Shape) {
 		return exit.With(exit.Usage, fmt.Errorf("unknown shape %q: use %s", c.Shape, strings.Join(shapes, ", ")))
 	}

@@ -44,6 +44,9 @@ func (p *Pending) check() error {
 	case p.MaxRequests < 1 || p.MaxTokens < 1 || p.Limit < 0:
 		return exit.Errorf(exit.Usage, "--max-requests and --max-tokens are at least 1, --limit at least 0")
 	}
+	if err := model.CheckTyped(p.Model); err != nil {
+		return err
+	}
 	return p.Caps.check()
 }
 
