@@ -528,6 +528,14 @@ func BenchmarkConvert(b *testing.B) {
 			out = AppendVectorLine(out[:0], r.Key, "b01K", r.Values, r.Tokens)
 			return nil
 		})
+		eachLine(b, s.name+"/array", lines, func(line []byte) error {
+			r, err := p.Parse(line)
+			if err != nil {
+				return err
+			}
+			out = AppendArrayLine(out[:0], r.Key, "b01K", r.Values, r.Tokens)
+			return nil
+		})
 		for _, library := range []struct {
 			name      string
 			unmarshal func([]byte, any) error
