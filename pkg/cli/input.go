@@ -156,7 +156,7 @@ func wait[T any](ctx context.Context, notice <-chan time.Time, call func() (T, e
 			var none T
 			return none, context.Cause(ctx)
 		case <-notice:
-			slog.Warn("reading records from the terminal; end them with Ctrl-D, or stop with Ctrl-C and give a file with < or a pipe")
+			slog.Warn("reading records from the terminal; end them with Ctrl-D, or stop with Ctrl-C and give a file or a pipe")
 		}
 	}
 }

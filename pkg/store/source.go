@@ -242,9 +242,12 @@ func (s *source) statusBy(hash, embeddings, where string) string {
 		chunks, duck.Ident(embeddings), duck.Literal(embeddings), again, wishes)
 }
 
-// firstView is the view of the first table of vectors. The view of another table is
+// defaultView is the view of the default table of vectors. The view of another table is
 // called after it: embeddings_2_status.
-const firstView = "chunk_status"
+const (
+	defaultTable = "embeddings"
+	defaultView  = "chunk_status"
+)
 
 // shownTable matches, in the SQL of a view of the toolkit, the table of vectors whose
 // chunks the view shows. Views of older versions match too.
@@ -267,17 +270,12 @@ func (s *source) view(c *duck.Conn, embeddings string) error {
 	if err != nil {
 		return err
 	}
-	first := taken[firstView]
-	if first == "" {
-		first = embeddings
-		if _, err := c.One(func(r *duck.Rows) { first = r.Text(0) }, `SELECT embeddings FROM gbatch.jobs WHERE embeddings IN (
-			SELECT table_name FROM duckdb_tables() WHERE database_name = current_database() AND schema_name = current_schema()) ORDER BY batch LIMIT 1`); err != nil {
-			return err
-		}
-	}
-	name := firstView
-	if embeddings != first {
-		name = embeddings + "_status"
+	// An older version gave the name to the table of the last claim. The view stays with
+	// that table while it exists.
+	name := embeddings + "_status"
+	owner, there := taken[defaultView]
+	if _, exists := taken[strings.ToLower(owner)]; there && owner == embeddings || embeddings == defaultTable && (!there || owner != "" && !exists) {
+		name, taken[defaultView] = defaultView, embeddings
 	}
 	if shown, is := taken[strings.ToLower(name)]; is && shown != embeddings {
 		slog.Debug("a table or view has the name of the view of the chunks' status, and is not changed", "name", name)
