@@ -115,6 +115,7 @@ func newDesk(t *testing.T, polls int) *desk {
 	files := map[string]string{
 		// This is DuckDB's shell, as far as the pages use it.
 		"bin/duckdb": "#!/bin/sh\nif [ \"$1\" = -c ]; then shift; exec sql '' \"$@\"; fi\nexec sql \"$@\"\n",
+		"bin/ask":    fmt.Sprintf("#!/bin/sh\nexec sh '%s' \"$@\"\n", filepath.Join(here, "packaging/ask")),
 		// The targets are only printed: making them would run this test again.
 		"bin/make":   fmt.Sprintf("#!/bin/sh\nPATH=${PATH#*:} MAKEFLAGS= exec make -n -C '%s' \"$@\" > /dev/null\n", here),
 		"tmp/keep":   "",
