@@ -121,7 +121,7 @@ func (e *Embed) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 
 // OutputLost says what it means if the file of --output cannot be written.
 func (*Embed) OutputLost() string {
-	return "its vectors are lost, but for those of questions, which are in the cache: the next run pays for the others again"
+	return "the vectors are lost, except those of questions, which are in the cache: the next run pays for the others again"
 }
 
 // An embedding is one run of Embed.

@@ -25,8 +25,8 @@ type Add struct {
 	SyncPrefix    string `help:"Remove the chunks whose ids begin with this prefix and that are not in the input. The ids of the input must begin with it." placeholder:"PREFIX" env:"-"`
 	Force         bool   `help:"With --sync-prefix: accept an empty input, which removes all chunks with the prefix." env:"-"`
 
-	removed int64          // chunks that --sync-prefix removed
 	lines   *ndjson.Reader // of the input
+	removed int64          // chunks that --sync-prefix removed
 }
 
 // Run reads chunk records. It writes nothing to out.
