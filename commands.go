@@ -25,6 +25,7 @@ var Commands = map[string]cli.Command{
 	"jobs-pending":    new(store.Jobs),
 	"chunks-status":   new(board.Status),
 	"chunks-release":  new(store.Release),
+	"vectors-check":   new(store.Check),
 	"gemini-emulator": new(emulator.Emulator),
 }
 
