@@ -228,7 +228,7 @@ func (w *applier) summary() error {
 	if len(parts) == 0 {
 		return nil
 	}
-	return exit.Errorf(code, "%s (see chunks-status %s)", strings.Join(parts, ", "), w.DB)
+	return exit.Errorf(code, "%s (see chunks-status %s)", strings.Join(parts, ", "), exit.Word(w.DB))
 }
 
 // A claimedBatch is what the database knows of a batch.

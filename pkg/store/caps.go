@@ -158,7 +158,7 @@ func (p *Pending) again(c *duck.Conn, r *round) (batches []string, err error) {
 			if r.fit {
 				how = "not even the first of them fits"
 			}
-			return nil, exit.Errorf(exit.Refused, "nothing is printed or claimed, because a cap does not allow the %d batches that were claimed before: %w; raise the cap, or give batches back with chunks-release %s (%s)", len(batches), refusal, p.DB, how)
+			return nil, exit.Errorf(exit.Refused, "nothing is printed or claimed, because a cap does not allow the %d batches that were claimed before: %w; raise the cap, or give batches back with chunks-release %s (%s)", len(batches), refusal, exit.Word(p.DB), how)
 		}
 		last := r.sent[n-1]
 		if err := r.caps.Use(last.model, -last.tokens); err != nil {

@@ -248,7 +248,7 @@ func (k *refused) error(db string) error {
 	}
 	next := "run the whole pipe, which finds their jobs or submits them"
 	if k.jobs {
-		next = fmt.Sprintf("collect their jobs with jobs-pending %s | gbatch-wait | gbatch-fetch | vectors-apply %[1]s", db)
+		next = fmt.Sprintf("collect their jobs with jobs-pending %s | gbatch-wait | gbatch-fetch | vectors-apply %[1]s", exit.Word(db))
 	}
 	return exit.Errorf(exit.Partial, "batches were not given back: %s%s; %s%s", strings.Join(k.batches[:min(n, shown)], ", "), more, next, force)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 // A Report is what chunks-status knows of a database at one time.
 type Report struct {
 	DB, Table string
+	From      string // the source of the chunks
 	At        time.Time
 	Space     model.Space
 	Counts    []statusCount // READY, QUEUED, PENDING and FAILED
@@ -132,6 +134,24 @@ func (s *Status) report(ctx context.Context, prices model.Prices) (*Report, erro
 	return r, nil
 }
 
+// command returns a command line for the database and the table of vectors.
+func (r *Report) command(name string) string {
+	line := name + " " + exit.Word(r.DB)
+	add := func(flag, value, usual string) {
+		if value != "" && value != usual {
+			line += " " + flag + " " + exit.Word(value)
+		}
+	}
+	add("--from", r.From, "chunks")
+	add("--embeddings", r.Table, "embeddings")
+	if name == "chunks-pending" {
+		add("--model", r.Space.Model, model.Default)
+		add("--dim", strconv.Itoa(r.Space.Dim), strconv.Itoa(model.DefaultDim))
+		add("--task-type", r.Space.TaskType, model.DefaultTaskType)
+	}
+	return line
+}
+
 // source returns the source of the chunks. derived says that the table of vectors
 // exists: otherwise all chunks are PENDING.
 func (s *Status) source(c *duck.Conn) (src *source, derived bool, err error) {
@@ -182,7 +202,7 @@ func (r *Report) count(c *duck.Conn, src *source, derived bool, prices model.Pri
 	if derived {
 		query = "SELECT status, key, tokens, sent_title AS title, sent_body AS body FROM (" + src.status(r.Table, "") + ")"
 	}
-	r.Space = src.space
+	r.Space, r.From = src.space, src.from
 	space := src.space.Or(model.Space{Model: model.Default})
 	r.Counts = []statusCount{{Status: "READY"}, {Status: "QUEUED"}, {Status: "PENDING"}, {Status: "FAILED"}}
 	e, _, err := estimator(c, r.Table, space)
