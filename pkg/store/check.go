@@ -303,7 +303,7 @@ func (k *Check) remove(where string) string {
 }
 
 // someAgain says how to replace the vectors that removeKeys deletes.
-const someAgain = "delete those that are named (--keys names more), and run the pipe: it pays for each of their texts again"
+const someAgain = "delete the vectors that are named (--keys names more) and run the pipe; each of their texts is paid for again"
 
 // removeKeys is a command line that deletes the vectors of the texts of some chunks,
 // also those of other chunks with such a text. Otherwise the pipe would copy these.
@@ -318,30 +318,11 @@ func (k *Check) removeKeys(keys []string) string {
 
 // statement is a command line that runs a statement.
 func (k *Check) statement(sql string) string {
-	return "duckdb " + shellQuote(k.DB) + " " + shellQuote(sql)
+	return "duckdb " + exit.Word(k.DB) + " " + exit.Word(sql)
 }
 
 // line is the command line of the pipe, for chunks of a source.
 func (a *audit) line(from string) string {
-	line, space := "chunks-pending "+shellQuote(a.DB), a.space
-	for _, flag := range []struct{ name, value, usual string }{
-		{"--from", from, "chunks"}, {"--embeddings", a.Embeddings, "embeddings"},
-		{"--model", space.Model, model.Default}, {"--dim", fmt.Sprint(space.Dim), fmt.Sprint(model.DefaultDim)}, {"--task-type", space.TaskType, model.DefaultTaskType},
-	} {
-		if flag.value != flag.usual {
-			line += " " + flag.name + " " + shellQuote(flag.value)
-		}
-	}
-	return line + " | to-jsonl | gbatch-submit | gbatch-wait | gbatch-fetch | vectors-apply " + shellQuote(a.DB)
-}
-
-// shellQuote quotes a word for a shell, if it must be.
-func shellQuote(word string) string {
-	plain := func(r rune) bool {
-		return r < 0x80 && (r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("_-./:,+@%", r))
-	}
-	if word != "" && !strings.ContainsFunc(word, func(r rune) bool { return !plain(r) }) {
-		return word
-	}
-	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+	r := Report{DB: a.DB, Table: a.Embeddings, From: from, Space: a.space}
+	return r.command("chunks-pending") + " | to-jsonl | gbatch-submit | gbatch-wait | gbatch-fetch | vectors-apply " + exit.Word(a.DB)
 }

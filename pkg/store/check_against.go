@@ -189,7 +189,7 @@ func (a *audit) against(r *rivals) ([]*verdict, error) {
 		alike.Skipped = "no record has the key of a stored vector"
 	}
 	if alike.Count > 0 {
-		alike.Message = fmt.Sprintf("their cosine with the vectors made anew is below %g: the text has changed, or the vector is not that of the text: %s", a.MinCosine, someAgain)
+		alike.Message = fmt.Sprintf("the cosine of these vectors with the new ones is below %g, so the text has changed, or the stored vector is not that of the text: %s", a.MinCosine, someAgain)
 		alike.Fix = a.removeKeys(alike.Keys)
 	}
 
@@ -220,7 +220,7 @@ func (a *audit) against(r *rivals) ([]*verdict, error) {
 	}
 	if failed.Count = int64(r.errors); failed.Count > 0 {
 		failed.Keys = r.failed
-		failed.Message = "these keys have an error in place of a vector, and were not compared: make their vectors again"
+		failed.Message = "these keys have an error in place of a new vector, and were not compared: make their vectors again"
 	}
 	return a.verdicts, nil
 }

@@ -35,7 +35,7 @@ func (a *audit) judgeChunks() error {
 	}
 	orphan.Unreadable = a.lost
 	if orphan.Count > 0 {
-		orphan.Message = "their chunks do not exist any more, but searches find them: take the chunk's id off them; they stay, since they are paid for, and cost nothing when a chunk has the text again"
+		orphan.Message = "the chunks of these vectors do not exist any more, but searches find the vectors: take the chunk ids off the vectors. The vectors stay, since they are paid for, and a chunk that has such a text again gets its vector at no cost"
 		if len(a.lost) > 0 {
 			orphan.Message += ". Chunks of sources that cannot be read count as missing: name the sources that exist with --from"
 		}
@@ -46,7 +46,7 @@ func (a *audit) judgeChunks() error {
 		orphan.Fix = a.statement("UPDATE " + a.e + " SET chunk_id = NULL WHERE " + where)
 	}
 	if stale.Count > 0 {
-		stale.Message = "the text of their chunk has changed: run the pipe"
+		stale.Message = "the chunks of these vectors have another text now: run the pipe"
 		stale.Fix = a.line(a.sources[0].from)
 	}
 
@@ -60,13 +60,13 @@ func (a *audit) judgeChunks() error {
 		if err := a.c.Each(func(r *duck.Rows) { a.rows[twice] = append(a.rows[twice], r.Int(0)) }, fmt.Sprintf("SELECT row FROM (%s) ORDER BY row LIMIT %d", more, a.Keys)); err != nil {
 			return err
 		}
-		twice.Message = "there is another vector of the same chunk, so searches find the chunk twice: keep the one that was stored last"
+		twice.Message = "these chunks have more than one vector, so searches find them more than once: keep the vector that was stored last"
 		twice.Fix = a.remove("chunk_id IS NOT NULL AND rowid NOT IN (SELECT arg_max(rowid, coalesce(embedded_at, '-infinity'::TIMESTAMP)) FROM " + a.e + " WHERE chunk_id IS NOT NULL GROUP BY chunk_id)")
 	}
 
 	switch {
 	case tokens.Count > 0:
-		tokens.Message = "the number of tokens that Google counted cannot be that of the chunk's text, so probably another text was embedded: " + someAgain
+		tokens.Message = "google's count of tokens cannot be that of the chunk's text, so probably another text was embedded: " + someAgain
 	case tokens.Of == 0:
 		tokens.Skipped = "no vector has both Google's count and the text of its chunk"
 	}
@@ -131,7 +131,7 @@ func (a *audit) judgeSpaces() error {
 	if err := a.c.Each(func(r *duck.Rows) { a.found(v, r.Int(0), r.Bool(1)) }, "SELECT rowid, chunk_id IS NOT NULL FROM "+a.e+" WHERE "+where+" ORDER BY rowid"); err != nil {
 		return err
 	}
-	v.Message = fmt.Sprintf("they were embedded in another space than %v, so they cannot be compared with the others: %s", a.space, again)
+	v.Message = fmt.Sprintf("these vectors were embedded in another space than %v, so they cannot be compared with the other vectors: %s", a.space, again)
 	v.Fix = a.remove(where)
 	return nil
 }

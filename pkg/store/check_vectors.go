@@ -98,12 +98,18 @@ func (a *audit) where(condition string) string {
 }
 
 // again says how to replace vectors that were deleted.
-const again = "delete them, and run the pipe: it pays for each of their texts again"
+const again = "delete these vectors and run the pipe; each of their texts is paid for again"
 
 // judgeVectors judges what read has found.
 func (a *audit) judgeVectors() {
 	length, finite, zero := a.add("length", len(a.vectors)), a.add("not_finite", 0), a.add("zero", 0)
-	var sound []reading
+	n := 0
+	for i := range a.vectors {
+		if a.vectors[i].sound() {
+			n++
+		}
+	}
+	sound := make([]reading, 0, n) // growing step by step would take twice the memory
 	for i := range a.vectors {
 		switch r := &a.vectors[i]; {
 		case r.norm == wrongLength:
@@ -118,15 +124,15 @@ func (a *audit) judgeVectors() {
 	}
 	finite.Of, zero.Of = length.Of-length.Count, length.Of-length.Count
 	if length.Count > 0 {
-		length.Message = fmt.Sprintf("they do not have %d values: %s", a.space.Dim, again)
+		length.Message = fmt.Sprintf("these vectors do not have %d values: %s", a.space.Dim, again)
 		length.Fix = a.remove(a.otherLength())
 	}
 	if finite.Count > 0 {
-		finite.Message = "they have values that are not finite: " + again
+		finite.Message = "these vectors have values that are not finite: " + again
 		finite.Fix = a.remove(a.where("NOT isfinite(norm)"))
 	}
 	if zero.Count > 0 {
-		zero.Message = "all of their values are 0: " + again
+		zero.Message = "all values of these vectors are 0: " + again
 		zero.Fix = a.remove(a.where("norm = 0"))
 	}
 	a.judgeNorms(sound)
@@ -136,7 +142,7 @@ func (a *audit) judgeVectors() {
 		dead.Skipped = fmt.Sprintf("there are only %d different vectors, and it takes %d", different, enough)
 	} else if dead.Of = int64(a.space.Dim); len(a.dead) > 0 {
 		dead.Count, dead.Dims = int64(len(a.dead)), a.dead
-		dead.Message = "these dimensions have the same value in all vectors, so a part of each vector was lost: " + renew
+		dead.Message = "these dimensions have the same value in all vectors: " + renew
 	}
 	collapsed := a.add("collapsed", 0)
 	mean, n := a.sample.mean()
@@ -147,7 +153,7 @@ func (a *audit) judgeVectors() {
 	collapsed.Of, collapsed.MeanCosine = 1, rounded(mean)
 	if mean > mostMean {
 		collapsed.Count = 1
-		collapsed.Message = fmt.Sprintf("the vectors of different texts have a mean cosine of %.3f, so a search finds anything: see whether the texts differ (the columns of --from), and %s", mean, renew)
+		collapsed.Message = fmt.Sprintf("the vectors of different texts have a mean cosine of %.3f, so searches cannot tell them apart: see whether the texts of --from are the right ones, and %s", mean, renew)
 	}
 }
 
@@ -167,17 +173,13 @@ func (a *audit) judgeNorms(sound []reading) {
 	if len(sound) == 0 {
 		return
 	}
-	var norms, others []float32
-	for _, r := range sound {
-		norms = append(norms, r.norm)
+	norms := make([]float32, len(sound))
+	for i, r := range sound {
+		norms[i] = r.norm
 	}
 	slices.Sort(norms)
 	isOne := func(n float32) bool { return math.Abs(float64(n)-1) <= nearOne }
-	for _, n := range norms {
-		if !isOne(n) {
-			others = append(others, n)
-		}
-	}
+	others := slices.DeleteFunc(slices.Clone(norms), isOne)
 	median := float64(norms[len(norms)/2])
 	v.LeastNorm, v.MedianNorm, v.MostNorm = rounded(float64(norms[0])), rounded(median), rounded(float64(norms[len(norms)-1]))
 
@@ -202,15 +204,15 @@ func (a *audit) judgeNorms(sound []reading) {
 	switch {
 	case v.Count == 0:
 	case mixed:
-		v.Message = fmt.Sprintf("%d vectors have length 1 and %d do not, so their inner products cannot be compared (cosines can): give all of them length 1, which costs nothing, and use gbatch-fetch --normalize from now on", ones, len(others))
+		v.Message = fmt.Sprintf("%d vectors have length 1 and %d do not, so their inner products cannot be compared (their cosines can): give all of them length 1, which costs nothing, and use gbatch-fetch --normalize from now on", ones, len(others))
 		v.Fix = a.statement(fmt.Sprintf("UPDATE %s SET embedding = [x / sqrt(list_inner_product(embedding::DOUBLE[], embedding::DOUBLE[])) for x in embedding::DOUBLE[]]::%s WHERE %s",
 			a.e, a.columns["embedding"], a.where(fmt.Sprintf("isfinite(norm) AND norm > 0 AND abs(norm - 1) > %g", nearOne))))
 	default:
-		like := "those of the others are"
+		like := "other vectors"
 		if one {
-			like = "the model's are"
+			like = "vectors of this model"
 		}
-		v.Message = fmt.Sprintf("their lengths are not between %.3g and %.3g, as %s: %s", least, most, like, again)
+		v.Message = fmt.Sprintf("the lengths of these vectors are not between %.3g and %.3g, as those of the %s are: %s", least, most, like, again)
 		v.Fix = a.remove(a.where(fmt.Sprintf("isfinite(norm) AND norm > 0 AND norm NOT BETWEEN %g AND %g", least, most)))
 	}
 }
@@ -238,7 +240,7 @@ func (a *audit) judgeEqual(sound []reading) (different int) {
 		a.found(v, r.row, r.chunk)
 	}
 	if v.Count > 0 {
-		v.Message = "they are equal bit for bit, but their texts differ; this is right only if the model reads the same of these texts, for example if they differ after its limit of tokens. Otherwise " + again
+		v.Message = "these vectors are equal bit for bit, but their texts differ. This is right only if the texts differ after the model's limit of tokens. Otherwise " + again
 		v.Fix = a.remove("embedding IN (SELECT embedding FROM " + a.e + " GROUP BY embedding HAVING count(DISTINCT text_hash) > 1)")
 	}
 	return different
