@@ -23,27 +23,30 @@
 //	tokens      Google's count of tokens cannot be that of the chunk's text
 //	mixed       the vector's batch was embedded in another space
 //
-// Models that give vectors of length 1 must have done so for all. At fewer than 3072
-// values gemini-embedding-001 gives shorter vectors, unless gbatch-fetch --normalize
-// was used: then a mix of both is a finding, and a length of less than a quarter or
-// more than four times the median. dead and collapsed need 100 different vectors, or
-// they are skipped. collapsed compares 1,000 texts with each other, always the same
-// ones. tokens compares Google's count with our estimate: a finding differs by more
-// than a factor of 3. A vector whose text no chunk has now is stored without a chunk;
-// this is no finding.
+// norm knows which models give vectors of length 1. gemini-embedding-001 does so only
+// at 3072 values; at fewer values, a mix of vectors with length 1 (gbatch-fetch
+// --normalize) and others is a finding. dead and collapsed are skipped if there are
+// fewer than 100 different vectors. collapsed compares 1,000 texts with each other,
+// the same ones in each run. tokens compares Google's count with the estimate, and
+// finds a difference of more than a factor of 3. A vector whose text no chunk has now
+// is stored without a chunk; this is not a finding. docs/records.md has the details.
+//
+// orphan and stale look at the chunks of all sources that were claimed for the table,
+// or only of --from. If a source cannot be read any more, its chunks count as missing.
 //
 // --against compares the vectors with vectors made anew, and makes no other check:
 //
-//	gbatch-fetch < jobs.ndjson | vectors-check kb.duckdb --against -
+//	gbatch-embed < chunks.ndjson | vectors-check kb.duckdb --against -
 //
-// It reads vector records. The keys are ids of chunks. The checks are:
+// It reads vector records of gbatch-embed or gbatch-fetch. Their keys are ids of
+// chunks. The checks are:
 //
 //	cosine      the cosine of the two vectors of a key is below --min-cosine
 //	not_stored  the key has no vector in the table
 //	error       the key has an error in place of a new vector
 //
-// cosine also says how many vectors of the table have no record (missing), which is
-// no finding: a sample is enough. Vectors of another space are refused.
+// cosine also says how many vectors of the table have no record (missing). This is not
+// a finding, since some chunks are enough. Vectors of another space are refused.
 //
 // Its memory grows with the number of vectors, by 32 bytes each, and not with their
 // length; DuckDB uses up to --memory-limit.

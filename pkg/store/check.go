@@ -190,6 +190,7 @@ func (k *Check) open(c *duck.Conn) (*audit, error) {
 				return nil, err
 			}
 		}
+		known = slices.DeleteFunc(known, func(name string) bool { return name == k.Embeddings }) // it was dropped
 		if len(known) > 0 {
 			return nil, exit.Errorf(exit.Usage, "%s has no table %s; chunks were claimed for %s: name a table with --embeddings NAME", k.DB, k.Embeddings, strings.Join(known, ", "))
 		}

@@ -45,8 +45,9 @@ func (k *Check) compare(ctx context.Context, in io.Reader) (verdicts []*verdict,
 			return err
 		}
 		space = a.space
+		want := space.Or(model.Space{TaskType: model.Unspecified})
 		for _, s := range r.spaces {
-			if s.space.Or(a.space) != a.space {
+			if s.space.Or(want) != want {
 				return exit.Errorf(exit.Usage, "line %d: the vectors are of the space %v, and those of table %s are of %v: they cannot be compared", s.line, s.space, k.Embeddings, a.space)
 			}
 		}
@@ -70,7 +71,7 @@ type rivals struct {
 	}
 }
 
-// is notes the space of a line, as far as the line says.
+// is notes the space of a line. The line may not say all of it.
 func (r *rivals) is(space model.Space) {
 	for _, s := range r.spaces {
 		if s.space == space {
@@ -95,6 +96,12 @@ func (r *rivals) stage(ctx context.Context, c *duck.Conn) error {
 		}
 		if err != nil {
 			return err
+		}
+		if s, is, err := record.ParseSpace(line); err != nil {
+			return r.lines.Errorf("%w", err)
+		} else if is {
+			r.is(s.Or(model.Space{TaskType: model.Unspecified}))
+			continue
 		}
 		a, err := parser.Parse(line)
 		switch {

@@ -506,6 +506,10 @@ func TestCheckAgainst(t *testing.T) {
 	if all, _ := k.verdicts(against(), ""); all["cosine"].Skipped == "" || all["cosine"].Missing != 20 {
 		t.Errorf("%+v", all)
 	}
+	const space = `{"space":{"model":"gemini-embedding-001","dim":8,"task_type":"RETRIEVAL_DOCUMENT"}}` + "\n"
+	if all, _ := k.verdicts(against(), space+line("c001", 2, 0)); all["cosine"].Of != 1 || all["cosine"].Count != 0 {
+		t.Errorf("%+v", all)
+	}
 	// The fix deletes also the vector of the twin, which would be copied.
 	k.sql("INSERT INTO embeddings SELECT 'it''s', * EXCLUDE (chunk_id) FROM embeddings WHERE chunk_id = 'c003'")
 	k.sql(k.statements(v.Fix))
@@ -531,6 +535,9 @@ func TestCheckAgainst(t *testing.T) {
 		{k.vectorLine("", "c001", []float32{1, 2}), "line 1: the vectors are of the space 2", exit.Usage},
 		{line("c001", 1, 0) + strings.Replace(job, "gemini-embedding-001", "gemini-embedding-2", 1), "line 2: the vectors are of the space gemini-embedding-2 8", exit.Usage},
 		{line("c001", 1, 0) + k.vectorLine("", "c002", []float32{1, 2}), "line 2: ", exit.Malformed},
+		{`{"space":{"model":"gemini-embedding-001","dim":8,"task_type":"RETRIEVAL_QUERY"}}` + "\n" + line("c001", 1, 0), "line 1: the vectors are of the space gemini-embedding-001 8 RETRIEVAL_QUERY", exit.Usage},
+		{`{"space":{"model":"gemini-embedding-001","dim":8}}` + "\n" + line("c001", 1, 0), "line 1: ", exit.Usage},
+		{`{"space":{"model":"gemini-embedding-001"}}` + "\n", "line 1: ", exit.Malformed},
 		{line("c001", 1, 0) + "{}\n", "line 2: ", exit.Malformed},
 	} {
 		out, err := k.run(against(), c.in)
