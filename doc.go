@@ -38,7 +38,7 @@
 //	0         done, or nothing to do
 //	1         failed
 //	2         wrong usage
-//	3         done, but some keys or jobs failed
+//	3         done, but some keys or jobs failed; or vectors-check has findings
 //	4         not finished yet (--once, --timeout)
 //	5         try later: quota, lock
 //	6         the outcome of a submission is unknown: run the pipe again

@@ -48,8 +48,7 @@
 // cosine also says how many vectors of the table have no record (missing). This is not
 // a finding, since some chunks are enough. Vectors of another space are refused.
 //
-// Its memory grows with the number of vectors, by 32 bytes each, and not with their
-// length; DuckDB uses up to --memory-limit.
+// Beside --memory-limit it needs about half a gigabyte, and 64 bytes for each vector.
 //
 // Exit codes: 0 no findings, 1 failed, 2 usage, 3 findings, 5 another process holds
 // the database for longer than --lock-timeout, 7 the input of --against is malformed,

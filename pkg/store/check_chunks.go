@@ -1,7 +1,6 @@
 package store
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -77,7 +76,7 @@ func (a *audit) judgeChunks() error {
 func (a *audit) meet(s *source, tokens *verdict) error {
 	estimator := a.space.Estimator(1)
 	return a.c.Stream(func(r *duck.Rows) {
-		i, _ := slices.BinarySearchFunc(a.vectors, r.Int(0), func(h reading, row int64) int { return cmp.Compare(h.row, row) })
+		i, _ := slices.BinarySearchFunc(a.vectors, reading{row: r.Int(0)}, byRow)
 		h := &a.vectors[i]
 		if h.exists = true; h.fresh || !r.Bool(1) {
 			return
@@ -99,7 +98,7 @@ func (a *audit) meet(s *source, tokens *verdict) error {
 }
 
 // unlike reports whether a count of tokens cannot be that of a text with this
-// estimate. Estimates of real texts are at most 1.5 times too high or too low.
+// estimate. Hardly any estimate of a real text is off by more than a factor of 1.5.
 func unlike(counted, estimate int64) bool {
 	const factor, few = 3, 10
 	return counted > factor*estimate+few || estimate > factor*counted+few

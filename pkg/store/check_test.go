@@ -124,6 +124,7 @@ func TestCheckFaults(t *testing.T) {
 		"NaN":              {[]string{set("[0, 0, 'nan'::FLOAT, 0, 0, 0, 0, 0]::FLOAT[8]", "chunk_id = 'c003'")}, "not_finite", 1, "c003", nil},
 		"infinite":         {[]string{set("[0, 0, 0, 0, 0, 0, 0, '-inf'::FLOAT]::FLOAT[8]", "chunk_id >= 'c140'")}, "not_finite", 10, "c140 c141 c142 c143 c144", nil},
 		"zero":             {[]string{set(times("0"), "chunk_id IN ('c003', 'c004')")}, "zero", 2, "c003 c004", nil},
+		"numbers":          {[]string{"ALTER TABLE chunks ALTER id TYPE INTEGER USING id[2:]::INTEGER", "ALTER TABLE embeddings ALTER chunk_id TYPE INTEGER USING chunk_id[2:]::INTEGER", set(times("0"), "chunk_id = 3")}, "zero", 1, "3", nil},
 		"zero, no chunk":   {[]string{set(times("0"), "chunk_id = 'c003'"), "UPDATE embeddings SET chunk_id = NULL WHERE chunk_id = 'c003'"}, "zero", 1, "", nil},
 		"longer":           {[]string{set(times("2 / "+length), "chunk_id = 'c003'")}, "norm", 1, "c003", nil},
 		"shorter":          {[]string{set(times("1e-3"), "chunk_id = 'c003'")}, "norm", 1, "c003", nil},

@@ -27,6 +27,8 @@ type reading struct {
 
 const wrongLength = -1
 
+func byRow(a, b reading) int { return cmp.Compare(a.row, b.row) }
+
 // sound reports whether the vector has a direction.
 func (r *reading) sound() bool { return r.norm > 0 }
 
@@ -68,6 +70,7 @@ func (a *audit) read(done *progress.Count) error {
 		}
 		a.vectors = append(a.vectors, h)
 	}, fmt.Sprintf("SELECT rowid, coalesce(text_hash, 0::UHUGEINT), chunk_id IS NOT NULL, %s FROM %s", a.embedding(), a.e))
+	slices.SortFunc(a.vectors, byRow) // they usually are in this order
 	return err
 }
 
@@ -221,7 +224,7 @@ func (a *audit) judgeNorms(sound []reading) {
 // vectors there are. It changes the order of sound.
 func (a *audit) judgeEqual(sound []reading) (different int) {
 	v := a.add("equal", len(sound))
-	slices.SortFunc(sound, func(a, b reading) int { return cmp.Or(cmp.Compare(a.hash, b.hash), cmp.Compare(a.row, b.row)) })
+	slices.SortFunc(sound, func(a, b reading) int { return cmp.Compare(a.hash, b.hash) })
 	var wrong []reading
 	for begin := 0; begin < len(sound); different++ {
 		end, texts := begin+1, 1
@@ -235,7 +238,7 @@ func (a *audit) judgeEqual(sound []reading) (different int) {
 		}
 		begin = end
 	}
-	slices.SortFunc(wrong, func(a, b reading) int { return cmp.Compare(a.row, b.row) })
+	slices.SortFunc(wrong, byRow)
 	for _, r := range wrong {
 		a.found(v, r.row, r.chunk)
 	}
