@@ -48,6 +48,8 @@
 // cosine also says how many vectors of the table have no record (missing). This is not
 // a finding, since some chunks are enough. Vectors of another space are refused.
 //
+// --output writes a file whole or not at all: gbatch --help has the rules.
+//
 // Beside --memory-limit it needs about half a gigabyte, and 64 bytes for each vector.
 //
 // Exit codes: 0 no findings, 1 failed, 2 usage, 3 findings, 5 another process holds

@@ -19,6 +19,7 @@ import (
 // vectors that were made anew. It writes nothing to the database.
 type Check struct {
 	duck.Database `embed:""`
+	cli.Output    `embed:""`
 	From          string  `placeholder:"SOURCE" help:"The chunks, as for chunks-pending (default: all sources whose chunks were claimed for the table)."`
 	Embeddings    string  `default:"embeddings" help:"The table of the vectors."`
 	Against       string  `placeholder:"FILE" help:"Instead, compare the vectors with the vector records in FILE; - is stdin."`

@@ -25,10 +25,10 @@ func (k *Check) compare(ctx context.Context, in io.Reader) (verdicts []*verdict,
 	if k.Against != "-" {
 		f, err := os.Open(k.Against)
 		if err != nil {
-			return nil, space, err
+			return nil, space, exit.Errorf(exit.Usage, "--against: %w", err)
 		}
 		defer f.Close()
-		in = f
+		in = namedFile{f}
 	}
 	c, err := k.Connect(ctx)
 	if err != nil {
@@ -48,7 +48,7 @@ func (k *Check) compare(ctx context.Context, in io.Reader) (verdicts []*verdict,
 		want := space.Or(model.Space{TaskType: model.Unspecified})
 		for _, s := range r.spaces {
 			if s.space.Or(want) != want {
-				return exit.Errorf(exit.Usage, "line %d: the vectors are of the space %v, and those of table %s are of %v: they cannot be compared", s.line, s.space, k.Embeddings, a.space)
+				return exit.Errorf(exit.Usage, "%s: the vectors are of the space %v, and those of table %s are of %v: they cannot be compared", r.lines.Place(s.line), s.space, k.Embeddings, a.space)
 			}
 		}
 		verdicts, err = a.against(r)
@@ -56,6 +56,12 @@ func (k *Check) compare(ctx context.Context, in io.Reader) (verdicts []*verdict,
 	})
 	return verdicts, space, err
 }
+
+// A namedFile has its name in errors of its lines.
+type namedFile struct{ *os.File }
+
+func (f namedFile) FileName() string { return f.Name() }
+func (namedFile) NextFile() bool     { return false }
 
 // Rivals are the vectors to compare with.
 type rivals struct {

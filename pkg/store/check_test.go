@@ -526,7 +526,7 @@ func TestCheckAgainst(t *testing.T) {
 	if v := all["cosine"]; v.Count != 2 || v.Of != 3 || strings.Join(v.Keys, " ") != "c006" {
 		t.Errorf("%+v", v)
 	}
-	if _, err := k.run(k.check(func(c *Check) { c.Against = path + "x" }), ""); !errors.Is(err, os.ErrNotExist) {
+	if _, err := k.run(k.check(func(c *Check) { c.Against = path + "x" }), ""); !errors.Is(err, os.ErrNotExist) || exit.Code(err) != exit.Usage {
 		t.Error(err)
 	}
 	for _, c := range []struct {
