@@ -73,14 +73,45 @@ func split(page string) (blocks []block, prose string) {
 // programs run the blocks of a language. Blocks of another language are only
 // read.
 var programs = map[string]func(text string) *exec.Cmd{
-	"sh":  func(text string) *exec.Cmd { return exec.Command("bash", "-e", "-o", "pipefail", "-c", text) },
-	"sql": func(text string) *exec.Cmd { return exec.Command("sql", "kb.duckdb", text) },
-	"python": func(text string) *exec.Cmd {
-		cmd := exec.Command("python3", "-")
-		cmd.Stdin = strings.NewReader(text)
-		return cmd
-	},
-	"text": nil, "json": nil, "ini": nil, "yaml": nil,
+	"sh":     func(text string) *exec.Cmd { return exec.Command("bash", "-e", "-o", "pipefail", "-c", text) },
+	"sql":    func(text string) *exec.Cmd { return exec.Command("sql", "kb.duckdb", text) },
+	"python": func(text string) *exec.Cmd { return reading(text, python(text)) },
+	"js":     func(text string) *exec.Cmd { return reading(text, "node") },
+	"text":   nil, "json": nil, "ini": nil, "yaml": nil,
+}
+
+// reading runs a program that it reads from stdin.
+func reading(text, name string) *exec.Cmd {
+	cmd := exec.Command(name, "-")
+	cmd.Stdin = strings.NewReader(text)
+	return cmd
+}
+
+// python returns the Python for a program: that of the system if only that one has
+// numpy.
+func python(text string) string {
+	const system = "/usr/bin/python3"
+	if strings.Contains(text, "numpy") && exec.Command("python3", "-c", "import numpy").Run() != nil && exec.Command(system, "-c", "import numpy").Run() == nil {
+		return system
+	}
+	return "python3"
+}
+
+// missing names what a block needs and this machine lacks.
+func missing(b block) string {
+	for _, need := range []struct{ program, language, word string }{
+		{"jq", "", "jq "}, {"curl", "", "curl "}, {"python3", "python", ""}, {"node", "js", ""}, {"parallel", "sh", "parallel --"},
+	} {
+		if (need.language == "" || need.language == b.language) && strings.Contains(b.text, need.word) {
+			if _, err := exec.LookPath(need.program); err != nil {
+				return need.program
+			}
+		}
+	}
+	if b.language == "python" && strings.Contains(b.text, "import base64, json, numpy") && exec.Command(python(b.text), "-c", "import numpy").Run() != nil {
+		return "numpy"
+	}
+	return ""
 }
 
 // A desk is a folder with an emulator, in which the blocks of a page are run.
@@ -115,8 +146,9 @@ func newDesk(t *testing.T, polls int) *desk {
 	files := map[string]string{
 		// This is DuckDB's shell, as far as the pages use it.
 		"bin/duckdb": "#!/bin/sh\nif [ \"$1\" = -c ]; then shift; exec sql '' \"$@\"; fi\nexec sql \"$@\"\n",
-		// The targets are only printed: making them would run this test again.
-		"bin/make":   fmt.Sprintf("#!/bin/sh\nPATH=${PATH#*:} MAKEFLAGS= exec make -n -C '%s' \"$@\" > /dev/null\n", here),
+		// The targets of this project are only printed: making them would run this test
+		// again.
+		"bin/make":   fmt.Sprintf("#!/bin/sh\ntest -e Makefile && PATH=${PATH#*:} MAKEFLAGS= exec make \"$@\"\nPATH=${PATH#*:} MAKEFLAGS= exec make -n -C '%s' \"$@\" > /dev/null\n", here),
 		"tmp/keep":   "",
 		"home/keep":  "",
 		"posts.json": `[{"slug":"gophers","title":"Food","body":"Gophers store food in tunnels."},{"slug":"moles","body":"Moles eat earthworms."}]`,
@@ -174,14 +206,12 @@ func TestDocs(t *testing.T) {
 				program, known := programs[b.language]
 				switch {
 				case !known:
-					t.Fatalf("line %d: no block is in %q: sh, sql and python are run, text, json, ini and yaml are not", b.line, b.language)
+					t.Fatalf("line %d: no block is in %q: sh, sql, python and js are run, text, json, ini and yaml are not", b.line, b.language)
 				case program == nil:
 					continue
 				}
-				for _, tool := range []string{"jq", "curl", "python3"} {
-					if _, err := exec.LookPath(tool); err != nil && (strings.Contains(b.text, tool+" ") || b.language == "python" && tool == "python3") {
-						t.Skipf("line %d: this page needs %s, which is not installed", b.line, tool)
-					}
+				if tool := missing(b); tool != "" {
+					t.Skipf("line %d: this page needs %s, which is not installed", b.line, tool)
 				}
 				if !t.Run(fmt.Sprintf("line %d", b.line), func(t *testing.T) {
 					d.run(t, program(strings.ReplaceAll(b.text, "batches/abc", gone)))
@@ -311,17 +341,15 @@ func TestEmbedHourly(t *testing.T) {
 var checks = map[string]func(*testing.T, *desk){
 	"README.md": func(t *testing.T, d *desk) {
 		d.sees(t, "READY 14", "SELECT embedding_status || ' ' || count(*) FROM chunk_status GROUP BY embedding_status")
-		books, err := d.server.Books()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if books.RequestsPaid != 14 || books.MaxPaid != 1 || len(books.Uploaded) > 0 {
-			t.Errorf("%d requests were paid, one text %d times; %d files are left", books.RequestsPaid, books.MaxPaid, len(books.Uploaded))
-		}
+		d.paidOnce(t, 14)
 	},
 	"docs/troubleshooting.md": func(t *testing.T, d *desk) {
 		d.sees(t, "READY 12", "SELECT embedding_status || ' ' || count(*) FROM chunk_status GROUP BY embedding_status")
 		d.sees(t, "RELEASED 3 true", "SELECT state || ' ' || requests || ' ' || (closed_at IS NOT NULL) FROM gbatch.jobs ORDER BY batch LIMIT 1")
+	},
+	"docs/tools.md": func(t *testing.T, d *desk) {
+		d.sees(t, "5 5 14 768", "SELECT count(*) || ' ' || count(DISTINCT id) || ' ' || (SELECT count(*) FROM 'kb.parquet') || ' ' || any_value(len(embedding)) FROM 'docs-vectors.parquet'")
+		d.paidOnce(t, 12+2+5+3)
 	},
 	"docs/recipes.md": func(t *testing.T, d *desk) {
 		d.sees(t, "late PENDING", "SELECT id || ' ' || embedding_status FROM chunk_status WHERE embedding_status <> 'READY'")
@@ -334,6 +362,18 @@ var checks = map[string]func(*testing.T, *desk){
 			t.Errorf("%d jobs were cancelled, the late one and the orphan; %d files are left", n, len(books.Uploaded))
 		}
 	},
+}
+
+// paidOnce: that many texts were paid for, each once, and no input file is left.
+func (d *desk) paidOnce(t *testing.T, texts int) {
+	t.Helper()
+	books, err := d.server.Books()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if books.RequestsPaid != texts || books.MaxPaid != 1 || len(books.Uploaded) > 0 {
+		t.Errorf("%d requests were paid, not %d, one text %d times; %d files are left", books.RequestsPaid, texts, books.MaxPaid, len(books.Uploaded))
+	}
 }
 
 func (d *desk) sees(t *testing.T, want, query string) {
