@@ -248,6 +248,91 @@ func (d *desk) loseJob(t *testing.T) string {
 	return job
 }
 
+// recipe returns the block of docs/recipes.md that has a text.
+func recipe(t *testing.T, text string) string {
+	t.Helper()
+	blocks, _ := divide(pages(t)["docs/recipes.md"])
+	for _, b := range blocks {
+		if strings.Contains(b.text, text) {
+			return b.text
+		}
+	}
+	t.Fatalf("docs/recipes.md has no %q", text)
+	return ""
+}
+
+// TestActions runs the steps of the job of GitHub Actions as they stand: with an
+// archive like that of make release, and no other commands on PATH.
+func TestActions(t *testing.T) {
+	for _, tool := range []string{"jq", "curl"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skip(tool + " is not installed")
+		}
+	}
+	d := newDesk(t, 0)
+	script, _, _ := strings.Cut(recipe(t, "cat > embed-hourly"), "./embed-hourly\n")
+	d.run(t, exec.Command("bash", "-e", "-c", script))
+	program, err := exec.LookPath("gbatch")
+	if err != nil {
+		t.Fatal(err)
+	}
+	archive := "mkdir -p gbatch-1.0.0-linux-amd64/bin && cd gbatch-1.0.0-linux-amd64/bin\n"
+	for name := range Commands {
+		archive += "ln -s " + filepath.Join(filepath.Dir(program), name) + " .\n"
+	}
+	d.run(t, exec.Command("bash", "-e", "-c", archive+"cd ../..; tar -czf release.tar.gz gbatch-1.0.0-linux-amd64"))
+	sum, _, _ := strings.Cut(d.run(t, exec.Command("sha256sum", "release.tar.gz")), " ")
+
+	var path []string // without the commands
+	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
+		if _, err := os.Stat(filepath.Join(dir, "gbatch")); err != nil {
+			path = append(path, dir)
+		}
+	}
+	added := filepath.Join(d.dir, "path")
+	steps := runSteps(recipe(t, "install gbatch"))
+	if len(steps) != 2 {
+		t.Fatalf("the job has %d steps that are run, not 2: %q", len(steps), steps)
+	}
+	step := func(text, sum string) ([]byte, error) {
+		more, _ := os.ReadFile(added) // there is none before the first step
+		cmd := exec.Command("bash", "-e", "-o", "pipefail", "-c", text)
+		cmd.Dir = d.dir
+		cmd.Env = append(slices.Clone(d.env), "PATH="+strings.Join(append(strings.Fields(string(more)), path...), string(filepath.ListSeparator)),
+			"GITHUB_PATH="+added, "ARCHIVE=file://"+d.dir+"/release.tar.gz", "SHA256="+sum)
+		return cmd.CombinedOutput()
+	}
+	if out, err := step(steps[0], strings.Repeat("0", 64)); err == nil || !strings.Contains(string(out), "FAILED") {
+		t.Errorf("an archive with another checksum is installed: %s", out)
+	}
+	for _, text := range append(steps, steps[1]) { // the second run of embed-hourly collects
+		if out, err := step(text, sum); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+	d.sees(t, "READY 12", "SELECT embedding_status || ' ' || count(*) FROM chunk_status GROUP BY embedding_status")
+	d.paidOnce(t, 12)
+}
+
+// runSteps returns the commands of the steps of a workflow.
+func runSteps(workflow string) (steps []string) {
+	var indent string // of the lines of a block; "" outside of one
+	for line := range strings.Lines(workflow) {
+		m := regexp.MustCompile(`^( +)(?:- )?run: (.*)\n`).FindStringSubmatch(line)
+		switch {
+		case m != nil && m[2] == "|":
+			steps, indent = append(steps, ""), m[1]+"  "
+		case m != nil:
+			steps, indent = append(steps, m[2]), ""
+		case indent != "" && strings.HasPrefix(line, indent):
+			steps[len(steps)-1] += strings.TrimPrefix(line, indent)
+		default:
+			indent = ""
+		}
+	}
+	return steps
+}
+
 // TestEmbedHourly runs the script of the recipe. It ends with 0 while jobs are
 // running, the quota is full or the database is locked, but not if that lasts
 // for long.
@@ -255,13 +340,7 @@ func TestEmbedHourly(t *testing.T) {
 	if _, err := exec.LookPath("jq"); err != nil {
 		t.Skip("jq is not installed")
 	}
-	var script string
-	blocks, _ := divide(pages(t)["docs/recipes.md"])
-	for _, b := range blocks {
-		if strings.Contains(b.text, "cat > embed-hourly") {
-			script, _, _ = strings.Cut(strings.Replace(b.text, "RETRY_FOR=1m", "RETRY_FOR=1s GBATCH_LOCK_TIMEOUT=1ms", 1), "./embed-hourly\n")
-		}
-	}
+	script, _, _ := strings.Cut(strings.Replace(recipe(t, "cat > embed-hourly"), "RETRY_FOR=1m", "RETRY_FOR=1s GBATCH_LOCK_TIMEOUT=1ms", 1), "./embed-hourly\n")
 	begin := func(t *testing.T, faults ...string) *desk {
 		d := newDesk(t, 0)
 		if err := d.server.SetFaults(faults); err != nil {
