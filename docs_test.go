@@ -432,6 +432,8 @@ var checks = map[string]func(*testing.T, *desk){
 	},
 	"docs/recipes.md": func(t *testing.T, d *desk) {
 		d.sees(t, "late PENDING", "SELECT id || ' ' || embedding_status FROM chunk_status WHERE embedding_status <> 'READY'")
+		// The chunks with titles were embedded again.
+		d.sees(t, "true", "SELECT min(batch) > (SELECT min(batch) FROM embeddings) FROM embeddings JOIN chunks ON chunk_id = id WHERE title IS NOT NULL")
 		d.sees(t, "5 6 2", "SELECT (SELECT count(*) FROM doc_embeddings) || ' ' || (SELECT count(*) FROM note_embeddings) || ' ' || (SELECT count(*) FROM vectors)")
 		books, err := d.server.Books()
 		if err != nil {
