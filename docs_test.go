@@ -198,6 +198,9 @@ func TestDocs(t *testing.T) {
 				polls = 2 // the status of a job is requested twice before the job is cancelled
 			}
 			d := newDesk(t, polls)
+			if name == "docs/postgresql.md" {
+				d.postgres(t)
+			}
 			gone := "batches/abc" // the job that the page names
 			if name == "docs/troubleshooting.md" {
 				gone = d.loseJob(t)
@@ -426,6 +429,7 @@ var checks = map[string]func(*testing.T, *desk){
 		d.sees(t, "READY 12", "SELECT embedding_status || ' ' || count(*) FROM chunk_status GROUP BY embedding_status")
 		d.sees(t, "RELEASED 3 true", "SELECT state || ' ' || requests || ' ' || (closed_at IS NOT NULL) FROM gbatch.jobs ORDER BY batch LIMIT 1")
 	},
+	"docs/postgresql.md": checkPostgres,
 	"docs/tools.md": func(t *testing.T, d *desk) {
 		d.sees(t, "5 5 14 768", "SELECT count(*) || ' ' || count(DISTINCT id) || ' ' || (SELECT count(*) FROM 'kb.parquet') || ' ' || any_value(len(embedding)) FROM 'docs-vectors.parquet'")
 		d.paidOnce(t, 12+2+5+3)
