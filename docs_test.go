@@ -149,6 +149,7 @@ func newDesk(t *testing.T, polls int) *desk {
 		// The targets of this project are only printed: making them would run this test
 		// again.
 		"bin/make":   fmt.Sprintf("#!/bin/sh\ntest -e Makefile && PATH=${PATH#*:} MAKEFLAGS= exec make \"$@\"\nPATH=${PATH#*:} MAKEFLAGS= exec make -n -C '%s' \"$@\" > /dev/null\n", here),
+		"bin/ask":    fmt.Sprintf("#!/bin/sh\nexec sh '%s' \"$@\"\n", filepath.Join(here, "packaging/ask")),
 		"tmp/keep":   "",
 		"home/keep":  "",
 		"posts.json": `[{"slug":"gophers","title":"Food","body":"Gophers store food in tunnels."},{"slug":"moles","body":"Moles eat earthworms."}]`,

@@ -1,7 +1,7 @@
 // gbatch-embed embeds chunks at once, by Google's online calls: questions, and texts
 // that cannot wait for a batch. It costs twice the price of a batch.
 //
-//	echo '{"id":"q","text":"What do gophers store?"}' | gbatch-embed --task-type RETRIEVAL_QUERY
+//	chunks-near kb.duckdb --header | gbatch-embed --text 'What do gophers store?' | chunks-near kb.duckdb
 //	chunks-pending kb.duckdb | gbatch-embed | vectors-apply kb.duckdb
 //
 // It reads chunks, one JSON object a line, and prints a vector or an error for each,
@@ -19,6 +19,9 @@
 // environment variable (GBATCH_MODEL, GBATCH_DIM, GBATCH_TASK_TYPE) may differ: the
 // record takes precedence. The models gemini-embedding-2… get the task type and the
 // title as words in the text.
+//
+// --text embeds a text of the command line, after those of the input. Its key is the
+// text itself. Give the flag several times for several texts.
 //
 // A batch of chunks-pending is embedded as its header says. After its last answer
 // comes a job record, by which vectors-apply closes the batch. A batch that was
