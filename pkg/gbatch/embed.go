@@ -254,6 +254,12 @@ func (r *embedding) read(ctx context.Context, plain model.Space, texts chan<- *t
 			}
 			continue
 		}
+		if chunk.End {
+			if err := whole(); err != nil {
+				return err
+			}
+			continue
+		}
 		body := chunk.Text
 		if chunk.Context != nil {
 			body = chunk.Context
