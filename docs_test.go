@@ -435,7 +435,14 @@ func TestRecordsPage(t *testing.T) {
 		read    func(line string) error
 	}{
 		{"## Batch header", []any{record.Header{}}, again(new(record.Header)), func(line string) error { return submit(line, requests[0], requests[1]) }},
-		{"## Chunk", []any{record.Chunk{}}, again(new(record.Chunk)), func(line string) error { return new(record.Chunk).Parse([]byte(line)) }},
+		{"## Chunk", []any{record.Chunk{}}, again(new(record.Chunk)), func(line string) error { _, err := new(record.Chunk).Parse([]byte(line)); return err }},
+		{"## End", []any{record.End{}}, again(new(record.End)), func(line string) error {
+			end, err := new(record.Chunk).Parse([]byte(line))
+			if !end && err == nil {
+				err = errors.New("not an end")
+			}
+			return err
+		}},
 		{"## Request", nil, nil, func(line string) error {
 			var h record.Header
 			if err := ndjson.Unmarshal([]byte(header[0]), &h); err != nil {

@@ -35,9 +35,9 @@
 // what they cut off. The default leaves room for the error of the estimate.
 //
 // A file that cannot be read, is binary, larger than 64 MiB or not UTF-8 is left out,
-// with a warning that names it. The exit code is then 3. Do not give such an
-// incomplete output to chunks-add --sync-prefix: write to a file first, and go on only
-// if the exit code is 0.
+// with a warning that names it. The exit code is then 3. Otherwise the last line is
+// {"end":true}. chunks-add --sync-prefix refuses chunks without it, so that it does not
+// remove the chunks of a file that was left out.
 //
 // Exit codes: 0 done, 1 failed, 2 usage, 3 done, but some files were left out.
 package main

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"gbatch/pkg/cli"
 	"gbatch/pkg/exit"
 	"gbatch/pkg/model"
 	"gbatch/pkg/ndjson"
@@ -28,13 +29,15 @@ const (
 
 // Files is text-to-chunks: it prints the chunks of files of text.
 type Files struct {
+	cli.Output `embed:""`
+
 	Null      bool     `short:"0" help:"The names on stdin end with a NUL, as find -print0 writes them." env:"-"`
 	MaxTokens int      `help:"Most tokens of a chunk, with its title, as they are estimated." default:"1000" env:"-"`
 	Files     []string `arg:"" optional:"" name:"file" help:"The files. Without any, their names are read from stdin, one a line."`
 }
 
-// Run prints the chunks of one file after the other. It leaves out a file that it
-// cannot read as text, and says so.
+// Run prints the chunks of one file after the other, and a [record.End]. It leaves out
+// a file that it cannot read as text, and says so: then there is no end.
 func (f *Files) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	if f.MaxTokens < leastTokens {
 		return exit.Errorf(exit.Usage, "--max-tokens must be at least %d", leastTokens)
@@ -55,6 +58,9 @@ func (f *Files) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 		}
 	} else {
 		err = r.named(ctx, in, f.Null)
+	}
+	if err == nil && r.bad == 0 {
+		err = r.w.Encode(record.End{End: true})
 	}
 	if flushed := r.w.Flush(); err == nil {
 		err = flushed
