@@ -29,6 +29,9 @@
 // Each vector is compared with all vectors of the table. A million of 768 values take
 // about five seconds of processor time. --memory-limit bounds the memory.
 //
+// Files that are given are read in place of stdin. --output writes a file whole or not
+// at all: gbatch --help has the rules.
+//
 // Exit codes: 0 done, 1 failed, 2 usage, or a vector of another space, 3 done, but some
 // questions have an error in place of a vector, 5 another process holds the database
 // for longer than --lock-timeout, 7 input cut short or malformed.

@@ -51,6 +51,12 @@
 // price. gemini-embedding-001 does not count the tokens of online calls: they are then
 // estimated.
 //
+// With --array a vector is an array of numbers in place of base64.
+//
+// Files that are given are read in place of stdin. --output writes a file whole or not
+// at all: gbatch --help has the rules. If the run fails, or is stopped by Ctrl-C, the file
+// has the answers that were printed before, because they are paid for.
+//
 // Environment: GEMINI_API_KEY or GOOGLE_API_KEY (GOOGLE_API_KEY takes precedence if
 // both are set); GOOGLE_GEMINI_BASE_URL for another server; XDG_CACHE_HOME;
 // GBATCH_PRICES.

@@ -110,17 +110,26 @@ func (e *Embed) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	r.report()
 	switch {
 	case err != nil:
-		return err
 	case ctx.Err() != nil:
-		return context.Cause(ctx)
+		err = context.Cause(ctx)
+	default:
+		err = readErr
 	}
-	if readErr != nil {
-		return readErr
+	if r.printed > 0 { // these answers are paid for
+		err = exit.Keep(err)
+	}
+	if err != nil {
+		return err
 	}
 	if r.failed > 0 {
 		return exit.Errorf(exit.Partial, "%s of %s failed", commas(r.failed), count(r.printed, "key"))
 	}
 	return nil
+}
+
+// OutputLost says what it means if the file of --output cannot be written.
+func (*Embed) OutputLost() string {
+	return "the vectors are lost, except those of questions, which are in the cache: the next run pays for the others again"
 }
 
 // An embedding is one run of Embed.
@@ -505,11 +514,7 @@ func (r *embedding) print(w *ndjson.Writer, c *call) error {
 			vector.Normalize(t.values)
 		}
 		if t.err == nil {
-			line := record.AppendVectorLine
-			if r.Array {
-				line = record.AppendArrayLine
-			}
-			b = line(b, t.key, t.batch, t.values, t.counted)
+			b = record.VectorLine(r.Array)(b, t.key, t.batch, t.values, t.counted)
 			*r.job.Succeeded++
 		} else {
 			line, err := ndjson.Marshal(record.KeyError{Key: t.key, Batch: t.batch, Error: *t.err})

@@ -91,7 +91,7 @@ func FuzzAnswer(f *testing.F) {
 		values := slices.Clone(got.Values)
 		lines := [][]byte{AppendVectorLine(nil, got.Key, got.Batch, values, got.Tokens)}
 		if vector.Finite(values) {
-			lines = append(lines, AppendArrayLine(nil, got.Key, got.Batch, values, got.Tokens))
+			lines = append(lines, appendArrayLine(nil, got.Key, got.Batch, values, got.Tokens))
 		}
 		for _, again := range lines {
 			second, err := p.Parse(again)
