@@ -3,6 +3,7 @@ package store
 import (
 	"fmt"
 	"log/slog"
+	"maps"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -63,7 +64,7 @@ func openSource(c *duck.Conn, from string, space model.Space) (*source, error) {
 	}
 	for _, name := range []string{"id", "text"} {
 		if s.columns[name] == "" {
-			return nil, fmt.Errorf("--from %s has no column %s; it needs id and text, and may have title and context: name the columns with --from \"SELECT … AS id, … AS text FROM …\"", brief(from), name)
+			return nil, fmt.Errorf("--from %s has no column %s, only %.300s; it needs id and text, and may have title and context: name the columns with --from \"SELECT … AS id, … AS text FROM …\"", brief(from), name, strings.Join(slices.Sorted(maps.Keys(s.columns)), ", "))
 		}
 	}
 	for _, name := range []string{"text", "title", "context"} {
