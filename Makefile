@@ -24,9 +24,13 @@ SEED := 1
 LDFLAGS := -s -w
 TIMEOUT := 60m
 
-.PHONY: build man completions test purego check race lint fuzz torture bench demo test-live install clean release test-release embed flush sync need-db
+.PHONY: build man completions test purego check race lint fuzz torture bench demo test-live install clean release test-release embed flush sync need-db need-cxx
 
-build:
+# The linker needs the library of C++ only at the end of a long build.
+need-cxx:
+	@command -v $(CXX) > /dev/null || { echo "make: there is no C++ compiler $(CXX), which DuckDB needs: install it (Debian: apt-get install g++)" >&2; exit 2; }
+
+build: need-cxx
 	@echo "building bin/gbatch and $(words $(COMMANDS)) links to it; the first time takes a minute" >&2
 	go build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/gbatch
 	for name in $(COMMANDS); do ln -sf gbatch bin/$$name; done
@@ -98,11 +102,13 @@ demo: build
 test-live:
 	GBATCH_LIVE=1 go test . -run TestLive -count=1 -v -timeout 48h
 
-install:
+install: need-cxx
+	@echo "installing gbatch; the first time takes a minute" >&2
 	go install -ldflags '$(LDFLAGS)' ./cmd/gbatch
 	dir=$$(go env GOBIN) && dir=$${dir:-$$(go env GOPATH)/bin}
 	for name in $(COMMANDS); do ln -sf gbatch "$$dir/$$name"; done
 	install -m 755 packaging/ask "$$dir/ask"
+	[[ :$$PATH: == *":$$dir:"* ]] || echo "make: put the commands on your PATH: export PATH=\"$$dir:\$$PATH\"" >&2
 
 clean:
 	rm -rf bin demo dist fuzz.out
