@@ -69,7 +69,7 @@ var mutations = map[string][]change{
 		{"pkg/store/courtesy.go", "same := \"n.text_hash = b.text_hash\" + row", "same := \"NULL\" + row[:0]"},
 		{"pkg/store/courtesy.go", "	if !s.managed() {\n		s.comment", "	if true {\n		s.comment"}},
 	"sent-without-hash": {{"pkg/store/claim.go",
-		"s JOIN gbatch_chosen p ON s.rid = p.rid AND s.text_hash = p.text_hash;", "s JOIN gbatch_chosen p ON s.rid = p.rid;"}},
+		"same := \" AND s.text_hash = p.text_hash\"", "same := \"\""}},
 	"claim-not-counted": {{"pkg/store/claim.go",
 		"	return batches, p.whole(c)\n", "	return batches, nil\n"}},
 	"space-not-on-table": {
