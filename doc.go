@@ -10,6 +10,7 @@
 //
 // # Commands
 //
+//	text-to-chunks   cuts files of Markdown and plain text into chunks
 //	chunks-add       puts chunks into the database
 //	chunks-pending   claims the chunks that need a vector, in batches
 //	to-jsonl         renders chunks as the requests of Google's batch file
@@ -19,8 +20,11 @@
 //	vectors-apply    writes vectors and errors back to the database
 //	jobs-pending     prints the jobs whose results are not applied yet
 //	chunks-status    tells what is ready, queued, pending and failed, why, and at what cost
+//	vectors-check    looks for vectors that are wrong
 //	gbatch-list      prints the jobs or the files at Google
 //	gbatch-cancel    cancels jobs, deletes input files that no job uses
+//	chunks-near      prints the chunks that are nearest to vectors
+//	gbatch-embed     embeds questions, and texts that cannot wait, by online calls
 //	chunks-release   gives back claimed batches that were not sent
 //	gemini-emulator  is a local Gemini server, for demos and tests
 //
@@ -29,12 +33,27 @@
 // pages and the completions for bash, zsh and fish into a folder such as
 // ~/.local/share. The records on the pipes are specified in docs/records.md.
 //
+// # Input and output
+//
+// A command that reads records reads the files that are given, in their order, in place
+// of stdin; - is stdin. An error names the file and the line: chunks.ndjson:12. If a file
+// does not exist, is a directory or cannot be read, nothing is done.
+//
+//	to-jsonl chunks.ndjson more.ndjson -o requests.jsonl
+//
+// A command that prints records has --output FILE, or -o FILE. The records are written to
+// a new file beside FILE. At the end the new file gets the name FILE, and the mode of the
+// file that it replaces. So FILE is complete, or as it was before. The new file gets the
+// name if the exit code is 0, 3 or 4, or if only single jobs or batches have failed. If
+// the folder cannot be written to, nothing is done. - is stdout. Devices and named pipes
+// are written directly. A kill -9 leaves the new file, whose name is .FILE and eight digits.
+//
 // # Exit codes
 //
 //	0         done, or nothing to do
 //	1         failed
 //	2         wrong usage
-//	3         done, but some keys or jobs failed
+//	3         done, but some keys or jobs failed; or vectors-check has findings
 //	4         not finished yet (--once, --timeout)
 //	5         try later: quota, lock
 //	6         the outcome of a submission is unknown: run the pipe again
@@ -53,6 +72,8 @@
 //	HTTPS_PROXY, NO_PROXY   as usual
 //	XDG_STATE_HOME          the parent of the state folder gbatch, which holds the
 //	                        intents; ~/.local/state by default
+//	XDG_CACHE_HOME          the parent of the folder gbatch, in which gbatch-embed keeps
+//	                        the vectors of questions; ~/.cache by default
 //	TMPDIR                  the place for copies of the present batch and the next
 //	                        one, in files without names
 //	NO_COLOR                if it is set, nothing on a terminal has a color; the same
@@ -71,4 +92,5 @@
 //	kb.duckdb.journal      what repairs the database after a kill -9
 //	kb.duckdb.tmp-…        what exceeds --memory-limit, while a command runs
 //	~/.local/state/gbatch  the intents: how far each submission has come
+//	~/.cache/gbatch        the vectors of questions
 package gbatch

@@ -65,6 +65,7 @@ func TestPages(t *testing.T) {
 	if err != nil || len(pages) != len(s.commands)+2 {
 		t.Fatalf("%d pages, %v", len(pages), err)
 	}
+	pages = append(pages, "../../packaging/ask.1")
 	t.Run("man", func(t *testing.T) {
 		tool(t, "man")
 		for _, c := range s.commands {
@@ -88,7 +89,7 @@ func TestPages(t *testing.T) {
 			}
 		}
 		text := read(t, dir, "man1/gbatch.1")
-		for _, heading := range []string{" COMMANDS chunks-add puts ", " EXIT CODES 0 done, ", " ENVIRONMENT GEMINI_API_KEY", " FILES kb.duckdb "} {
+		for _, heading := range []string{" COMMANDS text-to-chunks cuts ", " EXIT CODES 0 done, ", " ENVIRONMENT GEMINI_API_KEY", " FILES kb.duckdb "} {
 			if !strings.Contains(text, heading) {
 				t.Errorf("gbatch(7) lacks %s:\n%s", heading, text)
 			}
@@ -97,7 +98,7 @@ func TestPages(t *testing.T) {
 	t.Run("groff", func(t *testing.T) {
 		tool(t, "groff")
 		for _, page := range pages {
-			output(t, dir+"/man", "groff", "-man", "-Tutf8", "-ww", "-z", page)
+			output(t, ".", "groff", "-man", "-Tutf8", "-ww", "-z", page)
 		}
 	})
 	t.Run("mandoc", func(t *testing.T) {
@@ -147,7 +148,13 @@ var completions = []struct {
 	{line: "to-jsonl --shape =", want: []string{"rest", "vertex"}, onlyInBash: true},
 	{line: "gbatch to-jsonl --log-format t", want: []string{"text"}, not: []string{"json"}},
 	{line: "to-jsonl --model k", not: []string{"kb.duckdb", "kb.txt"}},
-	{line: "to-jsonl k", not: []string{"kb.duckdb", "kb.txt"}},
+	{line: "to-jsonl k", want: []string{"kb.duckdb", "kb.txt"}},
+	{line: "gbatch gbatch-fetch fo", want: []string{"folder"}},
+	{line: "to-jsonl -o kb.t", want: []string{"kb.txt"}},
+	{line: "chunks-pending --output kb.t", want: []string{"kb.txt"}},
+	{line: "chunks-status --metrics kb.t", want: []string{"kb.txt"}},
+	{line: "vectors-apply kb.duckdb kb.t", want: []string{"kb.txt"}},
+	{line: "gbatch-list k", not: []string{"kb.duckdb", "kb.txt"}},
 	{line: "chunks-status k", want: []string{"kb.duckdb"}, not: []string{"kb.txt"}},
 	{line: "chunks-status -v k", want: []string{"kb.duckdb"}},
 	{line: "gbatch chunks-add k", want: []string{"kb.duckdb"}},

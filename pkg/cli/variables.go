@@ -11,6 +11,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"gbatch/pkg/guess"
 	"gbatch/pkg/lockfile"
 	"gbatch/pkg/model"
 )
@@ -21,18 +22,18 @@ const prefix = "GBATCH"
 // variables are the environment variables of the flags of all commands. A test
 // at the root of the module compares the list with the commands.
 var variables = []string{
-	"GBATCH_ALLOW_PARTIAL", "GBATCH_ALLOW_REMOTE", "GBATCH_BASE_PATH", "GBATCH_CANARY", "GBATCH_COLUMN",
+	"GBATCH_AGAINST", "GBATCH_ALLOW_PARTIAL", "GBATCH_ALLOW_REMOTE", "GBATCH_ARRAY", "GBATCH_BASE_PATH", "GBATCH_CANARY", "GBATCH_COLUMN",
 	"GBATCH_CUTOFF", "GBATCH_DELAY", "GBATCH_DIGITS", "GBATCH_DIM", "GBATCH_DIR", "GBATCH_DRY_RUN",
 	"GBATCH_EMBEDDINGS", "GBATCH_FAILED", "GBATCH_FAULT", "GBATCH_FAULT_FILE", "GBATCH_FILES", "GBATCH_FROM",
-	"GBATCH_HTML", "GBATCH_INTERVAL", "GBATCH_IN_ORDER", "GBATCH_JSON", "GBATCH_KEEP_INPUT", "GBATCH_KEY",
+	"GBATCH_HTML", "GBATCH_INTERVAL", "GBATCH_IN_ORDER", "GBATCH_JSON", "GBATCH_KEEP_INPUT", "GBATCH_KEY", "GBATCH_KEYS",
 	"GBATCH_LIMIT", "GBATCH_LISTEN", "GBATCH_LOCK_TIMEOUT", "GBATCH_LOG_FORMAT", "GBATCH_MAX_ATTEMPTS",
 	"GBATCH_MAX_BYTES", "GBATCH_MAX_COST", "GBATCH_MAX_COST_PER_DAY", "GBATCH_MAX_COST_PER_MONTH",
 	"GBATCH_MAX_ENQUEUED_TOKENS", "GBATCH_MAX_FILE", "GBATCH_MAX_JOBS", "GBATCH_MAX_REQUESTS",
-	"GBATCH_MAX_TOKENS", "GBATCH_MAX_TOTAL_TOKENS", "GBATCH_MEMORY_LIMIT", "GBATCH_METHOD", "GBATCH_METRICS",
-	"GBATCH_MODEL", "GBATCH_NORMALIZE", "GBATCH_ONCE", "GBATCH_POLLS", "GBATCH_PROCESSING", "GBATCH_PROGRESS",
-	"GBATCH_QUOTA_JOBS", "GBATCH_QUOTA_TOKENS", "GBATCH_RETRY_FAILED", "GBATCH_RETRY_FOR", "GBATCH_SETTLE",
-	"GBATCH_SHAPE", "GBATCH_SPACES", "GBATCH_TABLE", "GBATCH_TASK_TYPE", "GBATCH_TIER", "GBATCH_TIMEOUT",
-	"GBATCH_TOKENS", "GBATCH_TRUNCATE", "GBATCH_VECTORS", "GBATCH_WATCH",
+	"GBATCH_MAX_TOKENS", "GBATCH_MAX_TOTAL_TOKENS", "GBATCH_MEMORY_LIMIT", "GBATCH_METHOD", "GBATCH_METRICS", "GBATCH_MIN_COSINE",
+	"GBATCH_MODEL", "GBATCH_NORMALIZE", "GBATCH_NO_CACHE", "GBATCH_ONCE", "GBATCH_PARALLEL", "GBATCH_POLLS",
+	"GBATCH_PROCESSING", "GBATCH_PROGRESS", "GBATCH_QUOTA_JOBS", "GBATCH_QUOTA_TOKENS", "GBATCH_RETRY_FAILED",
+	"GBATCH_RETRY_FOR", "GBATCH_SETTLE", "GBATCH_SHAPE", "GBATCH_SPACES", "GBATCH_TABLE", "GBATCH_TASK_TYPE",
+	"GBATCH_TIER", "GBATCH_TIMEOUT", "GBATCH_TOKENS", "GBATCH_TRUNCATE", "GBATCH_VECTORS", "GBATCH_WATCH",
 }
 
 // others are the variables of the project that belong to no flag. The last one is
@@ -87,44 +88,11 @@ func warnUnknown(environment []string, flags []*kong.Flag) (end func()) {
 		}
 	}
 	for _, v := range unknown {
-		if near := closest(v, variables, len(prefix)); near != "" {
+		if near := guess.Closest(v, variables, len(prefix)); near != "" {
 			slog.Warn("the environment variable is not the variable of a flag, and has no effect", "variable", v, "did_you_mean", near)
 		} else {
 			slog.Warn("the environment variable is not the variable of a flag, and has no effect", "variable", v)
 		}
 	}
 	return end
-}
-
-// closest returns the one of some names that was probably meant by v, or "". All
-// names begin with the same fixed number of bytes.
-func closest(v string, names []string, fixed int) (near string) {
-	least := max(len(v)-fixed, 3)/3 + 1 // more is another word
-	for _, name := range names {
-		if d := distance(v, name); d < least {
-			near, least = name, d
-		}
-	}
-	return near
-}
-
-// distance counts the bytes to insert, delete or replace to make b of a.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			replaced := diagonal
-			if a[i] != b[j] {
-				replaced++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(replaced, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }

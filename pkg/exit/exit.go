@@ -5,6 +5,7 @@ package exit
 import (
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // The exit codes are the same for every command. Codes above 128 are for
@@ -13,7 +14,7 @@ const (
 	OK         = 0
 	Failed     = 1
 	Usage      = 2 // wrong flags or arguments
-	Partial    = 3 // done, but some keys or jobs failed
+	Partial    = 3 // done, but some keys or jobs failed; or findings
 	Unfinished = 4 // not finished yet: --timeout, --once
 	TryLater   = 5 // try later: quota, lock
 	Unknown    = 6 // the outcome of a submission is unknown
@@ -37,6 +38,18 @@ func Errorf(code int, format string, args ...any) error {
 	return coded{fmt.Errorf(format, args...), code}
 }
 
+// Word quotes a word of a command line, if a shell would not read it as it is:
+// messages name commands to be copied.
+func Word(s string) string {
+	plain := func(r rune) bool {
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("_-./:=,+@%", r)
+	}
+	if s != "" && strings.TrimLeftFunc(s, plain) == "" {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
 // Code returns the exit code for a command that ends with err: the code of the
 // outermost error in err's chain that has one, or else [Failed].
 func Code(err error) int {
@@ -48,4 +61,25 @@ func Code(err error) int {
 		return c.ExitCode()
 	}
 	return Failed
+}
+
+type kept struct{ error }
+
+func (k kept) Unwrap() error { return k.error }
+
+// Keep marks the error of a command whose output counts all the same: the records that
+// it printed are complete and will not be printed anew, or other records than these
+// have failed.
+func Keep(err error) error {
+	if err == nil {
+		return nil
+	}
+	return kept{err}
+}
+
+// Keeps reports whether the output of a command that ends with err counts: it is done,
+// done with some failures, or not finished yet, or the error is marked by [Keep].
+func Keeps(err error) bool {
+	code := Code(err)
+	return code == OK || code == Partial || code == Unfinished || errors.As(err, new(kept))
 }

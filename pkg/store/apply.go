@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"gbatch/pkg/cli"
 	"gbatch/pkg/duck"
 	"gbatch/pkg/exit"
 	"gbatch/pkg/model"
@@ -26,6 +27,8 @@ import (
 // changes nothing.
 type Apply struct {
 	duck.Database `embed:""`
+	cli.Files     `embed:""`
+	cli.Output    `embed:""`
 	Embeddings    string `help:"Refuse batches that were claimed for another table of vectors."`
 	MaxAttempts   int    `default:"3" help:"How many times a text with transient errors is sent before it counts as failed."`
 	Column        string `help:"Also write vectors into this column of the chunks table, if it is not the one that chunks-pending was given."`
@@ -249,7 +252,7 @@ func (w *applier) verdict(reading error) error {
 		if err := w.summary(); err != nil {
 			slog.Warn(err.Error())
 		}
-		return w.err
+		return exit.Keep(w.err)
 	case reading != nil:
 		return reading
 	}
@@ -277,7 +280,7 @@ func (w *applier) summary() error {
 	if len(parts) == 0 {
 		return nil
 	}
-	return exit.Errorf(code, "%s (see chunks-status %s)", strings.Join(parts, ", "), w.DB)
+	return exit.Errorf(code, "%s (see chunks-status %s)", strings.Join(parts, ", "), exit.Word(w.DB))
 }
 
 // A claimedBatch is what the database knows of a batch.
@@ -382,7 +385,7 @@ func (w *applier) claimed(c *duck.Conn, parts []*part) error {
 			return fmt.Errorf("batch %s was not claimed from %s", p.batch, w.DB)
 		case w.Embeddings != "" && w.Embeddings != b.embeddings:
 			return exit.Errorf(exit.Usage, "batch %s was claimed for table %s, not for %s", p.batch, b.embeddings, w.Embeddings)
-		case j != nil && b.jobName != "" && j.Job != b.jobName && !j.Whole():
+		case j != nil && b.jobName != "" && j.Job != b.jobName && !j.Whole() && !strings.HasPrefix(b.jobName, record.OnlinePrefix):
 			return fmt.Errorf("batch %s has job %s; %s is not its job, and nothing was changed", p.batch, b.jobName, j.Job)
 		}
 		p.claimedBatch = b
@@ -422,11 +425,13 @@ func (w *applier) note(c *duck.Conn, p *part, j *record.Job) error {
 	if j.Error != nil {
 		reason = strings.TrimPrefix(fmt.Sprintf("%s: %s", j.Error.Status, j.Error.Message), ": ") // the status may be empty
 	}
-	var succeeded, failed, tokens, closed any
+	var succeeded, failed, tokens, estimated, closed any
 	if j.Whole() {
 		succeeded, failed = *j.Succeeded, *j.Failed
 		if j.Tokens != nil {
 			tokens = *j.Tokens
+		} else if j.Estimated != nil {
+			estimated = *j.Estimated
 		}
 		if err := w.unanswered(c, p); err != nil {
 			return err
@@ -449,6 +454,7 @@ func (w *applier) note(c *duck.Conn, p *part, j *record.Job) error {
 	}
 	return c.Exec(`UPDATE gbatch.jobs SET job = $2, state = $3, input = coalesce(nullif($4, ''), input), error = nullif($5, ''),
 			succeeded = $6, failed = $7, tokens = $8, closed_at = $9::TIMESTAMP, ended_at = TRY_CAST($10 AS TIMESTAMP),
-			submitted_at = coalesce(submitted_at, TRY_CAST(nullif($11, '') AS TIMESTAMP), $12::TIMESTAMP), canary = $13
-		WHERE batch = $1`, p.batch, j.Job, j.State, j.Input, reason, succeeded, failed, tokens, closed, ended, j.CreatedAt, now(), j.Canary)
+			submitted_at = coalesce(submitted_at, TRY_CAST(nullif($11, '') AS TIMESTAMP), $12::TIMESTAMP), canary = $13,
+			tokens_likely = coalesce($14, tokens_likely)
+		WHERE batch = $1`, p.batch, j.Job, j.State, j.Input, reason, succeeded, failed, tokens, closed, ended, j.CreatedAt, now(), j.Canary, estimated)
 }
