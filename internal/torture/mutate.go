@@ -20,10 +20,9 @@ var mutations = map[string][]change{
 	"no-hash-check": {{"pkg/store/answers.go",
 		"SELECT h.* FROM gbatch_here h JOIN (SELECT %s AS rid, %s AS text_hash FROM %s %s) c ON c.rid = h.rid WHERE c.text_hash = h.text_hash",
 		"SELECT h.* REPLACE (c.text_hash AS text_hash) FROM gbatch_here h JOIN (SELECT %s AS rid, %s AS text_hash FROM %s %s) c ON c.rid = h.rid"}},
-	"close-at-the-end": {{"pkg/store/apply.go",
-		"	if opened, err := w.commit(ctx, j); !opened || ctx.Err() != nil {\n",
-		"	if j == nil && w.last {\n		failed := 0\n		j = &record.Job{Batch: w.batch, State: record.Succeeded, Succeeded: &w.lines, Failed: &failed}\n	}\n" +
-			"	if opened, err := w.commit(ctx, j); !opened || ctx.Err() != nil {\n"}},
+	"close-at-the-end": {{"pkg/store/divide.go",
+		"	d.end(nil)\n	d.ended = true\n",
+		"	if n := d.at.whole(); n < len(d.at.parts) {\n		p, failed := d.at.parts[n], 0\n		d.end(&record.Job{Batch: p.batch, State: record.Succeeded, Succeeded: &p.lines, Failed: &failed})\n	}\n	d.ended = true\n"}},
 	"no-lock": {{"pkg/ledger/files.go",
 		"held, err := lockfile.Try(f)", "held, err := lockfile.Try(f)\n	held = true"}},
 	"no-canary-check": {{"pkg/gbatch/convert.go",
@@ -69,7 +68,7 @@ var mutations = map[string][]change{
 		{"pkg/store/courtesy.go", "same := \"n.text_hash = b.text_hash\" + row", "same := \"NULL\" + row[:0]"},
 		{"pkg/store/courtesy.go", "	if !s.managed() {\n		s.comment", "	if true {\n		s.comment"}},
 	"sent-without-hash": {{"pkg/store/claim.go",
-		"s JOIN gbatch_chosen p ON s.rid = p.rid AND s.text_hash = p.text_hash;", "s JOIN gbatch_chosen p ON s.rid = p.rid;"}},
+		"same := \" AND s.text_hash = p.text_hash\"", "same := \"\""}},
 	"claim-not-counted": {{"pkg/store/claim.go",
 		"	return batches, p.whole(c)\n", "	return batches, nil\n"}},
 	"space-not-on-table": {
@@ -86,11 +85,11 @@ var mutations = map[string][]change{
 	"bad-line-stops": {{"pkg/gbatch/convert.go",
 		"			r, err = salvage(line, err)\n", "			b.err = &oneBatch{exit.With(exit.Malformed, err)}\n			return\n"}},
 	"one-stops-all": {{"pkg/store/apply.go",
-		"		w.refused = w.batch\n		if w.err == nil {", "		return nil, err\n		if w.err == nil {"}},
+		"			w.refused, p.applied = p.batch, nil\n			if w.err == nil {", "			return err\n			if w.err == nil {"}},
 	"unshown-dropped": {{"pkg/store/answers.go",
 		"a.code IS NULL AND t.text_hash NOT IN (SELECT text_hash FROM gbatch_valid) AND NOT EXISTS", "false AND NOT EXISTS"}},
 	"ids-not-fitted": {
-		{"pkg/store/answers.go", "		if err := s.fitVectors(c, b.embeddings); err != nil {", "		if err := error(nil); err != nil {"},
+		{"pkg/store/answers.go", "		if err := s.fitVectors(c, g.embeddings); err != nil {", "		if err := error(nil); err != nil {"},
 		{"pkg/store/embeddings.go", "	if err := src.fitVectors(c, table); err != nil {", "	if err := error(nil); err != nil {"}},
 }
 
