@@ -424,7 +424,7 @@ func TestEmbedHourly(t *testing.T) {
 var checks = map[string]func(*testing.T, *desk){
 	"README.md": func(t *testing.T, d *desk) {
 		d.sees(t, "READY 14", "SELECT embedding_status || ' ' || count(*) FROM chunk_status GROUP BY embedding_status")
-		d.paidOnce(t, 14)
+		d.paidOnce(t, 14+5)
 	},
 	"docs/troubleshooting.md": func(t *testing.T, d *desk) {
 		d.sees(t, "READY 12", "SELECT embedding_status || ' ' || count(*) FROM chunk_status GROUP BY embedding_status")

@@ -34,8 +34,8 @@
 // 2,048 tokens (gemini-embedding-001) or 8,192 (gemini-embedding-2), and do not report
 // what they cut off. The default leaves room for the error of the estimate.
 //
-// A file that cannot be read, is binary, larger than 64 MiB or not UTF-8 is left out,
-// with a warning that names it. The exit code is then 3. Otherwise the last line is
+// A file that cannot be read, is HTML (.html, .htm, .xhtml), binary, larger than 64 MiB
+// or not UTF-8 is left out, with a warning that names it. The exit code is then 3. Otherwise the last line is
 // {"end":true}. chunks-add --sync-prefix refuses chunks without it, so that it does not
 // remove the chunks of a file that was left out.
 //

@@ -62,6 +62,9 @@ func (e *duckError) Unwrap() error { return e.kind }
 
 func newError(message string) *duckError {
 	e := &duckError{message: firstLine(message)}
+	if strings.Contains(message, "No space left on device") {
+		e.message += "; what was stored before is safe: make room, and run the command or the pipe again"
+	}
 	for _, k := range kinds {
 		if strings.Contains(message, k.text) {
 			e.kind = k.err

@@ -81,6 +81,8 @@ func TestErrors(t *testing.T) {
 	is(attach([]byte(strings.Repeat("not a database\n", 1000))), errNotDatabase, "not a valid")
 	is(attach(version(1000)), errNewer, "1000")
 	is(attach(version(1)), nil, "version number 1,")
+	// DuckDB 1.5 says so on a full disk.
+	is(newError("Failed to append: Could not write file \"/srv/kb.duckdb\": No space left on device"), nil, "safe: make room, and run the command or the pipe again")
 	k.DB = filepath.Join(t.TempDir(), "none")
 	is(k.transact(Read, nil), ErrMissing, "none does not exist")
 	is(k.transact(Write, nil), ErrMissing, "none does not exist")

@@ -2,6 +2,7 @@ package gbatch
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -170,9 +171,14 @@ type hidden struct {
 func (h hidden) Error() string { return h.text }
 func (h hidden) Unwrap() error { return h.error }
 
-// redacted returns err on one line and without the secret.
+// redacted returns err on one line and without the secret. A bare container has no
+// certificates: then it also says what to install.
 func (c credential) redacted(err error) error {
-	if text := oneLine(redact(err.Error(), c.secret)); text != err.Error() {
+	text := oneLine(redact(err.Error(), c.secret))
+	if errors.As(err, new(x509.UnknownAuthorityError)) && !errors.As(err, new(hidden)) {
+		text += "; install the system's certificates (Debian's package ca-certificates), or set SSL_CERT_FILE to a file that has the certificate of the server"
+	}
+	if text != err.Error() {
 		return hidden{err, text}
 	}
 	return err

@@ -66,7 +66,7 @@ func newGemini(patience time.Duration) (*gemini, error) {
 	key := os.Getenv(variable)
 	switch {
 	case key == "":
-		return nil, exit.Errorf(exit.Usage, "no API key: set GEMINI_API_KEY")
+		return nil, exit.Errorf(exit.Usage, "no API key: set GEMINI_API_KEY; to try without a key: gemini-emulator --help")
 	case strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r >= 0x7f }):
 		return nil, exit.Errorf(exit.Usage, "%s is not an API key: it contains a line break, a blank or another character that no API key has", variable)
 	}

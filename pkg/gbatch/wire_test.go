@@ -348,6 +348,9 @@ func TestPermanentErrors(t *testing.T) {
 		if exit.Code(err) != exit.Failed {
 			t.Errorf("%s: exit %d, %v", base, exit.Code(err), err)
 		}
+		if hints := strings.Count(err.Error(), "ca-certificates"); (hints == 1) != (base == secure.URL) {
+			t.Errorf("%s: %d hints: %v", base, hints, err)
+		}
 	}
 	for err, want := range map[error]bool{
 		&tls.CertificateVerificationError{}:       false,

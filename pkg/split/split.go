@@ -141,8 +141,10 @@ func read(name string) ([]byte, error) {
 		return nil, errors.New("its name is not UTF-8, so it cannot be part of an id")
 	}
 	info, err := os.Stat(name)
-	switch {
+	switch ext := strings.ToLower(filepath.Ext(name)); {
 	case err != nil:
+	case ext == ".html" || ext == ".htm" || ext == ".xhtml":
+		err = errors.New("it is HTML: convert it to Markdown, for example with pandoc -t gfm")
 	case info.IsDir():
 		err = errors.New("it is a folder: name its files, for example with find -type f")
 	case !info.Mode().IsRegular():

@@ -274,7 +274,7 @@ func TestRun(t *testing.T) {
 	dir := t.TempDir()
 	t.Chdir(dir)
 	for name, text := range map[string]string{
-		"a.md": "\xef\xbb\xbf# A\ntext", "b.txt": "# not a heading\n", "c.bin": "a\x00b", "d.md": "fine\nbad \xff\n", "e.md": "", "sub/f.MD": "# F\nx\n", "g\nh.md": "# G\nx",
+		"a.md": "\xef\xbb\xbf# A\ntext", "b.txt": "# not a heading\n", "c.bin": "a\x00b", "d.md": "fine\nbad \xff\n", "e.md": "", "sub/f.MD": "# F\nx\n", "g\nh.md": "# G\nx", "page.HTM": "<p>x",
 	} {
 		if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
 			t.Fatal(err)
@@ -295,7 +295,7 @@ func TestRun(t *testing.T) {
 		{"names on stdin", Files{}, "a.md\r\n\nb.txt\nsub/f.MD", all, 0},
 		{"names with NUL", Files{Null: true}, "a.md\x00b.txt\x00g\nh.md\x00", all[:strings.Index(all, `{"id":"sub`)] + `{"id":"g\nh.md#G","text":"# G\nx","title":"G"}` + "\n", 0},
 		{"no names", Files{}, "", "", 0},
-		{"left out", Files{Files: []string{"a.md", "c.bin", "d.md", "none.md", "sub", "b.txt", "sub/f.MD", "/dev/null", "\xff"}}, "", all, exit.Partial},
+		{"left out", Files{Files: []string{"a.md", "c.bin", "d.md", "none.md", "sub", "b.txt", "sub/f.MD", "/dev/null", "\xff", "page.HTM"}}, "", all, exit.Partial},
 		{"too few tokens", Files{MaxTokens: 10}, "", "", exit.Usage},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -314,7 +314,7 @@ func TestRun(t *testing.T) {
 		})
 	}
 	for name, want := range map[string]string{
-		"c.bin": "binary", "d.md": "line 2 has the byte 0xff", "none.md": "no such file", "sub": "folder", "/dev/null": "not a regular file", "\xff": "not UTF-8",
+		"c.bin": "binary", "d.md": "line 2 has the byte 0xff", "none.md": "no such file", "sub": "folder", "/dev/null": "not a regular file", "\xff": "not UTF-8", "page.HTM": "HTML: convert it",
 	} {
 		if _, err := read(name); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), name) {
 			t.Errorf("%s: %v", name, err)

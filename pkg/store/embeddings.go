@@ -32,6 +32,11 @@ func prepareEmbeddings(c *duck.Conn, table string, src *source) error {
 		return err
 	}
 	if have != (model.Space{}) && have != want {
+		if t, err := openVectors(c, table); err != nil {
+			return err
+		} else if !t.filled {
+			return exit.Errorf(exit.Usage, "open batches claim table %s for %v, not %v, and no vector has arrived: give the batches back with chunks-release, or give the other space its own table with --embeddings NAME", table, have, want)
+		}
 		return exit.Errorf(exit.Usage, "table %s holds %v, not %v: vectors of two spaces cannot be compared; give the other space its own table with --embeddings NAME", table, have, want)
 	}
 	vector := fmt.Sprintf("FLOAT[%d]", want.Dim)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -189,11 +190,21 @@ func (n *Near) search(ctx context.Context, work func(*duck.Conn, *source) error)
 			return err
 		}
 		if space == (model.Space{}) {
-			return fmt.Errorf("%s has no vectors in the table %s: embed its chunks first, or name another table with --embeddings", n.DB, n.Embeddings)
+			return fmt.Errorf("%s has no vectors in the table %s: embed its chunks first, by the pipe that gbatch --help shows, or name another table with --embeddings", n.DB, n.Embeddings)
+		}
+		if t, err := openVectors(c, n.Embeddings); err != nil {
+			return err
+		} else if !t.filled {
+			return fmt.Errorf("no vector has arrived in the table %s: run the pipe again until its jobs have ended; chunks-status tells which batches are open, and which chunks failed", n.Embeddings)
 		}
 		s, err := openSource(c, cmp.Or(from, "chunks"), space)
 		if err != nil {
 			return err
+		}
+		if n.Where != "" {
+			if _, err := c.Count("SELECT count(*) FROM (DESCRIBE SELECT id FROM " + s.sql + " WHERE (" + n.Where + "\n))"); err != nil {
+				return fmt.Errorf("--where %s: %w; the chunks have the columns %s", brief(n.Where), err, strings.Join(slices.Sorted(maps.Keys(s.columns)), ", "))
+			}
 		}
 		return work(c, s)
 	})

@@ -51,7 +51,7 @@ func openSource(c *duck.Conn, from string, space model.Space) (*source, error) {
 			return nil, err
 		}
 		if !found {
-			return nil, notFound(from)
+			return nil, notFound(c, from)
 		}
 	}
 	err := c.Each(func(r *duck.Rows) { s.columns[strings.ToLower(r.Text(0))] = r.Text(1) },
@@ -82,8 +82,19 @@ func openSource(c *duck.Conn, from string, space model.Space) (*source, error) {
 
 // notFound is the error of a name that is neither a table nor a view. The name
 // of a file is not one either.
-func notFound(from string) error {
-	err := fmt.Errorf("there is no table or view %q; name one with --from, or give a SELECT that yields id and text", brief(from))
+func notFound(c *duck.Conn, from string) error {
+	var names []string
+	err := c.Each(func(r *duck.Rows) { names = append(names, r.Text(0)) }, `SELECT if(schema_name = current_schema(), '', schema_name || '.') || table_name AS name FROM duckdb_columns()
+		WHERE database_name = current_database() AND schema_name <> 'gbatch' AND NOT internal AND NOT starts_with(table_name, 'chunk_status')
+		GROUP BY schema_name, table_name HAVING NOT bool_or(column_name = 'text_hash') ORDER BY ALL LIMIT 10`)
+	if err != nil {
+		return err
+	}
+	have := "the database has none: put chunks into it with chunks-add, or create a table with DuckDB"
+	if len(names) > 0 {
+		have = fmt.Sprintf("the database has %s: name one with --from, or give a SELECT that yields id and text", strings.Join(names, ", "))
+	}
+	err = fmt.Errorf("there is no table or view %q; %s", brief(from), have)
 	ext := strings.ToLower(filepath.Ext(strings.TrimSuffix(from, ".gz")))
 	if slices.Contains([]string{".parquet", ".csv", ".tsv", ".json", ".jsonl", ".ndjson"}, ext) {
 		err = fmt.Errorf("%w; if it is a file: --from \"FROM %s\"", err, duck.Literal(brief(from)))
