@@ -1,6 +1,6 @@
 // Package emulator is a local Gemini server: the Files and Batches calls that
-// embedding in batches needs. It is an http.Handler with state on disk, faults
-// on demand, and books of what was paid for.
+// embedding in batches needs, and Cloud Storage's JSON API. It is an http.Handler
+// with state on disk, faults on demand, and books of what was paid for.
 //
 // It imports only the standard library, so that it cannot share a mistake about
 // the API with the client. Its replies follow Google's REST reference
@@ -21,6 +21,8 @@
 //	jobs/<id>.json             jobs, also deleted ones (a tombstone, for the books)
 //	jobs/<id>.input            the job's input, while it runs
 //	jobs/<id>.paid, .outcome   what each line of the job cost (books.go)
+//	objects/<id>.json, .data   objects of Cloud Storage
+//	sessions/<id>.json, .data  resumable uploads of objects, also finished ones
 //	ops.log                    one line per call answered, append-only
 //
 // # Keys and projects
@@ -29,6 +31,9 @@
 // part after its last @, or the whole key if it has no @. So "alice@p" and
 // "bob@p" share project p. Only keys of the same project see a file or a job.
 // Keys are never written to disk. The hash of a project is.
+//
+// The calls for Cloud Storage take no key but a token, or nothing: see
+// metadata.go. All of them see the same objects.
 package emulator
 
 import (
@@ -70,6 +75,7 @@ type Options struct {
 	MaxJobs       int           // jobs not ended, per project; 0 is Google's 100
 	MaxTokens     int64         // tokens enqueued by jobs not ended, per project; 0 is no limit
 	MaxFile       int64         // bytes of one uploaded file; 0 is Google's 2 GB
+	TokenLife     time.Duration // of the tokens of the metadata server; 0 is an hour
 	Faults        []string      // see faults.go
 }
 
@@ -83,13 +89,16 @@ type Server struct {
 	done   chan struct{}
 	work   sync.WaitGroup // job workers
 
-	mu      sync.Mutex // guards the fields below and their files
-	seq     int64      // of the newest file or job: the order of lists
-	files   map[string]*file
-	uploads map[string]*upload
-	jobs    map[string]*job
-	ops     map[string]map[string]int64
-	opsLog  *os.File
+	mu         sync.Mutex // guards the fields below and their files
+	seq        int64      // of the newest file or job: the order of lists
+	files      map[string]*file
+	uploads    map[string]*upload
+	jobs       map[string]*job
+	objects    map[string]*object // by bucket/name
+	sessions   map[string]*session
+	generation int64 // the newest of an object
+	ops        map[string]map[string]int64
+	opsLog     *os.File
 }
 
 // New opens or creates the state in opts.Dir.
@@ -100,6 +109,9 @@ func New(opts Options) (*Server, error) {
 	if opts.MaxFile == 0 {
 		opts.MaxFile = 2 << 30
 	}
+	if opts.TokenLife == 0 {
+		opts.TokenLife = time.Hour
+	}
 	switch opts.Tokens {
 	case "":
 		opts.Tokens = "string"
@@ -109,7 +121,8 @@ func New(opts Options) (*Server, error) {
 	}
 	s := &Server{
 		opts: opts, dir: opts.Dir, done: make(chan struct{}),
-		files: map[string]*file{}, uploads: map[string]*upload{}, jobs: map[string]*job{}, ops: map[string]map[string]int64{},
+		files: map[string]*file{}, uploads: map[string]*upload{}, jobs: map[string]*job{},
+		objects: map[string]*object{}, sessions: map[string]*session{}, ops: map[string]map[string]int64{},
 	}
 	if base := strings.Trim(opts.BasePath, "/"); base != "" {
 		s.base = "/" + base
@@ -125,7 +138,7 @@ func New(opts Options) (*Server, error) {
 		}
 		s.dir = dir
 	}
-	for _, sub := range []string{"files", "uploads", "jobs"} {
+	for _, sub := range []string{"files", "uploads", "jobs", "objects", "sessions"} {
 		if err := os.MkdirAll(filepath.Join(s.dir, sub), 0o700); err != nil {
 			return nil, err
 		}
@@ -158,6 +171,9 @@ func (s *Server) load() error {
 		return err
 	}
 	if err := s.loadJobs(); err != nil {
+		return err
+	}
+	if err := s.loadObjects(); err != nil {
 		return err
 	}
 	for _, f := range s.files {
@@ -197,10 +213,13 @@ func (s *Server) tally(op, outcome string) {
 type call struct {
 	op      string // upload.start, upload.data, file.get, … as in faults.go
 	project string // hash of the project; "" for upload data, which is authorised by its URL
-	id      string // file, job or upload
+	id      string // file, job, upload or session
+	bucket  string
+	object  string // the name of an object
 	model   string // without models/
 	verb    string // the part after the colon of a model's path
 
+	take   int64  // number of bytes of a piece that are received; -1 for all
 	short  int64  // number of bytes that the downloaded file seems to have; -1 for all
 	hide   int    // how many of the newest jobs a list leaves out
 	order  string // of a list: oldest, shuffled, or "" for newest first
@@ -217,7 +236,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if below {
 		r = r.Clone(r.Context())
 		r.URL.Path = "/" + path
-	} else if !strings.HasPrefix(r.URL.Path, "/emulator/") {
+		r.URL.RawPath = strings.TrimPrefix(r.URL.RawPath, s.base)
+	} else if !strings.HasPrefix(r.URL.Path, "/emulator/") && !strings.HasPrefix(r.URL.Path, metadataPath) {
 		writeError(w, errorf(http.StatusNotFound, "no such path: %s; the calls are below %s", r.URL.Path, s.base))
 		return
 	}
@@ -252,8 +272,14 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // route finds the operation for a method and path. The handler is nil if the
 // emulator does not have that path.
 func (s *Server) route(r *http.Request) (*call, handler) {
-	c := &call{short: -1}
+	c := &call{short: -1, take: -1}
 	path := r.URL.Path
+	if h := s.routeStorage(r, c); h != nil {
+		return c, h
+	}
+	if h := s.routeMetadata(r, c); h != nil {
+		return c, h
+	}
 	is := func(method, op string) bool {
 		if r.Method != method {
 			return false
@@ -325,8 +351,13 @@ func (s *Server) route(r *http.Request) (*call, handler) {
 
 // authorize sets the project of the call. The texts and codes are Google's.
 func (s *Server) authorize(r *http.Request, c *call) error {
-	if c.op == "upload.data" {
+	switch {
+	case c.op == "upload.data", c.op == "object.data":
 		return nil // the upload URL is sufficient, as at Google
+	case c.op == "metadata":
+		return checkFlavor(r)
+	case isStorage(c.op):
+		return checkBearer(r)
 	}
 	key := r.Header.Get("X-Goog-Api-Key")
 	if key == "" {
@@ -354,7 +385,8 @@ func (s *Server) authorize(r *http.Request, c *call) error {
 // it.
 func (s *Server) serveWithFaults(w http.ResponseWriter, r *http.Request, c *call, h handler) {
 	subject := r.URL.Path + " " + s.displayName(c)
-	if c.op == "create" || c.op == "upload.start" && r.Header.Get("X-Goog-Upload-Protocol") == "resumable" {
+	if c.op == "create" || c.op == "upload.start" && r.Header.Get("X-Goog-Upload-Protocol") == "resumable" ||
+		isStorage(c.op) && r.ContentLength > 0 && r.ContentLength <= matchedBody {
 		// The body is read here, because a fault may match it. The handler refuses
 		// a body that is too long.
 		body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
@@ -381,7 +413,7 @@ func (s *Server) serveWithFaults(w http.ResponseWriter, r *http.Request, c *call
 			err = h(w, r, c)
 		}
 		if err != nil {
-			writeError(w, err)
+			writeError(w, c.styled(err))
 		}
 	}
 	if len(after) == 0 && c.edits == nil {
@@ -408,6 +440,9 @@ func (s *Server) serveWithFaults(w http.ResponseWriter, r *http.Request, c *call
 func (s *Server) displayName(c *call) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if isStorage(c.op) {
+		return s.objectName(c)
+	}
 	id := c.id
 	switch c.op {
 	case "upload.data":
@@ -437,6 +472,8 @@ type apiError struct {
 	message string
 	details []any
 	header  http.Header
+	reason  string // of an error of Cloud Storage, which has no status
+	plain   bool   // the body is the message
 }
 
 func (e *apiError) Error() string { return e.message }
@@ -485,7 +522,19 @@ func writeError(w http.ResponseWriter, err error) {
 	for k, v := range e.header {
 		w.Header()[k] = v
 	}
-	body := map[string]any{"code": e.code, "message": e.message, "status": status}
+	if e.plain {
+		w.Header().Set("Content-Type", "text/html; charset=UTF-8")
+		w.Header().Set("Content-Length", strconv.Itoa(len(e.message)))
+		w.WriteHeader(e.code)
+		io.WriteString(w, e.message)
+		return
+	}
+	body := map[string]any{"code": e.code, "message": e.message}
+	if e.reason != "" {
+		body["errors"] = []any{map[string]any{"message": e.message, "domain": "global", "reason": e.reason}}
+	} else {
+		body["status"] = status
+	}
 	if len(e.details) > 0 {
 		body["details"] = e.details
 	}
