@@ -6,10 +6,9 @@
 // best practices). So everything around the call is built for the case that its
 // reply is lost: see submit.go.
 //
-// The files from the bottom up: errors, retry, transport, paging and download
-// talk HTTP. backend is what submit, wait and fetch need from one of Google's
-// services, and gemini… is the Gemini API. The package ledger records how far
-// each submission has come.
+// backend is what submit, wait and fetch need from one of Google's services, and
+// gemini… is the Gemini API. The package wire talks HTTP, and the package ledger
+// records how far each submission has come.
 package gbatch
 
 import (

@@ -14,6 +14,7 @@ import (
 	"gbatch/pkg/ledger"
 	"gbatch/pkg/ndjson"
 	"gbatch/pkg/record"
+	"gbatch/pkg/wire"
 )
 
 // Cancel cancels jobs that have not ended, and deletes files that no active job
@@ -92,8 +93,8 @@ func keepResults(file string) error {
 // oneBatch if the other records can still be handled.
 func about(name string, err error) error {
 	err = fmt.Errorf("%s: %w", name, err)
-	var e *apiError
-	if !transient(err) && (errors.As(err, new(permanent)) || errors.As(err, &e) && !e.auth()) {
+	var e *wire.Error
+	if !wire.Transient(err) && (wire.IsPermanent(err) || errors.As(err, &e) && !e.Auth()) {
 		return &oneBatch{err}
 	}
 	return err
@@ -162,7 +163,7 @@ func (r *cancelling) job(ctx context.Context, job *record.Job) error {
 	}
 	if !r.DryRun {
 		refusal := r.at.cancel(ctx, op.name)
-		if missing(refusal) || refusal != nil && (ctx.Err() != nil || transient(refusal)) {
+		if wire.Missing(refusal) || refusal != nil && (ctx.Err() != nil || wire.Transient(refusal)) {
 			return aboutJob(op.name, refusal)
 		}
 		// Google may also refuse a cancel if the job has just ended, or if an earlier
@@ -188,7 +189,7 @@ func (r *cancelling) job(ctx context.Context, job *record.Job) error {
 }
 
 func (r *cancelling) status(ctx context.Context, job string) (op *operation, err error) {
-	err = retry(ctx, r.RetryFor, func() error {
+	err = wire.Retry(ctx, r.RetryFor, func() error {
 		op, err = r.at.status(ctx, job)
 		return err
 	})
@@ -196,7 +197,7 @@ func (r *cancelling) status(ctx context.Context, job string) (op *operation, err
 }
 
 func aboutJob(name string, err error) error {
-	if missing(err) {
+	if wire.Missing(err) {
 		return &oneBatch{fmt.Errorf("job %s is not visible to this key: it belongs to another project or was deleted", name)}
 	}
 	return about(name, err)
@@ -216,7 +217,7 @@ func (r *cancelling) file(ctx context.Context, f *record.File) (*record.File, er
 	}
 	at, err := r.at.file(ctx, f.File)
 	switch {
-	case missing(err):
+	case wire.Missing(err):
 		slog.Warn("a file is not visible to this key: it was deleted, has expired or belongs to another project", "file", f.File)
 		return f, nil
 	case err != nil:
@@ -305,7 +306,7 @@ func (r *cancelling) hold(ctx context.Context, file, display string) (ledger.Ent
 	case ledger.Created:
 		op, e := r.status(ctx, m.Job)
 		switch {
-		case missing(e): // the job was deleted
+		case wire.Missing(e): // the job was deleted
 		case e != nil:
 			err = about(m.Job, e)
 		case !(&record.Job{State: op.state}).Ended() && (op.input == file || op.input == ""):

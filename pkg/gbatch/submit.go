@@ -18,6 +18,7 @@ import (
 	"gbatch/pkg/ndjson"
 	"gbatch/pkg/progress"
 	"gbatch/pkg/record"
+	"gbatch/pkg/wire"
 )
 
 // googleJobs is how many active jobs Google allows at a time
@@ -153,7 +154,7 @@ func (s *submission) job(ctx context.Context, p *payload, e ledger.Entry) (*reco
 		// soon as the failure is applied. That may have happened already.
 		case err == nil && (lives(op.state) || p.Batch != "") && sameModel(op.model, p.Model):
 			return p.adopted(ctx, op), nil
-		case missing(err):
+		case wire.Missing(err):
 			return s.unseen(ctx, p, e)
 		case err != nil:
 			return nil, err
@@ -238,7 +239,7 @@ func (s *submission) sameLines(ctx context.Context, p *payload, jobs []string) (
 	slices.Sort(jobs)
 	for _, name := range slices.Compact(jobs) {
 		op, err := s.status(ctx, name)
-		if missing(err) {
+		if wire.Missing(err) {
 			continue
 		}
 		if err != nil {
@@ -270,7 +271,7 @@ const createTimeout = 3 * time.Minute
 // create makes p's job from an input. It sends the create again only after an
 // error that certainly created nothing, and after another look-up.
 func (s *submission) create(ctx context.Context, p *payload, e ledger.Entry, input string, active int) (*record.Job, error) {
-	for b := newBackoff(s.RetryFor); ; {
+	for b := wire.NewBackoff(s.RetryFor); ; {
 		if err := e.Set(ctx, p.mark(ledger.Create, input, "")); err != nil {
 			return nil, err
 		}
@@ -283,28 +284,28 @@ func (s *submission) create(ctx context.Context, p *payload, e ledger.Entry, inp
 			job := p.record(op)
 			s.receipt(ctx, p, e, job)
 			return job, nil
-		case refused(err):
+		case wire.Refused(err):
 			s.at.drop(ctx, input)
 			e.Forget()
 			err = fmt.Errorf("google refused %s: %w", p, err)
-			if a := new(apiError); errors.As(err, &a) && a.http == 400 && !a.auth() {
+			if a := new(wire.Error); errors.As(err, &a) && a.HTTP == 400 && !a.Auth() {
 				err = &oneBatch{err} // the lines are the reason
 			}
 			return nil, err
-		case !notDone(err):
+		case !wire.NotDone(err):
 			return s.afterUnknown(ctx, p, e, err)
 		}
 		if err := e.Set(ctx, p.mark(ledger.Upload, input, "")); err != nil {
 			return nil, err
 		}
 		cause := err
-		if err := b.pause(ctx, cause); err != nil {
+		if err := b.Pause(ctx, cause); err != nil {
 			// If Google cannot be reached, the file is kept, and the next run uses
 			// it.
-			if exit.Code(err) == exit.TryLater && !errors.As(err, new(notSent)) {
+			if exit.Code(err) == exit.TryLater && !wire.IsNotSent(err) {
 				s.at.drop(ctx, input)
 				e.Forget()
-				if a := new(apiError); active == 0 && errors.As(cause, &a) && a.wait == 0 {
+				if a := new(wire.Error); active == 0 && errors.As(cause, &a) && a.Wait == 0 {
 					err = &oneBatch{fmt.Errorf("%w; no other job is active, so this batch alone is larger than the quota: give it back with chunks-release, and cut smaller batches with chunks-pending --max-tokens", cause)}
 				}
 			}
@@ -355,7 +356,7 @@ func (s *submission) settle(ctx context.Context, p *payload, unknown bool) (foun
 			return found, err
 		}
 		slog.Info("looking for the job again", "batch", p.Batch, "until", end.Format(time.TimeOnly))
-		if err := sleep(ctx, min(wait/2+rand.N(wait), time.Until(end))); err != nil {
+		if err := wire.Sleep(ctx, min(wait/2+rand.N(wait), time.Until(end))); err != nil {
 			return nil, err
 		}
 	}
@@ -407,7 +408,7 @@ func (s *submission) lookUp(ctx context.Context, p *payload) (*jobsFound, error)
 
 // status asks for the status of a job, and retries transient errors.
 func (s *submission) status(ctx context.Context, job string) (op *operation, err error) {
-	err = retry(ctx, s.RetryFor, func() error {
+	err = wire.Retry(ctx, s.RetryFor, func() error {
 		op, err = s.at.status(ctx, job)
 		return err
 	})
