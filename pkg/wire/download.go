@@ -12,9 +12,9 @@ import (
 	"time"
 )
 
-// goesOn is how many bytes must arrive until a download counts as working
+// GoesOn is how many bytes must arrive until a download counts as working
 // again.
-const goesOn = 64 << 10
+const GoesOn = 64 << 10
 
 // A Download reads a result file from its beginning to its end. If a connection
 // breaks, it continues at the next byte, so that its reader sees every byte of
@@ -48,7 +48,7 @@ func (d *Download) Read(p []byte) (int, error) {
 		n, err := d.try(p)
 		switch {
 		case n > 0:
-			if d.off-d.begun >= goesOn {
+			if d.off-d.begun >= GoesOn {
 				d.failures, d.begun = NewBackoff(d.patience), d.off
 			}
 			return n, nil // the next call returns err

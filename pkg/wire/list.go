@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 )
 
 const (
@@ -47,8 +48,9 @@ func EveryPage(ctx context.Context, what string, get func(ctx context.Context, t
 
 // DecodePage reads a page. member is the name of the member that holds the
 // items. An object with a member that a list does not have is not a list: an
-// error, or the list of another vendor, must not be taken for an empty list.
-func DecodePage(body []byte, member string) (p Page, err error) {
+// error, or the list of another vendor, must not be taken for an empty list. A list
+// may have the members in also, which are ignored.
+func DecodePage(body []byte, member string, also ...string) (p Page, err error) {
 	var doc map[string]json.RawMessage
 	if err := json.Unmarshal(body, &doc); err != nil {
 		return p, fmt.Errorf("the reply is not a list: %w", err)
@@ -60,6 +62,9 @@ func DecodePage(body []byte, member string) (p Page, err error) {
 		return p, fmt.Errorf("the reply is not a list: %.200s", bytes.TrimSpace(doc["error"]))
 	}
 	for name, value := range doc {
+		if slices.Contains(also, name) {
+			continue
+		}
 		switch name {
 		case member:
 			err = json.Unmarshal(value, &p.Items)

@@ -81,6 +81,17 @@ func NewTransport(c Credential) *Transport {
 	return &Transport{pooled, fresh, c}
 }
 
+// NewStreams is [NewTransport] for several long transfers at a time: each has a
+// connection of its own, since those of HTTP/2 would share one.
+func NewStreams(c Credential) *Transport {
+	t := NewTransport(c)
+	t.pooled.Protocols = new(http.Protocols)
+	t.pooled.Protocols.SetHTTP1(true)
+	t.pooled.TLSClientConfig = new(tls.Config)
+	t.pooled.MaxIdleConnsPerHost = 16
+	return t
+}
+
 // Client returns an HTTP client that follows no redirect: a redirect would send
 // the credential to another server, or a create twice.
 func (t *Transport) Client() *http.Client {
