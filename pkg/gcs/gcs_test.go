@@ -315,7 +315,7 @@ func TestLostReply(t *testing.T) {
 			t.Fatalf("%s: %v", fault, err)
 		}
 		g.faults(fault)
-		if o, err = g.Insert(t.Context(), name, o.Generation, []byte("again"), Content{}); err != nil || g.content(name.Object) != "again" {
+		if _, err = g.Insert(t.Context(), name, o.Generation, []byte("again"), Content{}); err != nil || g.content(name.Object) != "again" {
 			t.Fatalf("%s: %v", fault, err)
 		}
 		// An object of somebody else, with the same content but another nonce.

@@ -273,7 +273,7 @@ func (c *Client) rest(ctx context.Context, u *Upload, r io.ReaderAt, from int64)
 	}
 	_, o, err := c.put(ctx, u, contentRange, body, u.size-from)
 	if err == nil && o == nil {
-		err = errors.New("Cloud Storage has not stored all bytes yet")
+		err = errors.New("not all bytes are stored yet")
 	}
 	return o, err
 }
