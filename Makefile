@@ -20,13 +20,15 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 FUZZTIME := 3s
 SEED := 1
+# Without its tables for debuggers the program has 88 MB, not 110.
+LDFLAGS := -s -w
 TIMEOUT := 60m
 
 .PHONY: build man completions test purego check race lint fuzz torture bench demo test-live install clean release test-release embed flush sync need-db
 
 build:
 	@echo "building bin/gbatch and $(words $(COMMANDS)) links to it; the first time takes a minute" >&2
-	go build -o bin/ ./cmd/gbatch
+	go build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/gbatch
 	for name in $(COMMANDS); do ln -sf gbatch bin/$$name; done
 
 man completions: build
@@ -81,7 +83,9 @@ fuzz:
 torture: build
 	PATH="$(CURDIR)/bin:$$PATH" go run ./internal/torture --seed $(SEED)
 
-# Compares the commands with other programs; writes BENCHMARKS.md.
+# Compares the commands with other programs; writes BENCHMARKS.md. Its profiles name
+# functions.
+bench: LDFLAGS := -w
 bench: build
 	PATH="$(CURDIR)/bin:$$PATH" go run -C internal/bench .
 
@@ -93,7 +97,7 @@ test-live:
 	GBATCH_LIVE=1 go test . -run TestLive -count=1 -v -timeout 48h
 
 install:
-	go install ./cmd/gbatch
+	go install -ldflags '$(LDFLAGS)' ./cmd/gbatch
 	dir=$$(go env GOBIN) && dir=$${dir:-$$(go env GOPATH)/bin}
 	for name in $(COMMANDS); do ln -sf gbatch "$$dir/$$name"; done
 
@@ -110,6 +114,7 @@ release:
 	VERSION=$$(git describe --tags --match 'v[0-9]*' 2>/dev/null | sed 's/^v//; s/-/+/; s/-/./g') || VERSION=0+$$(date -d @$$SOURCE_DATE_EPOCH +%Y%m%d).$$(git rev-parse --short=12 HEAD)
 	rm -rf dist
 	go build -buildvcs=true -o bin/ ./cmd/gbatch
+	go version -m bin/gbatch | grep -q vcs.revision || { echo "make: Go finds no commit here, as in a worktree of git: make the release in a clone" >&2; exit 2; }
 	for target in amd64 amd64-static arm64; do
 		ARCH=$${target%-static}
 		case $$ARCH in amd64) cc=x86_64-linux-gnu-gcc ;; arm64) cc=aarch64-linux-gnu-gcc ;; esac

@@ -35,7 +35,7 @@ func TestBoard(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	blocks, _ := split(section(t, string(readme), "## The board"))
+	blocks, _ := divide(section(t, string(readme), "## The board"))
 	if *update {
 		text := strings.Replace(string(readme), "```text\n"+blocks[0].text, "```text\n"+got, 1)
 		if err := os.WriteFile("README.md", []byte(text), 0o644); err != nil {

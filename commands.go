@@ -8,11 +8,13 @@ import (
 	"gbatch/pkg/emulator"
 	"gbatch/pkg/gbatch"
 	"gbatch/pkg/render"
+	"gbatch/pkg/split"
 	"gbatch/pkg/store"
 )
 
 // Commands are the commands of the suite.
 var Commands = map[string]cli.Command{
+	"text-to-chunks":  new(split.Files),
 	"chunks-add":      new(store.Add),
 	"chunks-pending":  new(store.Pending),
 	"to-jsonl":        new(render.ToJSONL),
@@ -21,9 +23,11 @@ var Commands = map[string]cli.Command{
 	"gbatch-fetch":    new(gbatch.Fetch),
 	"gbatch-list":     new(gbatch.List),
 	"gbatch-cancel":   new(gbatch.Cancel),
+	"gbatch-embed":    new(gbatch.Embed),
 	"vectors-apply":   new(store.Apply),
 	"jobs-pending":    new(store.Jobs),
 	"chunks-status":   new(board.Status),
+	"chunks-near":     new(store.Near),
 	"chunks-release":  new(store.Release),
 	"gemini-emulator": new(emulator.Emulator),
 }

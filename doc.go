@@ -10,6 +10,7 @@
 //
 // # Commands
 //
+//	text-to-chunks   cuts files of Markdown and plain text into chunks
 //	chunks-add       puts chunks into the database
 //	chunks-pending   claims the chunks that need a vector, in batches
 //	to-jsonl         renders chunks as the requests of Google's batch file
@@ -21,6 +22,8 @@
 //	chunks-status    tells what is ready, queued, pending and failed, why, and at what cost
 //	gbatch-list      prints the jobs or the files at Google
 //	gbatch-cancel    cancels jobs, deletes input files that no job uses
+//	chunks-near      prints the chunks that are nearest to vectors
+//	gbatch-embed     embeds questions, and texts that cannot wait, by online calls
 //	chunks-release   gives back claimed batches that were not sent
 //	gemini-emulator  is a local Gemini server, for demos and tests
 //
@@ -53,6 +56,8 @@
 //	HTTPS_PROXY, NO_PROXY   as usual
 //	XDG_STATE_HOME          the parent of the state folder gbatch, which holds the
 //	                        intents; ~/.local/state by default
+//	XDG_CACHE_HOME          the parent of the folder gbatch, in which gbatch-embed keeps
+//	                        the vectors of questions; ~/.cache by default
 //	TMPDIR                  the place for copies of the present batch and the next
 //	                        one, in files without names
 //	NO_COLOR                if it is set, nothing on a terminal has a color; the same
@@ -71,4 +76,5 @@
 //	kb.duckdb.journal      what repairs the database after a kill -9
 //	kb.duckdb.tmp-…        what exceeds --memory-limit, while a command runs
 //	~/.local/state/gbatch  the intents: how far each submission has come
+//	~/.cache/gbatch        the vectors of questions
 package gbatch

@@ -48,8 +48,8 @@ type block struct {
 	line           int
 }
 
-// split divides a page into its blocks and the prose around them.
-func split(page string) (blocks []block, prose string) {
+// divide divides a page into its blocks and the prose around them.
+func divide(page string) (blocks []block, prose string) {
 	var b *block
 	var rest strings.Builder
 	line := 0
@@ -134,7 +134,7 @@ func newDesk(t *testing.T, polls int) *desk {
 		}
 	}
 	d.env = append(os.Environ(), "PATH="+filepath.Join(d.dir, "bin")+string(filepath.ListSeparator)+os.Getenv("PATH"),
-		"HOME="+filepath.Join(d.dir, "home"), "TMPDIR="+filepath.Join(d.dir, "tmp"), "XDG_STATE_HOME="+filepath.Join(d.dir, "state"),
+		"HOME="+filepath.Join(d.dir, "home"), "TMPDIR="+filepath.Join(d.dir, "tmp"), "XDG_STATE_HOME="+filepath.Join(d.dir, "state"), "XDG_CACHE_HOME="+filepath.Join(d.dir, "cache"),
 		"GOOGLE_GEMINI_BASE_URL="+d.url, "GEMINI_API_KEY="+pageKey, "GOOGLE_API_KEY=", "GBATCH_INTERVAL=10ms", "GBATCH_SETTLE=1s")
 	d.run(t, exec.Command("sql", "kb.duckdb",
 		"CREATE TABLE chunks (id VARCHAR PRIMARY KEY, text VARCHAR, title VARCHAR, context VARCHAR)",
@@ -160,7 +160,7 @@ func TestDocs(t *testing.T) {
 	for name, page := range pages(t) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			blocks, _ := split(page)
+			blocks, _ := divide(page)
 			polls := 0
 			if name == "docs/recipes.md" {
 				polls = 2 // the status of a job is requested twice before the job is cancelled
@@ -226,7 +226,7 @@ func TestEmbedHourly(t *testing.T) {
 		t.Skip("jq is not installed")
 	}
 	var script string
-	blocks, _ := split(pages(t)["docs/recipes.md"])
+	blocks, _ := divide(pages(t)["docs/recipes.md"])
 	for _, b := range blocks {
 		if strings.Contains(b.text, "cat > embed-hourly") {
 			script, _, _ = strings.Cut(strings.Replace(b.text, "RETRY_FOR=1m", "RETRY_FOR=1s GBATCH_LOCK_TIMEOUT=1ms", 1), "./embed-hourly\n")
@@ -325,7 +325,7 @@ var checks = map[string]func(*testing.T, *desk){
 	},
 	"docs/recipes.md": func(t *testing.T, d *desk) {
 		d.sees(t, "late PENDING", "SELECT id || ' ' || embedding_status FROM chunk_status WHERE embedding_status <> 'READY'")
-		d.sees(t, "5 5 2", "SELECT (SELECT count(*) FROM doc_embeddings) || ' ' || (SELECT count(*) FROM note_embeddings) || ' ' || (SELECT count(*) FROM vectors)")
+		d.sees(t, "5 6 2", "SELECT (SELECT count(*) FROM doc_embeddings) || ' ' || (SELECT count(*) FROM note_embeddings) || ' ' || (SELECT count(*) FROM vectors)")
 		books, err := d.server.Books()
 		if err != nil {
 			t.Fatal(err)
@@ -371,7 +371,7 @@ func members(section string) (names, marks []string) {
 func TestRecordsPage(t *testing.T) {
 	page := pages(t)["docs/records.md"]
 	examples := func(heading string) (lines []string) {
-		blocks, _ := split(section(t, page, heading))
+		blocks, _ := divide(section(t, page, heading))
 		for _, b := range blocks {
 			if b.language == "json" {
 				lines = append(lines, strings.Split(strings.TrimSpace(b.text), "\n")...)
@@ -448,6 +448,13 @@ func TestRecordsPage(t *testing.T) {
 			f, err := record.ParseFile([]byte(line))
 			if f == nil && err == nil {
 				err = errors.New("not a file")
+			}
+			return err
+		}},
+		{"## Space", []any{record.Space{}, record.SpaceMembers{}}, again(new(record.Space)), func(line string) error {
+			_, is, err := record.ParseSpace([]byte(line))
+			if !is {
+				err = errors.New("not a space")
 			}
 			return err
 		}},
@@ -578,7 +585,7 @@ func TestDocsNames(t *testing.T) {
 	}
 	known := regexp.MustCompile(`--[a-z][a-z-]+|GBATCH_[A-Z_]+`).FindAllString(help.String(), -1)
 	for name, page := range all {
-		_, prose := split(page)
+		_, prose := divide(page)
 		for _, code := range regexp.MustCompile("`[^`]+`").FindAllString(prose, -1) {
 			for _, word := range regexp.MustCompile(`--[a-z][a-z-]+`).FindAllString(code, -1) {
 				if !slices.Contains(known, word) {
@@ -613,7 +620,7 @@ func TestDocsNames(t *testing.T) {
 
 // anchors returns the names with which a link can point to a page's headings.
 func anchors(page string) (names []string) {
-	_, prose := split(page)
+	_, prose := divide(page)
 	for _, heading := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(prose, -1) {
 		name := regexp.MustCompile(`[^\w\- ]`).ReplaceAllString(strings.ToLower(heading[1]), "")
 		names = append(names, "#"+strings.ReplaceAll(name, " ", "-"))

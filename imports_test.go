@@ -22,23 +22,27 @@ var owners = map[string][]string{
 	"golang.org/x/sys":                {"gbatch/pkg/cli", "gbatch/pkg/progress"},
 	"golang.org/x/term":               {"gbatch/pkg/cli", "gbatch/pkg/progress"},
 	"github.com/goccy/go-json":        {"gbatch/pkg/ndjson"},
+	"github.com/yuin/goldmark":        {"gbatch/pkg/split"},
 	"gonum.org/v1/plot":               {"gbatch/pkg/board"},
 	"github.com/rogpeppe/go-internal": nil, // tests only
 }
 
 // never lists what a program must not be linked with.
 var never = map[string][]string{
+	"gbatch/cmd/text-to-chunks":  {"github.com/duckdb/", "google.golang.org/genai"},
 	"gbatch/cmd/to-jsonl":        {"github.com/duckdb/", "google.golang.org/genai"},
 	"gbatch/cmd/gbatch-submit":   {"github.com/duckdb/"},
 	"gbatch/cmd/gbatch-wait":     {"github.com/duckdb/"},
 	"gbatch/cmd/gbatch-fetch":    {"github.com/duckdb/"},
 	"gbatch/cmd/gbatch-list":     {"github.com/duckdb/"},
 	"gbatch/cmd/gbatch-cancel":   {"github.com/duckdb/"},
+	"gbatch/cmd/gbatch-embed":    {"github.com/duckdb/"},
 	"gbatch/cmd/chunks-add":      {"google.golang.org/genai", "gonum.org/"},
 	"gbatch/cmd/chunks-pending":  {"google.golang.org/genai", "gonum.org/"},
 	"gbatch/cmd/vectors-apply":   {"google.golang.org/genai", "gonum.org/"},
 	"gbatch/cmd/jobs-pending":    {"google.golang.org/genai", "gonum.org/"},
 	"gbatch/cmd/chunks-status":   {"google.golang.org/genai"},
+	"gbatch/cmd/chunks-near":     {"google.golang.org/genai", "gonum.org/"},
 	"gbatch/cmd/chunks-release":  {"google.golang.org/genai", "gonum.org/"},
 	"gbatch/cmd/gemini-emulator": {"github.com/duckdb/", "google.golang.org/genai"},
 	// The emulator must not share the client's code for the API.

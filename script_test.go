@@ -82,6 +82,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("TMPDIR", filepath.Join(env.WorkDir, "tmp"))
 			env.Setenv("HOME", filepath.Join(env.WorkDir, "home"))
 			env.Setenv("XDG_STATE_HOME", filepath.Join(env.WorkDir, "state"))
+			env.Setenv("XDG_CACHE_HOME", filepath.Join(env.WorkDir, "cache"))
 			env.Setenv("GOOGLE_GEMINI_BASE_URL", web.URL)
 			env.Setenv("GEMINI_API_KEY", "test-key-of-the-scripts")
 			env.Setenv("GBATCH_INTERVAL", "10ms")

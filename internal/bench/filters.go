@@ -191,7 +191,7 @@ func readJSON(path string, dim int) string {
 
 // fetchMemory measures the peak memory for results of growing size.
 func (b *bench) fetchMemory(k kind, data string, s *server) error {
-	t := b.report.table("gbatch-fetch: memory", "A small and a large result, from a server, on all cores.", "result", "seconds", "MB/s", "peak MB")
+	t := b.report.table("gbatch-fetch: memory", "A small and a large result, from a server, on all cores.", "result", "seconds", "MB/s", "peak MB", "of its own")
 	for _, times := range []int{1, b.memory} {
 		job, err := b.job(k.name+"-x"+strconv.Itoa(times), k.lines*times, k.dim)
 		if err != nil {
@@ -202,8 +202,8 @@ func (b *bench) fetchMemory(k kind, data string, s *server) error {
 		if err != nil {
 			return err
 		}
-		t.row(bytesText(int64(c.work)), seconds(row.wall), num(row.rate/1e6), num(float64(row.rss)/1e6))
-		b.figures["fetch.memory"] = float64(row.rss) / 1e6
+		t.row(bytesText(int64(c.work)), seconds(row.wall), num(row.rate/1e6), num(float64(row.rss)/1e6), num(float64(row.own)/1e6))
+		b.figures["fetch.memory"] = float64(row.own) / 1e6
 	}
 	return nil
 }
@@ -343,7 +343,7 @@ func (b *bench) submit() error {
 		parts := 1/find(all, "cp to a file").rate() + 1/find(all, "sha256sum").rate() + 1/curl.rate()
 		b.figures["submit.parts"] = parts * toSink.rate()
 	}
-	b.figures["submit.memory"] = max(toSink.peak(), toEmulator.peak()) / 1e6
+	b.figures["submit.memory"] = max(toSink.own(), toEmulator.own()) / 1e6
 	return nil
 }
 
@@ -377,14 +377,14 @@ func (b *bench) start() error {
 	if err := b.race("start", all); err != nil {
 		return err
 	}
-	t := b.report.table("Start-up", fmt.Sprintf("`--version`: the median of %d runs. The commands are one program, as `make build` links it. Most of its memory is pages of its file, which all commands share.", b.versions), "command", "ms", "CPU ms", "peak MB", "file MB")
+	t := b.report.table("Start-up", fmt.Sprintf("`--version`: the median of %d runs. The commands are one program, as `make build` links it. Most of its memory is pages of its file, which all commands share.", b.versions), "command", "ms", "CPU ms", "peak MB", "of its own", "file MB")
 	for _, c := range all {
 		ms := c.middle(func(s sample) float64 { return s.wall.Seconds() * 1e3 })
 		path, err := exec.LookPath(c.args[0])
 		if err != nil {
 			return err
 		}
-		t.row(c.name, num(ms), num(c.middle(func(s sample) float64 { return s.cpu.Seconds() * 1e3 })), num(c.peak()/1e6), num(float64(size(path))/1e6))
+		t.row(c.name, num(ms), num(c.middle(func(s sample) float64 { return s.cpu.Seconds() * 1e3 })), num(c.peak()/1e6), num(c.own()/1e6), num(float64(size(path))/1e6))
 		b.figures["start."+c.name] = ms
 	}
 	return nil

@@ -40,7 +40,7 @@ type contender struct {
 type sample struct {
 	wall, cpu time.Duration
 	server    time.Duration // processor time of the server during the run
-	rss       int64         // peak, in bytes
+	rss, own  int64         // peaks in bytes: all memory, and without the pages of files
 	rate      float64       // work a second
 }
 
@@ -129,7 +129,7 @@ func (b *bench) begin(c *contender, in, out *os.File) (*process, error) {
 
 func (p *process) end() (s sample, err error) {
 	defer p.report.Close()
-	var r struct{ Wall, CPU, RSS, Code int64 }
+	var r struct{ Wall, CPU, RSS, Own, Code int64 }
 	decoded := json.NewDecoder(p.report).Decode(&r)
 	if err := p.cmd.Wait(); err != nil || decoded != nil {
 		return s, fmt.Errorf("%v: %w: %s", p.args, cmp.Or(err, decoded), p.stderr.Bytes())
@@ -137,7 +137,7 @@ func (p *process) end() (s sample, err error) {
 	if r.Code != 0 && !slices.Contains(p.codes, int(r.Code)) {
 		return s, fmt.Errorf("%v: exit status %d: %s", p.args, r.Code, p.stderr.Bytes())
 	}
-	return sample{wall: time.Duration(r.Wall), cpu: time.Duration(r.CPU), rss: r.RSS}, nil
+	return sample{wall: time.Duration(r.Wall), cpu: time.Duration(r.CPU), rss: r.RSS, own: r.Own}, nil
 }
 
 // middle returns the median of f over the rounds.
@@ -152,6 +152,11 @@ func (c *contender) middle(f func(sample) float64) float64 {
 // peak returns the peak memory of a run, in bytes.
 func (c *contender) peak() float64 {
 	return c.middle(func(s sample) float64 { return float64(s.rss) })
+}
+
+// own is the peak of the memory that is not pages of files.
+func (c *contender) own() float64 {
+	return c.middle(func(s sample) float64 { return float64(s.own) })
 }
 
 func median(v []float64) float64 {

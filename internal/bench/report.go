@@ -138,7 +138,7 @@ func (b *bench) write(out string, took time.Duration) error {
 	s.WriteString("# Benchmarks\n\n")
 	s.WriteString("`make bench` (internal/bench) writes this file. One MB is 10⁶ bytes. ")
 	fmt.Fprintf(&s, "Rates and memory are medians of %d rounds. The column \"ours is\" says how many times as fast our row is: it is the median of the ratios of the rounds. "+
-		"If we have two rows, the one with the same number of cores is compared. Peak memory is that of the process, as the kernel counts it; values below about 4 MB are not exact.\n\n", b.rounds)
+		"If we have two rows, the one with the same number of cores is compared. Peak memory is that of the process, as the kernel counts it, pages of the program's file included; values below about 4 MB are not exact. All commands are one program, and its pages are in memory once for all processes. So the goals are for the memory of a process's own, without pages of files, which is read at least every 16 ms.\n\n", b.rounds)
 	for _, line := range b.machine() {
 		fmt.Fprintf(&s, "- %s\n", line)
 	}

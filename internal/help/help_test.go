@@ -88,7 +88,7 @@ func TestPages(t *testing.T) {
 			}
 		}
 		text := read(t, dir, "man1/gbatch.1")
-		for _, heading := range []string{" COMMANDS chunks-add puts ", " EXIT CODES 0 done, ", " ENVIRONMENT GEMINI_API_KEY", " FILES kb.duckdb "} {
+		for _, heading := range []string{" COMMANDS text-to-chunks cuts ", " EXIT CODES 0 done, ", " ENVIRONMENT GEMINI_API_KEY", " FILES kb.duckdb "} {
 			if !strings.Contains(text, heading) {
 				t.Errorf("gbatch(7) lacks %s:\n%s", heading, text)
 			}

@@ -92,10 +92,12 @@ type metaBlock struct {
 func (b metaBlock) offset(s state) int64 { return headSize + int64(b.ID*s.BlockSize) }
 
 var (
-	castagnoli = crc32.MakeTable(crc32.Castagnoli)
 	journalLen = binary.Size(journalHead{})
 	blockLen   = binary.Size(metaBlock{})
 )
+
+// crc makes the table at its first use: most commands need none.
+func crc(b []byte) uint32 { return crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)) }
 
 var (
 	errForeign = errors.New("not a journal of this version of gbatch")
@@ -111,7 +113,7 @@ func parseJournal(b []byte) (h journalHead, blocks []metaBlock, err error) {
 		return h, nil, errForeign
 	}
 	end := len(b) - crc32.Size
-	if end < journalLen || crc32.Checksum(b[:end], castagnoli) != binary.LittleEndian.Uint32(b[end:]) {
+	if end < journalLen || crc(b[:end]) != binary.LittleEndian.Uint32(b[end:]) {
 		return h, nil, errCut
 	}
 	n, err := binary.Decode(b, binary.LittleEndian, &h)
@@ -137,7 +139,7 @@ func parseJournal(b []byte) (h journalHead, blocks []metaBlock, err error) {
 func (h journalHead) encode(blocks []metaBlock) []byte {
 	b, _ := binary.Append(nil, binary.LittleEndian, h)
 	b, _ = binary.Append(b, binary.LittleEndian, blocks)
-	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+	return binary.LittleEndian.AppendUint32(b, crc(b))
 }
 
 // check refuses block sizes that DuckDB does not use.

@@ -576,6 +576,7 @@ func (s *Server) embed(w http.ResponseWriter, r *http.Request, c *call) error {
 	}
 	var list []values
 	var p parser
+	var tokens int64
 	m := resultMaker{s: s}
 	for i, q := range requests {
 		it, err := p.bare(q)
@@ -590,11 +591,20 @@ func (s *Server) embed(w http.ResponseWriter, r *http.Request, c *call) error {
 		}
 		v := append([]byte{'['}, m.values(c.model, it.text, it.size())...)
 		list = append(list, values{append(v, ']')})
+		tokens += it.tokens(c.model)
 	}
-	if batch {
-		writeJSON(w, http.StatusOK, map[string]any{"embeddings": list})
-	} else {
-		writeJSON(w, http.StatusOK, map[string]any{"embedding": list[0]})
+	s.mu.Lock()
+	s.online += tokens
+	fmt.Fprintf(s.opsLog, "%s %d\n", onlineTokens, tokens)
+	s.mu.Unlock()
+	reply := map[string]any{"embeddings": list}
+	if !batch {
+		reply = map[string]any{"embedding": list[0]}
 	}
+	// Only newer models count tokens (maximhq/bifrost #7295, BerriAI/litellm #24339).
+	if strings.HasPrefix(c.model, "gemini-embedding-2") {
+		reply["usageMetadata"] = map[string]any{"promptTokenCount": tokens}
+	}
+	writeJSON(w, http.StatusOK, reply)
 	return nil
 }

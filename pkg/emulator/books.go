@@ -64,6 +64,7 @@ type Books struct {
 	RequestsSpoiled int            `json:"requests_spoiled"` // of requests_created, those that a fault spoiled
 	Canaries        int            `json:"canaries"`         // canary lines paid for
 	Tokens          int64          `json:"tokens"`           // of all lines of the jobs that are paid for
+	OnlineTokens    int64          `json:"online_tokens"`    // of the online calls, also if the reply was lost
 	Texts           int            `json:"texts"`            // different texts paid for: model, title, task type, dim and text
 	MaxPaid         int            `json:"max_paid"`         // the largest number of times that one text was paid for
 	PaidTwice       []PaidText     `json:"paid_twice"`       // the texts paid for more than once
@@ -110,6 +111,7 @@ func (s *Server) Books() (*Books, error) {
 			b.OpenUploads++
 		}
 	}
+	b.OnlineTokens = s.online
 	for op, outcomes := range s.ops {
 		b.Operations[op] = map[string]int64{}
 		for o, n := range outcomes {

@@ -83,7 +83,7 @@ type faultSet struct {
 // WHICH selects calls. Without it the fault strikes each call. Calls are
 // counted from 1, from the moment the fault was set. Only matching calls count:
 //
-//	match=TEXT     the path, the display name, or the body of a create or upload.start contains TEXT;
+//	match=TEXT     the path, the display name, or the body of a create, an embed or an upload.start contains TEXT;
 //	               for an object also bucket/name, and a body of at most 64 kB
 //	nth=N, nth=N-M the Nth call, or the Nth to the Mth
 //	every=N        each Nth call

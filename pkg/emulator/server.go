@@ -98,6 +98,7 @@ type Server struct {
 	sessions   map[string]*session
 	generation int64 // the newest of an object
 	ops        map[string]map[string]int64
+	online     int64 // tokens of the online calls
 	opsLog     *os.File
 }
 
@@ -193,13 +194,21 @@ func (s *Server) loadOps() error {
 		return err
 	}
 	for line := range strings.Lines(string(old)) {
-		if op, outcome, ok := strings.Cut(strings.TrimSuffix(line, "\n"), " "); ok {
+		op, outcome, ok := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		switch {
+		case op == onlineTokens:
+			n, _ := strconv.ParseInt(outcome, 10, 64)
+			s.online += n
+		case ok:
 			s.tally(op, outcome)
 		}
 	}
 	s.opsLog, err = os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	return err
 }
+
+// onlineTokens is in the log of the calls before the tokens of an online call.
+const onlineTokens = "tokens"
 
 func (s *Server) tally(op, outcome string) {
 	if s.ops[op] == nil {
@@ -385,7 +394,7 @@ func (s *Server) authorize(r *http.Request, c *call) error {
 // it.
 func (s *Server) serveWithFaults(w http.ResponseWriter, r *http.Request, c *call, h handler) {
 	subject := r.URL.Path + " " + s.displayName(c)
-	if c.op == "create" || c.op == "upload.start" && r.Header.Get("X-Goog-Upload-Protocol") == "resumable" ||
+	if c.op == "create" || c.op == "embed" || c.op == "upload.start" && r.Header.Get("X-Goog-Upload-Protocol") == "resumable" ||
 		isStorage(c.op) && r.ContentLength > 0 && r.ContentLength <= matchedBody {
 		// The body is read here, because a fault may match it. The handler refuses
 		// a body that is too long.

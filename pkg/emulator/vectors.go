@@ -5,6 +5,7 @@ import (
 	"math/bits"
 	"strconv"
 	"strings"
+	"sync"
 	"unicode"
 	"unicode/utf8"
 )
@@ -32,9 +33,10 @@ func Vector(model, text string, dim int) []float32 {
 // truncate a text that is longer than the model reads.
 func CheapVector(text string, dim int) []float32 {
 	v := make([]float32, dim)
+	table := cheapTable()
 	g := newRandom(text)
 	for i := range v {
-		v[i] = cheapTable[g.next()%cheapSize].value
+		v[i] = table[g.next()%cheapSize].value
 	}
 	return v
 }
@@ -223,13 +225,17 @@ func (g *random) next() uint32 {
 
 const cheapSize = 1 << 12
 
-// cheapTable has values and their digits. Their distribution is that of the
-// values of a real vector with dim 768.
-var cheapTable = func() (table [cheapSize]struct {
+type cheapEntry struct {
 	value  float32
 	length uint8
 	digits [15]byte // the shortest decimal, then a comma
-}) {
+}
+
+// cheapTable has values and their digits. Their distribution is that of the
+// values of a real vector with dim 768. It is made at its first use, because it
+// takes a millisecond, and the emulator is a part of the program of all commands.
+var cheapTable = sync.OnceValue(func() *[cheapSize]cheapEntry {
+	table := new([cheapSize]cheapEntry)
 	g := newRandom("a table of values with their digits")
 	for i := range table {
 		e := &table[i]
@@ -245,14 +251,15 @@ var cheapTable = func() (table [cheapSize]struct {
 		}
 	}
 	return table
-}()
+})
 
 // appendCheap appends the digits of CheapVector(text, dim), separated by commas.
 func appendCheap(dst, text []byte, dim int) []byte {
 	g := newRandom(text)
-	const width = len(cheapTable[0].digits)
+	table := cheapTable()
+	const width = len(table[0].digits)
 	for range dim {
-		e := &cheapTable[g.next()%cheapSize]
+		e := &table[g.next()%cheapSize]
 		n := len(dst)
 		if n+width > cap(dst) {
 			dst = append(dst, make([]byte, dim*width)...)[:n]

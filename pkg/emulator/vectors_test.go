@@ -123,7 +123,7 @@ func TestDigitsReadBackTheSame(t *testing.T) {
 			}
 		}
 	}
-	for i, e := range cheapTable {
+	for i, e := range cheapTable() {
 		if d := string(e.digits[:e.length-1]); e.digits[e.length-1] != ',' || d != strconv.FormatFloat(float64(e.value), 'g', -1, 32) {
 			t.Fatalf("entry %d: %v is %q", i, e.value, d)
 		}

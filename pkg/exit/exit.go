@@ -5,6 +5,7 @@ package exit
 import (
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // The exit codes are the same for every command. Codes above 128 are for
@@ -35,6 +36,18 @@ func With(code int, err error) error { return coded{err, code} }
 // Errorf is fmt.Errorf with an exit code.
 func Errorf(code int, format string, args ...any) error {
 	return coded{fmt.Errorf(format, args...), code}
+}
+
+// Word quotes a word of a command line, if a shell would not read it as it is:
+// messages name commands to be copied.
+func Word(s string) string {
+	plain := func(r rune) bool {
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("_-./:=,+@%", r)
+	}
+	if s != "" && strings.TrimLeftFunc(s, plain) == "" {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
 // Code returns the exit code for a command that ends with err: the code of the

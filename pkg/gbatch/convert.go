@@ -258,14 +258,22 @@ func internal(format string, args ...any) *record.Status {
 // check returns what is wrong with an answer, or nil if its vector can be
 // printed.
 func (c *converter) check(r *record.Response) *record.Status {
-	switch {
-	case r.Err != nil:
+	if r.Err != nil {
 		return r.Err
-	case len(r.Values) == 0:
+	}
+	return checkVector(r.Values, c.job.Dim, c.Normalize)
+}
+
+// checkVector returns what is wrong with the values of an answer, or nil. It
+// scales them to length 1 if normalize is set. If dim is 0, any number of values is
+// right.
+func checkVector(values []float32, dim int, normalize bool) *record.Status {
+	switch {
+	case len(values) == 0:
 		return internal("an answer without values")
-	case c.job.Dim > 0 && len(r.Values) != c.job.Dim:
-		return internal("vector of %d values instead of %d", len(r.Values), c.job.Dim)
-	case c.Normalize && !vector.Normalize(r.Values):
+	case dim > 0 && len(values) != dim:
+		return internal("vector of %d values instead of %d", len(values), dim)
+	case normalize && !vector.Normalize(values):
 		return internal("a vector of length zero cannot be normalized")
 	}
 	return nil

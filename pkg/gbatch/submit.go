@@ -38,9 +38,8 @@ type Submit struct {
 	MaxRequests  int           `help:"Most requests per batch, for requests without a header." default:"10000"`
 	MaxBytes     cli.Size      `help:"Most bytes per batch, for requests without a header." default:"100MB"`
 
-	MaxCost        *float64 `placeholder:"USD" help:"Most that the jobs which this run creates may cost, in US dollars."`
-	MaxTotalTokens *int64   `placeholder:"N" help:"Most tokens that the jobs which this run creates may have."`
-	DryRun         bool     `help:"Submit nothing. Print for each batch whether a job would be created or adopted."`
+	Caps   `embed:""`
+	DryRun bool `help:"Submit nothing. Print for each batch whether a job would be created or adopted."`
 }
 
 // Run submits the batches of in one after the other, and prints the job of each
@@ -62,6 +61,9 @@ func (s *Submit) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	caps, err := s.caps(&prices)
 	if err != nil {
 		return err
+	}
+	if caps != nil && s.Method != "embed" {
+		return exit.Errorf(exit.Usage, "--max-cost and --max-total-tokens are for --method embed only: what a model generates has no upper bound here")
 	}
 	at, err := newGemini(s.RetryFor)
 	if err != nil {
@@ -192,12 +194,12 @@ func (s *submission) job(ctx context.Context, p *payload, e ledger.Entry) (*reco
 	if err := s.room(found.active); err != nil {
 		return nil, err
 	}
-	tokens, err := s.afford(p)
+	use, err := s.afford(p)
 	if err != nil {
 		return nil, err
 	}
 	if s.DryRun {
-		return nil, s.caps.Use(p.Model, tokens)
+		return nil, s.caps.Use(use)
 	}
 	if err := e.Set(ctx, p.mark(ledger.Upload, "", "")); err != nil {
 		return nil, err
@@ -208,7 +210,7 @@ func (s *submission) job(ctx context.Context, p *payload, e ledger.Entry) (*reco
 	}
 	job, err := s.create(ctx, p, e, input, found.active)
 	if err == nil {
-		err = s.caps.Use(p.Model, tokens)
+		err = s.caps.Use(use)
 	}
 	return job, err
 }

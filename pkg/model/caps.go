@@ -12,8 +12,7 @@ import (
 // Embedding).
 var Tiers = [3]int64{500_000, 5_000_000, 10_000_000}
 
-// A Cap is an upper bound for the tokens of what is sent, or for their cost in a
-// batch.
+// A Cap is an upper bound for the tokens of what is sent, or for their cost.
 type Cap struct {
 	Flag   string  // the flag that sets the limit, such as --max-cost
 	Limit  float64 // in tokens, or in US dollars if there are Prices
@@ -31,15 +30,19 @@ func CheckLimit(flag string, value float64) error {
 	return nil
 }
 
-// unit is what a token of a model counts, in tokens or in millionths of a US
+// unit is what each token of a use counts, in tokens or in millionths of a US
 // dollar.
-func (c *Cap) unit(model string) (float64, error) {
+func (c *Cap) unit(u Use) (float64, error) {
 	if c.Prices == nil {
 		return 1, nil
 	}
-	price := c.Prices.Models[model].Batch
+	price := c.Prices.of(u)
 	if price == nil {
-		return 0, exit.Errorf(exit.Refused, "%s cannot be checked, because the price of %s in a batch is not known: name a file with its price in %s", c.Flag, model, PricesVariable)
+		where := "in a batch"
+		if u.Online {
+			where = "in online calls"
+		}
+		return 0, exit.Errorf(exit.Refused, "%s cannot be checked, because the price of %s %s is not known: name a file with its price in %s", c.Flag, u.Model, where, PricesVariable)
 	}
 	return *price, nil
 }
@@ -56,9 +59,9 @@ func (c *Cap) limit() float64 {
 // counts, since sums of prices are not exact.
 func (c *Cap) free() float64 { return c.limit() - c.used + 1e-14*(c.limit()+c.used) }
 
-// left returns how many more tokens of a model the cap allows.
-func (c *Cap) left(model string) (tokens int64, err error) {
-	unit, err := c.unit(model)
+// left returns how many more tokens the cap allows, of the kind of a use.
+func (c *Cap) left(u Use) (tokens int64, err error) {
+	unit, err := c.unit(u)
 	switch n := math.Floor(c.free() / unit); {
 	case err != nil:
 		return 0, err
@@ -81,26 +84,26 @@ func (c *Cap) amount(units float64) string {
 // [exit.Refused].
 type Caps []*Cap
 
-// Use counts tokens of a model. A negative number takes tokens back.
-func (cs Caps) Use(model string, tokens int64) error {
-	if tokens == 0 {
+// Use counts a use. A negative number of tokens takes tokens back.
+func (cs Caps) Use(u Use) error {
+	if u.Tokens == 0 {
 		return nil
 	}
 	for _, c := range cs {
-		unit, err := c.unit(model)
+		unit, err := c.unit(u)
 		if err != nil {
 			return err
 		}
-		c.used += unit * float64(tokens)
+		c.used += unit * float64(u.Tokens)
 	}
 	return nil
 }
 
-// Room returns how many more tokens of a model the caps allow.
+// Room returns how many more tokens of a model the caps allow in batches.
 func (cs Caps) Room(model string) (tokens int64, err error) {
 	tokens = math.MaxInt64
 	for _, c := range cs {
-		left, err := c.left(model)
+		left, err := c.left(Use{Model: model})
 		if err != nil {
 			return 0, err
 		}
@@ -109,16 +112,16 @@ func (cs Caps) Room(model string) (tokens int64, err error) {
 	return tokens, nil
 }
 
-// Check returns an error if a cap does not allow so many more tokens of a model.
-func (cs Caps) Check(model string, tokens int64) error {
+// Check returns an error if a cap does not allow a use.
+func (cs Caps) Check(u Use) error {
 	for _, c := range cs {
-		left, err := c.left(model)
+		left, err := c.left(u)
 		if err != nil {
 			return err
 		}
-		if tokens > left {
-			unit, _ := c.unit(model)
-			return exit.Errorf(exit.Refused, "%s allows %s (used: %s, needed: %s)", c.Flag, c.amount(c.limit()), c.amount(c.used), c.amount(unit*float64(tokens)))
+		if u.Tokens > left {
+			unit, _ := c.unit(u)
+			return exit.Errorf(exit.Refused, "%s allows %s (used: %s, needed: %s)", c.Flag, c.amount(c.limit()), c.amount(c.used), c.amount(unit*float64(u.Tokens)))
 		}
 	}
 	return nil

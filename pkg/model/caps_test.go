@@ -20,7 +20,7 @@ func TestCapsAtTheBoundary(t *testing.T) {
 			for _, before := range []int64{0, 1, tokens / 3, tokens} {
 				cap.used = 0
 				for part := before; part > 0; part -= max(1, before/7) { // in parts, for rounding
-					if err := caps.Use("m", min(part, max(1, before/7))); err != nil {
+					if err := caps.Use(Use{Model: "m", Tokens: min(part, max(1, before/7))}); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -28,21 +28,21 @@ func TestCapsAtTheBoundary(t *testing.T) {
 				if room != tokens-before || err != nil {
 					t.Errorf("$%v a million, a cap for %d tokens, %d used: room for %d, %v", usd, tokens, before, room, err)
 				}
-				if err := caps.Check("m", tokens-before); err != nil {
+				if err := caps.Check(Use{Model: "m", Tokens: tokens - before}); err != nil {
 					t.Errorf("exactly the limit is refused: %v", err)
 				}
-				if err := caps.Check("m", tokens-before+1); exit.Code(err) != exit.Refused {
+				if err := caps.Check(Use{Model: "m", Tokens: tokens - before + 1}); exit.Code(err) != exit.Refused {
 					t.Errorf("a token more than the limit: %v", err)
 				}
 				if err := caps.Over(); err != nil {
 					t.Errorf("not over: %v", err)
 				}
 			}
-			caps.Use("m", 1)
+			caps.Use(Use{Model: "m", Tokens: 1})
 			if err := caps.Over(); exit.Code(err) != exit.Refused {
 				t.Errorf("over by a token: %v", err)
 			}
-			if caps.Use("m", -1); caps.Over() != nil {
+			if caps.Use(Use{Model: "m", Tokens: -1}); caps.Over() != nil {
 				t.Error("a token that was taken back still counts")
 			}
 		}
@@ -72,12 +72,12 @@ func TestCapsOfTokensAndPrices(t *testing.T) {
 	}
 	for _, name := range []string{"online", "other"} {
 		_, err := nothing.Room(name)
-		for _, err := range []error{err, nothing.Use(name, 1), nothing.Check(name, 0)} {
+		for _, err := range []error{err, nothing.Use(Use{Model: name, Tokens: 1}), nothing.Check(Use{Model: name})} {
 			if exit.Code(err) != exit.Refused || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), PricesVariable) {
 				t.Errorf("an unknown price: %v", err)
 			}
 		}
-		if err := nothing.Use(name, 0); err != nil {
+		if err := nothing.Use(Use{Model: name}); err != nil {
 			t.Errorf("nothing of an unknown price: %v", err)
 		}
 	}
@@ -85,15 +85,15 @@ func TestCapsOfTokensAndPrices(t *testing.T) {
 	if n := room(both, "m"); n != 8000 {
 		t.Errorf("room for %d", n)
 	}
-	both.Use("free", 4000)
+	both.Use(Use{Model: "free", Tokens: 4000})
 	if n := room(both, "m"); n != 6000 {
 		t.Errorf("room for %d", n)
 	}
-	if err := both.Check("m", 6001); err == nil || err.Error() != "--max-total-tokens allows 10000 tokens (used: 4000 tokens, needed: 6001 tokens)" {
+	if err := both.Check(Use{Model: "m", Tokens: 6001}); err == nil || err.Error() != "--max-total-tokens allows 10000 tokens (used: 4000 tokens, needed: 6001 tokens)" {
 		t.Error(err)
 	}
-	both.Use("m", 5000)
-	if err := (both[1:]).Check("m", 3001); err == nil || err.Error() != "--max-cost allows $0.0006 (used: $0.000375, needed: $0.000225075)" {
+	both.Use(Use{Model: "m", Tokens: 5000})
+	if err := (both[1:]).Check(Use{Model: "m", Tokens: 3001}); err == nil || err.Error() != "--max-cost allows $0.0006 (used: $0.000375, needed: $0.000225075)" {
 		t.Error(err)
 	}
 	if _, err := (Caps{{Flag: "--max-total-tokens", Limit: 1}}).Room("other"); err != nil {

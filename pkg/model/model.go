@@ -121,21 +121,51 @@ func (s Space) Checked() (Space, error) {
 	return s, nil
 }
 
-const document = "RETRIEVAL_DOCUMENT"
+const (
+	document = "RETRIEVAL_DOCUMENT"
+	query    = "RETRIEVAL_QUERY"
+)
 
 // A task is a task type, with the words that a model with TaskInText wants for
-// it.
-type task struct{ name, words string }
+// it. asks is true for a question whose answers are documents.
+type task struct {
+	name, words string
+	asks        bool
+}
 
 var tasks = []task{
-	{document, ""}, // has a form of its own
-	{"RETRIEVAL_QUERY", "search result"},
-	{"SEMANTIC_SIMILARITY", "sentence similarity"},
-	{"CLASSIFICATION", "classification"},
-	{"CLUSTERING", "clustering"},
-	{"QUESTION_ANSWERING", "question answering"},
-	{"FACT_VERIFICATION", "fact checking"},
-	{"CODE_RETRIEVAL_QUERY", "code retrieval"},
+	{document, "", false}, // has a form of its own
+	{query, "search result", true},
+	{"SEMANTIC_SIMILARITY", "sentence similarity", false},
+	{"CLASSIFICATION", "classification", false},
+	{"CLUSTERING", "clustering", false},
+	{"QUESTION_ANSWERING", "question answering", true},
+	{"FACT_VERIFICATION", "fact checking", true},
+	{"CODE_RETRIEVAL_QUERY", "code retrieval", true},
+}
+
+// Question returns the space of questions whose answers are in s.
+func (s Space) Question() Space {
+	if s.TaskType == document {
+		s.TaskType = query
+	}
+	return s
+}
+
+// Answers reports whether the vectors of s can be compared with those of a question
+// in another space.
+func (s Space) Answers(question Space) bool {
+	asks := slices.ContainsFunc(tasks, func(t task) bool { return t.asks && t.name == question.TaskType })
+	if s.TaskType == document && asks {
+		question.TaskType = document
+	}
+	if s.TaskType == Unspecified {
+		s.TaskType = ""
+	}
+	if question.TaskType == Unspecified {
+		question.TaskType = ""
+	}
+	return s == question
 }
 
 // TakesTitle reports whether a request in this space carries the chunk's title,

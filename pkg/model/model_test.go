@@ -86,3 +86,30 @@ func TestSpace(t *testing.T) {
 		}
 	}
 }
+
+func TestAnswers(t *testing.T) {
+	space := func(model string, dim int, task string) Space { return Space{model, dim, task} }
+	for _, c := range []struct {
+		documents, question Space
+		want                bool
+	}{
+		{space("m", 3, "RETRIEVAL_DOCUMENT"), space("m", 3, "RETRIEVAL_QUERY"), true},
+		{space("m", 3, "RETRIEVAL_DOCUMENT"), space("m", 3, "CODE_RETRIEVAL_QUERY"), true},
+		{space("m", 3, "RETRIEVAL_DOCUMENT"), space("m", 3, "RETRIEVAL_DOCUMENT"), true},
+		{space("m", 3, "RETRIEVAL_DOCUMENT"), space("m", 3, "CLUSTERING"), false},
+		{space("m", 3, "RETRIEVAL_DOCUMENT"), space("m", 4, "RETRIEVAL_QUERY"), false},
+		{space("m", 3, "RETRIEVAL_DOCUMENT"), space("n", 3, "RETRIEVAL_QUERY"), false},
+		{space("m", 3, "CLUSTERING"), space("m", 3, "CLUSTERING"), true},
+		{space("m", 3, "CLUSTERING"), space("m", 3, "RETRIEVAL_QUERY"), false},
+		{space("m", 3, "RETRIEVAL_QUERY"), space("m", 3, "RETRIEVAL_DOCUMENT"), false},
+		{space("m", 3, ""), space("m", 3, "TASK_TYPE_UNSPECIFIED"), true},
+		{space("m", 3, ""), space("m", 3, "RETRIEVAL_QUERY"), false},
+	} {
+		if got := c.documents.Answers(c.question); got != c.want {
+			t.Errorf("%v and %v: %t", c.documents, c.question, got)
+		}
+		if q := c.documents.Question(); !c.documents.Answers(q) {
+			t.Errorf("%v cannot be asked with %v", c.documents, q)
+		}
+	}
+}

@@ -85,19 +85,37 @@ func parsePrices(data []byte) (p Prices, err error) {
 // Batch is what tokens cost in a batch, in US dollars. known is false if the
 // price is not known.
 func (p Prices) Batch(model string, tokens int64) (usd float64, known bool) {
-	return cost(p.Models[model].Batch, tokens)
+	return p.Cost(Use{Model: model, Tokens: tokens})
 }
 
-// Online is [Prices.Batch] for calls that are answered at once.
+// Online is [Prices.Batch] for online calls.
 func (p Prices) Online(model string, tokens int64) (usd float64, known bool) {
-	return cost(p.Models[model].Online, tokens)
+	return p.Cost(Use{Model: model, Tokens: tokens, Online: true})
 }
 
-func cost(price *float64, tokens int64) (usd float64, known bool) {
+// A Use is so many tokens of a model, in batches or in online calls.
+type Use struct {
+	Model  string
+	Tokens int64
+	Online bool
+}
+
+// Cost is what a use costs, in US dollars. known is false if the price is not
+// known.
+func (p Prices) Cost(u Use) (usd float64, known bool) {
+	price := p.of(u)
 	if price == nil {
 		return 0, false
 	}
-	return math.Round(*price*float64(tokens)*1e4) / 1e10, true
+	return math.Round(*price*float64(u.Tokens)*1e4) / 1e10, true
+}
+
+// of returns the price of a million tokens, or nil if it is not known.
+func (p Prices) of(u Use) *float64 {
+	if u.Online {
+		return p.Models[u.Model].Online
+	}
+	return p.Models[u.Model].Batch
 }
 
 // Money writes US dollars for people: $0.0012, $12.35.

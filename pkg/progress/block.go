@@ -102,9 +102,8 @@ const Tick = 100 * time.Millisecond
 func (b *Block) Show(r Row) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	// If the group was stopped, SIGCONT may come a moment later than the tick.
 	if !b.called.IsZero() && time.Since(b.called) > 3*Tick {
-		time.Sleep(Tick / 5)
+		b.await()
 	}
 	b.called = time.Now()
 	if r == b.row && time.Since(b.drawn) < time.Second && len(b.cont) == 0 {
@@ -170,8 +169,28 @@ func (a above) Fd() uintptr { return a.f.Fd() }
 // update prints text above the block, changes the rows, and draws them. It
 // returns false if it did nothing. If join is set, this process gets a row.
 func (b *Block) update(text []byte, join bool, change func(*board)) bool {
+	for tries := 3; ; tries-- {
+		wrote, late := b.try(text, join, change)
+		if !late || tries == 1 {
+			return wrote
+		}
+		b.await()
+	}
+}
+
+// await waits for SIGCONT if this process was probably stopped: the signal may come
+// later than the process goes on.
+func (b *Block) await() {
+	for end := time.Now().Add(Tick); len(b.cont) == 0 && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// try is one attempt of update. late says that nothing was drawn, because this
+// process may have been stopped in the attempt: then the shell has the cursor.
+func (b *Block) try(text []byte, join bool, change func(*board)) (wrote, late bool) {
 	if !b.lock(join) {
-		return false
+		return false, false
 	}
 	defer b.unlock()
 	s := b.read()
@@ -183,6 +202,7 @@ func (b *Block) update(text []byte, join bool, change func(*board)) bool {
 		b.cont, b.resumed = make(chan os.Signal, 8), s.Resumed
 		signal.Notify(b.cont, syscall.SIGCONT)
 	}
+	began := time.Now()
 	for len(b.cont) > 0 {
 		<-b.cont
 		b.resumed++
@@ -199,18 +219,18 @@ func (b *Block) update(text []byte, join bool, change func(*board)) bool {
 	slices.SortFunc(s.Rows, func(x, y entry) int {
 		return int(int64(uint32(x.PID-group)) - int64(uint32(y.PID-group)))
 	})
-	wrote := b.draw(&s, text)
+	wrote, late = b.draw(&s, text, began.Add(Tick/5))
 	b.write(&s)
-	return wrote
+	return wrote, late
 }
 
 // draw writes text and the rows in one call, so that a kill leaves the terminal
 // in order. In the background it draws nothing, because the terminal belongs to
-// another process group. It reports whether text was written.
-func (b *Block) draw(s *board, text []byte) bool {
+// another process group, and after end. It reports whether text was written.
+func (b *Block) draw(s *board, text []byte, end time.Time) (wrote, late bool) {
 	if front, err := unix.IoctlGetInt(int(b.tty.Fd()), unix.TIOCGPGRP); err != nil || front != unix.Getpgrp() {
 		s.Drawn = 0
-		return false
+		return false, false
 	}
 	columns, height := Size(b.tty)
 	rows := make([]Row, len(s.Rows))
@@ -223,7 +243,7 @@ func (b *Block) draw(s *board, text []byte) bool {
 		shown = nil // the rows would begin within a line
 	}
 	if len(text) == 0 && s.Drawn == len(shown) && slices.Equal(s.Shown, shown) {
-		return true
+		return true, false
 	}
 	var out strings.Builder
 	if s.Drawn > 0 {
@@ -241,9 +261,12 @@ func (b *Block) draw(s *board, text []byte) bool {
 	if s.Drawn > len(shown) && len(text) == 0 {
 		out.WriteString("\x1b[J")
 	}
+	if time.Now().After(end) {
+		return false, true
+	}
 	s.Drawn, s.Shown = len(shown), shown
 	_, err := b.tty.WriteString(out.String())
-	return err == nil
+	return err == nil, false
 }
 
 // patience bounds the wait for the lock. A process that was stopped may hold it.

@@ -24,6 +24,11 @@ func AppendHeader(dst []byte, h Header) []byte {
 	return append(append(dst, line...), '\n')
 }
 
+// Space returns the space of the batch, as far as the header says.
+func (h *Header) Space() model.Space {
+	return model.Space{Model: h.Model, Dim: h.Dim, TaskType: h.TaskType}
+}
+
 // A KeySum is a checksum of the keys of a batch that does not depend on their order:
 // the sum, modulo 2^64, of the first 8 bytes (big-endian) of the SHA-256 of each key.
 type KeySum uint64

@@ -11,6 +11,7 @@
 //	request  request   a line of Google's batch file
 //	job      job       Google's work on a batch
 //	file     file      a file at Google
+//	space    space     the space of the lines that follow
 //	vector   vector    the answer for one key
 //	error    error     the failure of one key (a job has error too: job is looked for first)
 //
@@ -41,6 +42,19 @@ type Header struct {
 	TokensMax int64 `json:"tokens_max,omitempty"` // the number that caps go by, above the likely one; 0: not known
 }
 
+// A Space is the space of the chunks or vectors that follow and belong to no
+// batch, up to the next such record.
+type Space struct {
+	Space SpaceMembers `json:"space"`
+}
+
+// SpaceMembers is the value of the member space.
+type SpaceMembers struct {
+	Model    string `json:"model"`               // without "models/"
+	Dim      int    `json:"dim"`                 // values per vector
+	TaskType string `json:"task_type,omitempty"` // in Google's spelling
+}
+
 // A Chunk is a passage of text embedded as one unit. If Context is not empty,
 // it is embedded in place of Text.
 type Chunk struct {
@@ -68,24 +82,25 @@ const (
 // Failed and Tokens set: only that record closes the batch. gbatch-submit and
 // gbatch-wait leave the three nil.
 type Job struct {
-	Job       string  `json:"job"`                 // Google's name, batches/…
-	Batch     string  `json:"batch,omitempty"`     // empty if the requests came without a header
-	State     string  `json:"state"`               // one of the states above, or an unknown one
-	Model     string  `json:"model"`               // without "models/"
-	Dim       int     `json:"dim"`                 // values per vector
-	Requests  int     `json:"requests"`            // number of requests, without canaries
-	Input     string  `json:"input,omitempty"`     // the uploaded file, files/…
-	Canary    int     `json:"canary,omitempty"`    // number of requests that were sent a second time to check the answers
-	Succeeded *int    `json:"succeeded,omitempty"` // vectors printed before this line
-	Failed    *int    `json:"failed,omitempty"`    // errors of keys printed before this line
-	Tokens    *int64  `json:"tokens,omitempty"`    // as counted by Google, canaries included
-	CreatedAt string  `json:"created,omitempty"`   // RFC 3339, by Google's clock; set by wait
-	EndedAt   string  `json:"ended,omitempty"`     // likewise
-	Display   string  `json:"display,omitempty"`   // Google's display name; only gbatch-list sets this and the next three
-	Output    string  `json:"output,omitempty"`    // the file of the results, files/…
-	Answers   *int64  `json:"answers,omitempty"`   // requests with an answer, as counted by Google, canaries included
-	Errors    *int64  `json:"errors,omitempty"`    // answers that are errors, likewise
-	Error     *Status `json:"error,omitempty"`     // why the job ended without results, or why gbatch-fetch could not get them
+	Job       string  `json:"job"`                        // Google's name, batches/…
+	Batch     string  `json:"batch,omitempty"`            // empty if the requests came without a header
+	State     string  `json:"state"`                      // one of the states above, or an unknown one
+	Model     string  `json:"model"`                      // without "models/"
+	Dim       int     `json:"dim"`                        // values per vector
+	Requests  int     `json:"requests"`                   // number of requests, without canaries
+	Input     string  `json:"input,omitempty"`            // the uploaded file, files/…
+	Canary    int     `json:"canary,omitempty"`           // number of requests that were sent a second time to check the answers
+	Succeeded *int    `json:"succeeded,omitempty"`        // vectors printed before this line
+	Failed    *int    `json:"failed,omitempty"`           // errors of keys printed before this line
+	Tokens    *int64  `json:"tokens,omitempty"`           // as counted by Google, canaries included
+	Estimated *int64  `json:"tokens_estimated,omitempty"` // only of online calls whose tokens Google does not count
+	CreatedAt string  `json:"created,omitempty"`          // RFC 3339, by Google's clock; set by wait
+	EndedAt   string  `json:"ended,omitempty"`            // likewise
+	Display   string  `json:"display,omitempty"`          // Google's display name; only gbatch-list sets this and the next three
+	Output    string  `json:"output,omitempty"`           // the file of the results, files/…
+	Answers   *int64  `json:"answers,omitempty"`          // requests with an answer, as counted by Google, canaries included
+	Errors    *int64  `json:"errors,omitempty"`           // answers that are errors, likewise
+	Error     *Status `json:"error,omitempty"`            // why the job ended without results, or why gbatch-fetch could not get them
 }
 
 // Ended reports whether the job is over. An unknown state counts as not ended.
@@ -96,6 +111,10 @@ func (j *Job) Ended() bool {
 	}
 	return false
 }
+
+// OnlinePrefix is how the name of a job begins that gbatch-embed did by online
+// calls. The name of its batch follows.
+const OnlinePrefix = "online/"
 
 // Whole reports whether the record closes its batch: all answers of the job came
 // before it.

@@ -16,7 +16,7 @@ type form struct {
 	claimed bool   // there is a header
 	text    string // from the start of the request to the text's opening quote
 	after   string // from the text's closing quote to the place of the title
-	end     string // from there to the end of the line
+	end     string // from there to the end of the request
 	title   bool   // whether the request has a field for the title
 	words   model.Words
 }
@@ -50,22 +50,26 @@ func newForm(shape string, claimed bool, s model.Space) *form {
 	case "vertex":
 		f.text = `{"content":` + parts
 		f.after = `}]},"embed_content_config":{"output_dimensionality":` + dim
-		f.end = task("task_type") + `}}}`
+		f.end = task("task_type") + `}}`
 	case "sdk":
 		f.text = `{"model":"models/` + s.Model + `","contents":[` + parts
 		f.after = `}]}],"config":{` + strings.TrimPrefix(task("task_type")+`,"output_dimensionality":`, ",") + dim
-		f.end = `}}}`
+		f.end = `}}`
 	default:
 		f.text = `{"content":` + parts
 		f.after = `}]}` + task("taskType")
-		f.end = `,"outputDimensionality":` + dim + `}}`
+		f.end = `,"outputDimensionality":` + dim + `}`
 	}
 	return f
 }
 
 // append appends the request line of a chunk, without its line end.
 func (f *form) append(dst []byte, c *record.RawChunk) []byte {
-	dst = record.AppendRequestStart(dst, c.ID, f.claimed)
+	return append(f.request(record.AppendRequestStart(dst, c.ID, f.claimed), c), '}')
+}
+
+// request appends the request of a chunk.
+func (f *form) request(dst []byte, c *record.RawChunk) []byte {
 	dst = append(dst, f.text...)
 	if c.Title != nil && f.words.BeforeTitle != "" {
 		dst = append(dst, f.words.BeforeTitle...)
@@ -88,3 +92,17 @@ func (f *form) append(dst []byte, c *record.RawChunk) []byte {
 	}
 	return append(dst, f.end...)
 }
+
+// An Online is the form of the requests of online calls in one space. They are
+// those of the shape rest, and name their model.
+type Online struct{ form }
+
+// NewOnline returns the form for a space, which must be checked.
+func NewOnline(s model.Space) *Online {
+	f := newForm("rest", false, s)
+	f.text = `{"model":"models/` + s.Model + `",` + f.text[1:]
+	return &Online{*f}
+}
+
+// Append appends the request of a chunk.
+func (o *Online) Append(dst []byte, c *record.RawChunk) []byte { return o.request(dst, c) }

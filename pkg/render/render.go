@@ -13,61 +13,25 @@ import (
 	"strings"
 
 	"gbatch/pkg/exit"
-	"gbatch/pkg/model"
 	"gbatch/pkg/ndjson"
 	"gbatch/pkg/progress"
 	"gbatch/pkg/record"
 )
 
 // ToJSONL is the command to-jsonl: it reads chunks and prints request lines, and
-// passes batch headers on. If a flag is empty, the batch's header decides.
+// passes batch headers on.
 type ToJSONL struct {
-	Model    string `help:"Model of chunks without a header (default ${model})." placeholder:"NAME"`
-	Dim      int    `help:"Values per vector, 1 to ${max_dim}, of chunks without a header (default ${dim})." placeholder:"N"`
-	TaskType string `help:"Task type of chunks without a header (default ${task_type}; TASK_TYPE_UNSPECIFIED for no task type)." placeholder:"TYPE"`
-	Shape    string `help:"Form of the request lines: rest, vertex or sdk." enum:"rest,vertex,sdk" default:"rest"`
-
-	variables map[string]bool // the flags that have their value from an environment variable
-}
-
-// FromVariable says that a flag has its value from an environment variable. A
-// variable is meant for several commands, so a header that differs takes
-// precedence over it. If a flag on the command line differs from a header, that
-// is an error.
-func (c *ToJSONL) FromVariable(flag string) {
-	if c.variables == nil {
-		c.variables = make(map[string]bool)
-	}
-	c.variables[flag] = true
-}
-
-func (c *ToJSONL) flags() model.Space {
-	return model.Space{Model: model.Bare(c.Model), Dim: c.Dim, TaskType: c.TaskType}
-}
-
-// conflict returns the first flag that was given and differs from the header. A
-// header without a task type means no task type.
-func (c *ToJSONL) conflict(header model.Space) (flag string, ok bool) {
-	flags := c.flags()
-	none := func(taskType string) string { return strings.TrimPrefix(taskType, model.Unspecified) }
-	switch {
-	case flags.Model != "" && header.Model != "" && flags.Model != header.Model && !c.variables["model"]:
-		return "model", true
-	case flags.Dim != 0 && header.Dim != 0 && flags.Dim != header.Dim && !c.variables["dim"]:
-		return "dim", true
-	case flags.TaskType != "" && none(flags.TaskType) != none(header.TaskType) && !c.variables["task-type"]:
-		return "task-type", true
-	}
-	return "", false
+	SpaceFlags `embed:""`
+	Shape      string `help:"Form of the request lines: rest, vertex or sdk." enum:"rest,vertex,sdk" default:"rest"`
 }
 
 // Run renders in to out, one line at a time. Memory is bounded by the longest
 // line. Lines that were printed before an error in a batch do no harm: the batch
 // has fewer requests than its header says, so nothing of it is submitted.
 func (c *ToJSONL) Run(ctx context.Context, in io.Reader, out io.Writer) error {
-	plain, err := c.flags().Or(model.Space{Model: model.Default, Dim: model.DefaultDim, TaskType: model.DefaultTaskType}).Checked()
+	plain, err := c.Plain()
 	if err != nil {
-		return exit.With(exit.Usage, err)
+		return err
 	}
 	if c.Shape != "" && !slices.Contains(shapes, c.Shape) {
 		return exit.With(exit.Usage, fmt.Errorf("unknown shape %q: use %s", c.Shape, strings.Join(shapes, ", ")))
@@ -155,17 +119,11 @@ func (r *run) header(line []byte, h record.Header) error {
 	if err := r.whole("the next header came"); err != nil {
 		return err
 	}
-	said := model.Space{Model: h.Model, Dim: h.Dim, TaskType: h.TaskType}
-	if flag, ok := r.conflict(said); ok {
-		return exit.With(exit.Usage, r.r.Errorf("--%s differs from the header of batch %.100q: leave the flag out", flag, h.Batch))
-	}
-	full := said.Or(r.flags()).Or(model.Space{Model: model.Default, Dim: model.DefaultDim})
-	full.TaskType = said.TaskType // a header without a task type means no task type
-	full, err := full.Checked()
+	full, err := r.Of(h.Space(), fmt.Sprintf("batch %.100q", h.Batch))
 	if err != nil {
-		return r.r.Errorf("batch %.100q: %w", h.Batch, err)
+		return exit.With(exit.Code(err), r.r.Errorf("%w", err))
 	}
-	if said == full {
+	if h.Space() == full {
 		err = r.w.Write(line)
 	} else {
 		h.Model, h.Dim = full.Model, full.Dim

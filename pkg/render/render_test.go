@@ -60,9 +60,9 @@ func TestShapes(t *testing.T) {
 		{"escaped member names", ToJSONL{}, `{"\u0069d":"k","t\u0065xt":"x","title":"t"}`, request},
 		{"members that are ignored", ToJSONL{}, `{"n":[{"id":"no"}],"ID":"no","Text":1,"count":7,"id":"k","text":"x","title":"t"}`, request},
 		{"space, CRLF, BOM, blank lines", ToJSONL{}, "\xef\xbb\xbf\r\n { \"id\" : \"k\" , \"text\" : \"x\",\"title\":\"t\" } \r\n\n", request},
-		{"other flags", ToJSONL{Model: "m", Dim: 3, TaskType: "CLUSTERING"}, chunk,
+		{"other flags", ToJSONL{SpaceFlags: SpaceFlags{Model: "m", Dim: 3, TaskType: "CLUSTERING"}}, chunk,
 			`{"key":"k","request":{"content":{"parts":[{"text":"x"}]},"taskType":"CLUSTERING","outputDimensionality":3}}` + "\n"},
-		{"no task type", ToJSONL{TaskType: "TASK_TYPE_UNSPECIFIED"}, chunk,
+		{"no task type", ToJSONL{SpaceFlags: SpaceFlags{TaskType: "TASK_TYPE_UNSPECIFIED"}}, chunk,
 			`{"key":"k","request":{"content":{"parts":[{"text":"x"}]},"outputDimensionality":768}}` + "\n"},
 
 		{"header", ToJSONL{}, header001 + chunk, header001 + below},
@@ -70,11 +70,11 @@ func TestShapes(t *testing.T) {
 			`{"key":"k","claimed":true,"request":{"content":{"parts":[{"text":"x"}]},"taskType":"RETRIEVAL_QUERY","outputDimensionality":64}}` + "\n"},
 		{"header as it is written", ToJSONL{}, `{ "count":1, "batch":"\u0062", "dim":768, "model":"gemini-embedding-001", "x":1 }` + "\n" + chunk,
 			`{ "count":1, "batch":"\u0062", "dim":768, "model":"gemini-embedding-001", "x":1 }` + "\n" + `{"key":"k","claimed":true,"request":{"content":{"parts":[{"text":"x"}]},"outputDimensionality":768}}` + "\n"},
-		{"header that is completed", ToJSONL{Dim: 5}, `{"batch":"b1","count":1,"task_type":"CLUSTERING"}` + "\n" + chunk,
+		{"header that is completed", ToJSONL{SpaceFlags: SpaceFlags{Dim: 5}}, `{"batch":"b1","count":1,"task_type":"CLUSTERING"}` + "\n" + chunk,
 			`{"batch":"b1","count":1,"model":"gemini-embedding-001","dim":5,"task_type":"CLUSTERING"}` + "\n" +
 				`{"key":"k","claimed":true,"request":{"content":{"parts":[{"text":"x"}]},"taskType":"CLUSTERING","outputDimensionality":5}}` + "\n"},
-		{"header and the same flags", ToJSONL{Model: "gemini-embedding-001", Dim: 768, TaskType: "RETRIEVAL_DOCUMENT"}, header001 + chunk, header001 + below},
-		{"header and none by flag", ToJSONL{TaskType: "TASK_TYPE_UNSPECIFIED"}, header("m", 1, "") + chunk, header("m", 1, "") +
+		{"header and the same flags", ToJSONL{SpaceFlags: SpaceFlags{Model: "gemini-embedding-001", Dim: 768, TaskType: "RETRIEVAL_DOCUMENT"}}, header001 + chunk, header001 + below},
+		{"header and none by flag", ToJSONL{SpaceFlags: SpaceFlags{TaskType: "TASK_TYPE_UNSPECIFIED"}}, header("m", 1, "") + chunk, header("m", 1, "") +
 			`{"key":"k","claimed":true,"request":{"content":{"parts":[{"text":"x"}]},"outputDimensionality":1}}` + "\n"},
 		{"a batch, none, a batch", ToJSONL{},
 			header("m", 2, "CLUSTERING") + chunk + "\n" + chunk + "\n" + header("n", 3, "CLASSIFICATION") + chunk,
@@ -84,33 +84,33 @@ func TestShapes(t *testing.T) {
 		{"nothing", ToJSONL{}, "", ""},
 		{"blank", ToJSONL{}, "\n \r\n", ""},
 
-		{"flag with a prefix", ToJSONL{Model: "models/gemini-embedding-2"}, chunk,
+		{"flag with a prefix", ToJSONL{SpaceFlags: SpaceFlags{Model: "models/gemini-embedding-2"}}, chunk,
 			`{"key":"k","request":{"content":{"parts":[{"text":"title: t | text: x"}]},"outputDimensionality":768}}` + "\n"},
-		{"header with a prefix", ToJSONL{Model: "gemini-embedding-2"}, header("publishers/google/models/gemini-embedding-2", 768, "RETRIEVAL_DOCUMENT") + chunk,
+		{"header with a prefix", ToJSONL{SpaceFlags: SpaceFlags{Model: "gemini-embedding-2"}}, header("publishers/google/models/gemini-embedding-2", 768, "RETRIEVAL_DOCUMENT") + chunk,
 			header("publishers/google/models/gemini-embedding-2", 768, "RETRIEVAL_DOCUMENT") +
 				`{"key":"k","claimed":true,"request":{"content":{"parts":[{"text":"title: t | text: x"}]},"outputDimensionality":768}}` + "\n"},
-		{"header and flag with a prefix", ToJSONL{Model: "models/gemini-embedding-001"}, header001 + chunk, header001 + below},
+		{"header and flag with a prefix", ToJSONL{SpaceFlags: SpaceFlags{Model: "models/gemini-embedding-001"}}, header001 + chunk, header001 + below},
 
 		{"vertex", ToJSONL{Shape: "vertex"}, chunk,
 			`{"key":"k","request":{"content":{"parts":[{"text":"x"}]},"embed_content_config":{"output_dimensionality":768,"title":"t","task_type":"RETRIEVAL_DOCUMENT"}}}` + "\n"},
-		{"vertex, no task type", ToJSONL{Shape: "vertex", TaskType: "TASK_TYPE_UNSPECIFIED"}, chunk,
+		{"vertex, no task type", ToJSONL{SpaceFlags: SpaceFlags{TaskType: "TASK_TYPE_UNSPECIFIED"}, Shape: "vertex"}, chunk,
 			`{"key":"k","request":{"content":{"parts":[{"text":"x"}]},"embed_content_config":{"output_dimensionality":768}}}` + "\n"},
 		{"sdk", ToJSONL{Shape: "sdk"}, chunk,
 			`{"key":"k","request":{"model":"models/gemini-embedding-001","contents":[{"parts":[{"text":"x"}]}],"config":{"task_type":"RETRIEVAL_DOCUMENT","output_dimensionality":768,"title":"t"}}}` + "\n"},
-		{"sdk, no task type", ToJSONL{Shape: "sdk", Model: "models/m", TaskType: "TASK_TYPE_UNSPECIFIED"}, chunk,
+		{"sdk, no task type", ToJSONL{SpaceFlags: SpaceFlags{Model: "models/m", TaskType: "TASK_TYPE_UNSPECIFIED"}, Shape: "sdk"}, chunk,
 			`{"key":"k","request":{"model":"models/m","contents":[{"parts":[{"text":"x"}]}],"config":{"output_dimensionality":768}}}` + "\n"},
 
-		{"-2, document", ToJSONL{Model: "gemini-embedding-2"}, chunk,
+		{"-2, document", ToJSONL{SpaceFlags: SpaceFlags{Model: "gemini-embedding-2"}}, chunk,
 			`{"key":"k","request":{"content":{"parts":[{"text":"title: t | text: x"}]},"outputDimensionality":768}}` + "\n"},
-		{"-2, document without title", ToJSONL{Model: "gemini-embedding-2-preview"}, `{"id":"k","text":"\"x"}`,
+		{"-2, document without title", ToJSONL{SpaceFlags: SpaceFlags{Model: "gemini-embedding-2-preview"}}, `{"id":"k","text":"\"x"}`,
 			`{"key":"k","request":{"content":{"parts":[{"text":"title: none | text: \"x"}]},"outputDimensionality":768}}` + "\n"},
-		{"-2, query", ToJSONL{Model: "gemini-embedding-2", TaskType: "RETRIEVAL_QUERY"}, chunk,
+		{"-2, query", ToJSONL{SpaceFlags: SpaceFlags{Model: "gemini-embedding-2", TaskType: "RETRIEVAL_QUERY"}}, chunk,
 			`{"key":"k","request":{"content":{"parts":[{"text":"task: search result | query: x"}]},"outputDimensionality":768}}` + "\n"},
-		{"-2, no task type", ToJSONL{Model: "gemini-embedding-2", TaskType: "TASK_TYPE_UNSPECIFIED"}, chunk,
+		{"-2, no task type", ToJSONL{SpaceFlags: SpaceFlags{Model: "gemini-embedding-2", TaskType: "TASK_TYPE_UNSPECIFIED"}}, chunk,
 			`{"key":"k","request":{"content":{"parts":[{"text":"x"}]},"outputDimensionality":768}}` + "\n"},
-		{"-2, vertex", ToJSONL{Model: "gemini-embedding-2", Shape: "vertex", TaskType: "SEMANTIC_SIMILARITY"}, chunk,
+		{"-2, vertex", ToJSONL{SpaceFlags: SpaceFlags{Model: "gemini-embedding-2", TaskType: "SEMANTIC_SIMILARITY"}, Shape: "vertex"}, chunk,
 			`{"key":"k","request":{"content":{"parts":[{"text":"task: sentence similarity | query: x"}]},"embed_content_config":{"output_dimensionality":768}}}` + "\n"},
-		{"-2, sdk", ToJSONL{Model: "gemini-embedding-2", Shape: "sdk", TaskType: "FACT_VERIFICATION"}, chunk,
+		{"-2, sdk", ToJSONL{SpaceFlags: SpaceFlags{Model: "gemini-embedding-2", TaskType: "FACT_VERIFICATION"}, Shape: "sdk"}, chunk,
 			`{"key":"k","request":{"model":"models/gemini-embedding-2","contents":[{"parts":[{"text":"task: fact checking | query: x"}]}],"config":{"output_dimensionality":768}}}` + "\n"},
 	} {
 		got, err := render(t, test.command, test.in)
@@ -169,13 +169,13 @@ func TestErrors(t *testing.T) {
 		{"header too early", ToJSONL{}, header001 + header001, header001, 7, `line 2: batch "b1": 0 of 1 chunks had come when the next header came: run the command that prints them again`},
 		{"line over the limit", ToJSONL{}, chunk + "\n" + strings.Repeat("x", ndjson.MaxLine+1), request, 7, `line 2: longer than 16 MiB, the limit of a line: split or shorten the text`},
 
-		{"model against header", ToJSONL{Model: "m"}, header001 + chunk, "", 2, `line 1: --model differs from the header of batch "b1": leave the flag out`},
-		{"dim against header", ToJSONL{Dim: 3072}, header001 + chunk, "", 2, `line 1: --dim differs from the header of batch "b1": leave the flag out`},
-		{"task type against header", ToJSONL{TaskType: "CLUSTERING"}, header001 + chunk, "", 2, `line 1: --task-type differs from the header of batch "b1": leave the flag out`},
-		{"task type against none", ToJSONL{TaskType: "CLUSTERING"}, `{"batch":"b1","count":1,"model":"m","dim":2}`, "", 2, `line 1: --task-type differs from the header of batch "b1": leave the flag out`},
-		{"--dim out of range", ToJSONL{Dim: -1}, "", "", 2, `dim -1 is out of range: use 1 to 3072`},
-		{"--model not a name", ToJSONL{Model: "\xff"}, "", "", 2, `"\xff" is not the name of a model: a name such as gemini-embedding-001 is 1 to 128 letters, digits, dots, dashes and underscores`},
-		{"--task-type unknown", ToJSONL{TaskType: "X"}, "", "", 2, `unknown task type "X": use RETRIEVAL_DOCUMENT, RETRIEVAL_QUERY, SEMANTIC_SIMILARITY, CLASSIFICATION, CLUSTERING, QUESTION_ANSWERING, FACT_VERIFICATION, CODE_RETRIEVAL_QUERY`},
+		{"model against header", ToJSONL{SpaceFlags: SpaceFlags{Model: "m"}}, header001 + chunk, "", 2, `line 1: --model differs from the header of batch "b1": leave the flag out`},
+		{"dim against header", ToJSONL{SpaceFlags: SpaceFlags{Dim: 3072}}, header001 + chunk, "", 2, `line 1: --dim differs from the header of batch "b1": leave the flag out`},
+		{"task type against header", ToJSONL{SpaceFlags: SpaceFlags{TaskType: "CLUSTERING"}}, header001 + chunk, "", 2, `line 1: --task-type differs from the header of batch "b1": leave the flag out`},
+		{"task type against none", ToJSONL{SpaceFlags: SpaceFlags{TaskType: "CLUSTERING"}}, `{"batch":"b1","count":1,"model":"m","dim":2}`, "", 2, `line 1: --task-type differs from the header of batch "b1": leave the flag out`},
+		{"--dim out of range", ToJSONL{SpaceFlags: SpaceFlags{Dim: -1}}, "", "", 2, `dim -1 is out of range: use 1 to 3072`},
+		{"--model not a name", ToJSONL{SpaceFlags: SpaceFlags{Model: "\xff"}}, "", "", 2, `"\xff" is not the name of a model: a name such as gemini-embedding-001 is 1 to 128 letters, digits, dots, dashes and underscores`},
+		{"--task-type unknown", ToJSONL{SpaceFlags: SpaceFlags{TaskType: "X"}}, "", "", 2, `unknown task type "X": use RETRIEVAL_DOCUMENT, RETRIEVAL_QUERY, SEMANTIC_SIMILARITY, CLASSIFICATION, CLUSTERING, QUESTION_ANSWERING, FACT_VERIFICATION, CODE_RETRIEVAL_QUERY`},
 		{"--shape unknown", ToJSONL{Shape: "x"}, "", "", 2, `unknown shape "x": use rest, vertex, sdk`},
 	} {
 		got, err := render(t, test.command, test.in)
@@ -195,7 +195,7 @@ func TestErrors(t *testing.T) {
 
 // A header takes precedence over a variable, and a variable completes a header.
 func TestVariables(t *testing.T) {
-	c := ToJSONL{Model: "m", Dim: 5, TaskType: "CLUSTERING"}
+	c := ToJSONL{SpaceFlags: SpaceFlags{Model: "m", Dim: 5, TaskType: "CLUSTERING"}}
 	for _, flag := range []string{"model", "dim", "task-type"} {
 		if _, err := render(t, c, header001+chunk); err == nil || !strings.Contains(err.Error(), "--"+flag+" differs from the header") {
 			t.Errorf("before %s: %v", flag, err)

@@ -20,6 +20,10 @@ import (
 type Add struct {
 	duck.Database `embed:""`
 	Table         string `default:"chunks" help:"The table; it is created if it does not exist."`
+	SyncPrefix    string `help:"Remove the chunks whose ids begin with this prefix and that are not in the input. The ids of the input must begin with it." placeholder:"PREFIX" env:"-"`
+	Force         bool   `help:"With --sync-prefix: accept an empty input, which removes all chunks with the prefix." env:"-"`
+
+	removed int64 // chunks that --sync-prefix removed
 }
 
 // Run reads chunk records. It writes nothing to out.
@@ -34,11 +38,18 @@ func (a *Add) Run(ctx context.Context, in io.Reader, _ io.Writer) error {
 	}
 	defer c.Close()
 	n, err := a.stage(c, in)
-	if err == nil && n > 0 {
+	if err == nil && a.SyncPrefix != "" {
+		err = a.checkPrefix(c, n)
+	}
+	if err == nil && (n > 0 || a.SyncPrefix != "") {
 		err = a.TransactOn(c, duck.Create, schema, a.merge)
 	}
 	if err == nil {
-		slog.Info("the chunks are in the table", "table", a.Table, "chunks", n)
+		attrs := []any{"table", a.Table, "chunks", n}
+		if a.SyncPrefix != "" {
+			attrs = append(attrs, "removed", a.removed)
+		}
+		slog.Info("the chunks are in the table", attrs...)
 	}
 	return err
 }
@@ -82,6 +93,21 @@ func (a *Add) stage(c *duck.Conn, in io.Reader) (n int, err error) {
 		return 0, err
 	}
 	return n, once(c, "id")
+}
+
+// checkPrefix refuses an input that would remove chunks by mistake.
+func (a *Add) checkPrefix(c *duck.Conn, n int) error {
+	if n == 0 && !a.Force {
+		return exit.Errorf(exit.Usage, "the input is empty: all chunks whose ids begin with %q would be removed; nothing was changed; add --force if this is what you want", a.SyncPrefix)
+	}
+	var id string
+	var line int64
+	found, err := c.One(func(r *duck.Rows) { id, line = r.Text(0), r.Int(1) },
+		"SELECT id, line FROM memory.main.stage WHERE NOT starts_with(id, ?) ORDER BY line LIMIT 1", a.SyncPrefix)
+	if err == nil && found {
+		err = exit.With(exit.Usage, &ndjson.LineError{Line: int(line), Err: fmt.Errorf("id %.100q does not begin with %q, the value of --sync-prefix; nothing was changed", id, a.SyncPrefix)})
+	}
+	return err
 }
 
 // once refuses two chunks with the same id. key is the SQL for an id as the
@@ -168,6 +194,21 @@ func (a *Add) merge(c *duck.Conn) error {
 	err = c.Exec(fmt.Sprintf(`UPDATE %[1]s AS t SET %[2]s FROM memory.main.stage n WHERE t.%[7]s = CAST(n.id AS %[3]s) AND NOT (%[4]s);
 		INSERT INTO %[1]s (%[5]s) SELECT %[6]s FROM memory.main.stage n WHERE CAST(n.id AS %[3]s) NOT IN (SELECT %[7]s FROM %[1]s WHERE id IS NOT NULL) ORDER BY n.line`,
 		s.sql, set, s.idType, same, names, values, s.id()))
+	if err == nil && a.SyncPrefix != "" {
+		err = a.sync(c, s)
+	}
+	return err
+}
+
+// sync removes the chunks with the prefix that are not in the input. Their vectors
+// stay, as those of any chunk that was deleted.
+func (a *Add) sync(c *duck.Conn, s *source) error {
+	from := fmt.Sprintf("FROM %s WHERE starts_with(CAST(id AS VARCHAR) COLLATE C, %s) AND %s NOT IN (SELECT CAST(id AS %s) FROM memory.main.stage)",
+		s.sql, duck.Literal(a.SyncPrefix), s.id(), s.idType)
+	n, err := c.Count("SELECT count(*) " + from)
+	if a.removed = n; err == nil && n > 0 {
+		err = c.Exec("DELETE " + from)
+	}
 	return err
 }
 

@@ -228,7 +228,7 @@ func (w *applier) summary() error {
 	if len(parts) == 0 {
 		return nil
 	}
-	return exit.Errorf(code, "%s (see chunks-status %s)", strings.Join(parts, ", "), w.DB)
+	return exit.Errorf(code, "%s (see chunks-status %s)", strings.Join(parts, ", "), exit.Word(w.DB))
 }
 
 // A claimedBatch is what the database knows of a batch.
@@ -266,7 +266,7 @@ func (w *applier) write(c *duck.Conn, j *record.Job) error {
 		return fmt.Errorf("batch %s was not claimed from %s", w.batch, w.DB)
 	case w.Embeddings != "" && w.Embeddings != b.embeddings:
 		return exit.Errorf(exit.Usage, "batch %s was claimed for table %s, not for %s", w.batch, b.embeddings, w.Embeddings)
-	case j != nil && b.job != "" && j.Job != b.job && !j.Whole():
+	case j != nil && b.job != "" && j.Job != b.job && !j.Whole() && !strings.HasPrefix(b.job, record.OnlinePrefix):
 		return fmt.Errorf("batch %s has job %s; %s is not its job, and nothing was changed", w.batch, b.job, j.Job)
 	}
 	if w.done = b.closed; w.done {
@@ -319,11 +319,13 @@ func (w *applier) note(c *duck.Conn, b claimedBatch, j *record.Job) error {
 	if j.Error != nil {
 		reason = strings.TrimPrefix(fmt.Sprintf("%s: %s", j.Error.Status, j.Error.Message), ": ") // the status may be empty
 	}
-	var succeeded, failed, tokens, closed any
+	var succeeded, failed, tokens, estimated, closed any
 	if j.Whole() {
 		succeeded, failed = *j.Succeeded, *j.Failed
 		if j.Tokens != nil {
 			tokens = *j.Tokens
+		} else if j.Estimated != nil {
+			estimated = *j.Estimated
 		}
 		if err := w.unanswered(c, b); err != nil {
 			return err
@@ -346,6 +348,7 @@ func (w *applier) note(c *duck.Conn, b claimedBatch, j *record.Job) error {
 	}
 	return c.Exec(`UPDATE gbatch.jobs SET job = $2, state = $3, input = coalesce(nullif($4, ''), input), error = nullif($5, ''),
 			succeeded = $6, failed = $7, tokens = $8, closed_at = $9::TIMESTAMP, ended_at = TRY_CAST($10 AS TIMESTAMP),
-			submitted_at = coalesce(submitted_at, TRY_CAST(nullif($11, '') AS TIMESTAMP), $12::TIMESTAMP), canary = $13
-		WHERE batch = $1`, w.batch, j.Job, j.State, j.Input, reason, succeeded, failed, tokens, closed, ended, j.CreatedAt, now(), j.Canary)
+			submitted_at = coalesce(submitted_at, TRY_CAST(nullif($11, '') AS TIMESTAMP), $12::TIMESTAMP), canary = $13,
+			tokens_likely = coalesce($14, tokens_likely)
+		WHERE batch = $1`, w.batch, j.Job, j.State, j.Input, reason, succeeded, failed, tokens, closed, ended, j.CreatedAt, now(), j.Canary, estimated)
 }

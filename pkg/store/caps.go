@@ -76,12 +76,6 @@ func (k *Caps) queue() (tokens int64) {
 	return tokens
 }
 
-// A batchTokens is what a batch counts in caps.
-type batchTokens struct {
-	model  string
-	tokens int64
-}
-
 // budget sets r.caps, with what counts already: in caps on a run the batches of
 // r.sent, in the others what gbatch.jobs holds.
 func (p *Pending) budget(c *duck.Conn, r *round) error {
@@ -105,8 +99,8 @@ func (p *Pending) budget(c *duck.Conn, r *round) error {
 				return err
 			}
 		}
-		for _, b := range counted {
-			if err := (model.Caps{cap}).Use(b.model, b.tokens); err != nil {
+		for _, u := range counted {
+			if err := (model.Caps{cap}).Use(u); err != nil {
 				return err
 			}
 		}
@@ -120,13 +114,13 @@ func (p *Pending) budget(c *duck.Conn, r *round) error {
 // a batch without Google's count its estimate, with its canaries. A batch
 // belongs to the day when its job was created, which is today if it has no job
 // yet. A job that FAILED or EXPIRED costs nothing.
-func spent(c *duck.Conn, where string) (all []batchTokens, err error) {
+func spent(c *duck.Conn, where string) (all []model.Use, err error) {
 	err = c.Each(func(r *duck.Rows) {
 		name := model.Bare(r.Text(0))
-		all = append(all, batchTokens{name, r.Int(1) + r.Int(2)*model.Lookup(name).MaxTokens})
-	}, fmt.Sprintf(`SELECT model, sum(coalesce(tokens, tokens_max))::BIGINT, sum(CASE WHEN tokens IS NULL THEN canary END)::BIGINT
+		all = append(all, model.Use{Model: name, Tokens: r.Int(1) + r.Int(2)*model.Lookup(name).MaxTokens, Online: r.Bool(3)})
+	}, fmt.Sprintf(`SELECT model, sum(coalesce(tokens, tokens_max))::BIGINT, sum(CASE WHEN tokens IS NULL THEN canary END)::BIGINT, `+online+` AS online
 		FROM (SELECT *, %[1]s::TIMESTAMP AS present, coalesce(submitted_at, closed_at, %[1]s::TIMESTAMP) AS spent_at FROM gbatch.jobs)
-		WHERE (closed_at IS NULL OR coalesce(state, '') NOT IN ('FAILED', 'EXPIRED')) AND %[2]s GROUP BY model`, duck.Literal(now()), where))
+		WHERE (closed_at IS NULL OR coalesce(state, '') NOT IN ('FAILED', 'EXPIRED')) AND %[2]s GROUP BY model, online`, duck.Literal(now()), where))
 	return all, err
 }
 
@@ -135,14 +129,14 @@ func spent(c *duck.Conn, where string) (all []batchTokens, err error) {
 func (p *Pending) again(c *duck.Conn, r *round) (batches []string, err error) {
 	err = c.Each(func(row *duck.Rows) {
 		batches = append(batches, row.Text(0))
-		r.sent = append(r.sent, batchTokens{model.Bare(row.Text(1)), row.Int(2)})
+		r.sent = append(r.sent, model.Use{Model: model.Bare(row.Text(1)), Tokens: row.Int(2)})
 	}, "SELECT batch, model, tokens_max FROM gbatch.jobs WHERE job IS NULL AND closed_at IS NULL ORDER BY batch")
 	if err != nil {
 		return nil, err
 	}
 	for _, b := range r.sent {
 		r.claimed++
-		r.claimedMax += b.tokens
+		r.claimedMax += b.Tokens
 	}
 	if err := p.budget(c, r); err != nil {
 		return nil, err
@@ -158,10 +152,11 @@ func (p *Pending) again(c *duck.Conn, r *round) (batches []string, err error) {
 			if r.fit {
 				how = "not even the first of them fits"
 			}
-			return nil, exit.Errorf(exit.Refused, "nothing is printed or claimed, because a cap does not allow the %d batches that were claimed before: %w; raise the cap, or give batches back with chunks-release %s (%s)", len(batches), refusal, p.DB, how)
+			return nil, exit.Errorf(exit.Refused, "nothing is printed or claimed, because a cap does not allow the %d batches that were claimed before: %w; raise the cap, or give batches back with chunks-release %s (%s)", len(batches), refusal, exit.Word(p.DB), how)
 		}
 		last := r.sent[n-1]
-		if err := r.caps.Use(last.model, -last.tokens); err != nil {
+		last.Tokens = -last.Tokens
+		if err := r.caps.Use(last); err != nil {
 			return nil, err
 		}
 		r.sent, r.full = r.sent[:n-1], refusal
@@ -179,7 +174,7 @@ func (r *round) afford(p *Claim, plan *plan) error {
 	var refusal error
 	switch {
 	case !r.fit && total.requests > 0:
-		refusal = r.caps.Check(p.Model, total.tokens.Max)
+		refusal = r.caps.Check(model.Use{Model: p.Model, Tokens: total.tokens.Max})
 	case r.fit && total.requests == 0 && len(r.sent) == 0:
 		refusal = plan.full
 	}
@@ -192,7 +187,7 @@ func (r *round) afford(p *Claim, plan *plan) error {
 			total.requests+plan.stays.requests, total.tokens.Max+plan.stays.tokens.Max, refusal, how)
 	}
 	for _, cut := range plan.cuts {
-		r.sent = append(r.sent, batchTokens{p.Model, cut.tokens.Max})
+		r.sent = append(r.sent, model.Use{Model: p.Model, Tokens: cut.tokens.Max})
 	}
 	if plan.full != nil {
 		r.full, r.stays = plan.full, fmt.Sprint(plan.stays.requests)

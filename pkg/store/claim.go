@@ -330,7 +330,7 @@ func (p *Claim) cut(c *duck.Conn, s *source, r *round, plan *plan) error {
 		t := tokens[rows.Int(0)]
 		next := sum{1, rows.Int(1) + rows.Int(2) + overhead, t, e.OverLimit(t)}
 		if plan.full == nil && used+t.Max > room {
-			plan.full = r.caps.Check(p.Model, used+t.Max)
+			plan.full = r.caps.Check(model.Use{Model: p.Model, Tokens: used + t.Max})
 		}
 		if plan.full != nil {
 			plan.stays.add(next)

@@ -6,6 +6,7 @@ import (
 
 	"gbatch/pkg/duck"
 	"gbatch/pkg/model"
+	"gbatch/pkg/record"
 )
 
 // estimator returns the estimator of tokens for the requests of a table of
@@ -28,6 +29,20 @@ func estimator(c *duck.Conn, embeddings string, space model.Space) (e *model.Est
 func hasEstimates(c *duck.Conn) (bool, error) {
 	n, err := c.Count("SELECT count(*) FROM duckdb_columns() WHERE database_name = current_database() AND schema_name = ? AND table_name = 'jobs' AND column_name = 'tokens_plain'", schema)
 	return n > 0, err
+}
+
+// online is the SQL that tells whether a batch in gbatch.jobs was embedded by online
+// calls.
+const online = "coalesce(starts_with(job, '" + record.OnlinePrefix + "'), false)"
+
+// countedTokens is the SQL for the tokens of a closed batch in gbatch.jobs: Google's
+// count, or the estimate if Google does not count those of its online calls.
+func countedTokens(c *duck.Conn) (string, error) {
+	ok, err := hasEstimates(c)
+	if !ok { // a version that knew no online calls
+		return "tokens", err
+	}
+	return "coalesce(tokens, CASE WHEN closed_at IS NOT NULL AND " + online + " THEN tokens_likely END)", err
 }
 
 // A sum is the size of several requests.
@@ -83,7 +98,7 @@ func estimateItems(c *duck.Conn, space model.Space, items string) (all sum, err 
 	e := space.Estimator(1)
 	err = c.Stream(func(r *duck.Rows) {
 		t := e.Request(r.Borrow(0), r.Borrow(1))
-		all.add(sum{tokens: t, overLong: e.OverLimit(t)})
+		all.add(sum{requests: 1, tokens: t, overLong: e.OverLimit(t)})
 	}, "SELECT title, text FROM "+items+" WHERE NOT twin")
 	return all, err
 }

@@ -111,7 +111,7 @@ func (p *Pending) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 	case r.held:
 		return r.refused
 	case broken > 0:
-		return exit.Errorf(exit.Partial, "%d batches that were claimed before cannot be sent and are left out (the messages above say why): give them back with chunks-release %s", broken, p.DB)
+		return exit.Errorf(exit.Partial, "%d batches that were claimed before cannot be sent and are left out (the messages above say why): give them back with chunks-release %s", broken, exit.Word(p.DB))
 	case r.behind > 0:
 		return exit.Errorf(exit.Partial, "the courtesy columns of %d chunks cannot be written (%w)", r.behind, r.refused)
 	}
@@ -380,8 +380,11 @@ func (p *Pending) dryRun(ctx context.Context, out io.Writer) error {
 	if queue := p.queue(); queue > 0 {
 		total.Rounds = (all.tokens.Max + plan.stays.tokens.Max + r.claimedMax + queue - 1) / queue
 	}
-	if err := w.Encode(total); err != nil {
-		return err
+	// No output means that there is nothing to do, as without --dry-run.
+	if total.Jobs+total.OverLimit+int(total.Failed)+total.Stays+total.Claimed > 0 {
+		if err := w.Encode(total); err != nil {
+			return err
+		}
 	}
 	if err := w.Flush(); err != nil {
 		return err

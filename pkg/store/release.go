@@ -93,12 +93,24 @@ func (r *Release) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 			if b.mark.Phase == ledger.Created && b.Job.Job == "" {
 				b.Job.Job, b.Input, b.State = b.mark.Job, b.mark.Input, record.Queued
 			}
-			var tokens any // not known
+			job, tokens := b.Job.Job, any(nil) // the tokens are not known
 			if doubt == "" {
-				tokens = 0
+				paid, err := b.estimate(c, true)
+				if err == nil && paid.requests > 0 {
+					job = record.OnlinePrefix + b.Batch
+					if err = c.Exec(tables); err != nil { // an older version may have made the tables
+						return err
+					}
+					err = c.Exec("UPDATE gbatch.jobs SET tokens_likely = ?, tokens_max = ? WHERE batch = ?", paid.tokens.Likely, paid.tokens.Max, b.Batch)
+				} else {
+					tokens = 0
+				}
+				if err != nil {
+					return err
+				}
 			}
 			err := c.Exec("UPDATE gbatch.jobs SET state = $2, closed_at = $3::TIMESTAMP, job = nullif($4, ''), input = nullif($5, ''), tokens = $6::BIGINT WHERE batch = $1",
-				b.Batch, released, now(), b.Job.Job, b.Input, tokens)
+				b.Batch, released, now(), job, b.Input, tokens)
 			if err != nil {
 				return err
 			}
@@ -202,14 +214,28 @@ func (b *claim) doubt(atWork bool) string {
 
 // cost is the estimated cost of the requests of the batch.
 func (b *claim) cost(c *duck.Conn, prices model.Prices) (cost amount, err error) {
-	space := model.Space{Model: b.Model}
-	_, err = c.One(func(r *duck.Rows) { space.TaskType = r.Text(0) }, "SELECT task_type FROM gbatch.jobs WHERE batch = ?", b.Batch)
-	if err != nil {
-		return cost, err
-	}
-	all, err := estimateItems(c, space, "(SELECT * FROM gbatch.items WHERE batch = "+duck.Literal(b.Batch)+")")
+	all, err := b.estimate(c, false)
 	cost.add(prices.Batch(b.Model, all.tokens.Likely))
 	return cost, err
+}
+
+// estimate is the size of the requests of the batch, or of those that have a vector.
+// A batch without a job has vectors if gbatch-embed did not come to its end.
+func (b *claim) estimate(c *duck.Conn, stored bool) (all sum, err error) {
+	space, table := model.Space{Model: b.Model}, ""
+	_, err = c.One(func(r *duck.Rows) { space.TaskType, table = r.Text(0), r.Text(1) }, "SELECT task_type, embeddings FROM gbatch.jobs WHERE batch = ?", b.Batch)
+	if err != nil {
+		return all, err
+	}
+	batch := " WHERE batch = " + duck.Literal(b.Batch)
+	items := "SELECT * FROM gbatch.items" + batch
+	if stored {
+		if t, err := openVectors(c, table); err != nil || !t.there {
+			return all, err
+		}
+		items += " AND text_hash IN (SELECT text_hash FROM " + duck.Ident(table) + batch + ")"
+	}
+	return estimateItems(c, space, "("+items+")")
 }
 
 // refused are the batches that are not given back.
@@ -248,7 +274,7 @@ func (k *refused) error(db string) error {
 	}
 	next := "run the whole pipe, which finds their jobs or submits them"
 	if k.jobs {
-		next = fmt.Sprintf("collect their jobs with jobs-pending %s | gbatch-wait | gbatch-fetch | vectors-apply %[1]s", db)
+		next = fmt.Sprintf("collect their jobs with jobs-pending %s | gbatch-wait | gbatch-fetch | vectors-apply %[1]s", exit.Word(db))
 	}
 	return exit.Errorf(exit.Partial, "batches were not given back: %s%s; %s%s", strings.Join(k.batches[:min(n, shown)], ", "), more, next, force)
 }

@@ -35,14 +35,14 @@ type round struct {
 	long overLimit // requests whose texts are over the model's limit
 
 	// For caps, see caps.go.
-	caps       model.Caps    // nil if there are none
-	fit        bool          // claim what fits; otherwise all or nothing
-	full       error         // why no more fits; nil as long as everything has fitted
-	sent       []batchTokens // what this run prints
-	stays      string        // how many requests do not fit
-	claimed    int           // batches that were claimed before
-	claimedMax int64         // their tokens_max
-	printed    int           // how many of these batches are printed
+	caps       model.Caps  // nil if there are none
+	fit        bool        // claim what fits; otherwise all or nothing
+	full       error       // why no more fits; nil as long as everything has fitted
+	sent       []model.Use // what this run prints
+	stays      string      // how many requests do not fit
+	claimed    int         // batches that were claimed before
+	claimedMax int64       // their tokens_max
+	printed    int         // how many of these batches are printed
 }
 
 // workChunks is a SELECT of the chunks of a source that are pending, or whose

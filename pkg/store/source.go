@@ -227,7 +227,7 @@ func (s *source) statusBy(hash, embeddings, where string) string {
 	// reset is a part of the equation, because a condition on one side alone makes
 	// DuckDB compare each chunk with each vector.
 	return fmt.Sprintf(`
-	SELECT c.*, e.embedding, e.tokens, f.message, %[4]s AS again,
+	SELECT c.*, e.embedding, e.tokens, e.batch AS came_with, f.message, %[4]s AS again,
 		CASE WHEN e.chunk_id IS NOT NULL THEN 'READY'
 			WHEN q.text_hash IS NOT NULL THEN 'QUEUED'
 			WHEN f.final AND NOT c.reset THEN 'FAILED'

@@ -257,12 +257,14 @@ func (b *board) failures() {
 		}
 		b.text(0, fmt.Sprintf("%s× %s (%d): %s", progress.Commas(f.Chunks), f.Status, f.Code, f.Message))
 		b.text(4, "such as "+names(f.Examples, f.Chunks))
-		advice, command := f.next(b.DB)
+		advice, retry := f.next()
 		b.text(4, advice)
-		b.text(4, command)
+		if retry {
+			b.text(4, b.command("chunks-pending")+" --retry-failed")
+		}
 	}
 	if b.Total.Failed > 0 {
 		b.add("", "")
-		b.text(0, "each failed chunk: chunks-status "+b.DB+" --failed")
+		b.text(0, "each failed chunk: "+b.command("chunks-status")+" --failed")
 	}
 }

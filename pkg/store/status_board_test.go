@@ -232,19 +232,40 @@ func TestRedraw(t *testing.T) {
 }
 
 func TestNext(t *testing.T) {
-	const retry = "chunks-pending kb.duckdb --retry-failed"
 	for _, c := range []struct {
-		f               reason
-		advice, command string
+		f      reason
+		advice string
+		retry  bool
 	}{
-		{reason{Code: 14, Sent: true, Again: true}, "the next chunks-pending sends them again", ""},
-		{reason{Code: 3, Final: true}, "edit the text or the id; it was never sent", ""},
-		{reason{Code: 3, Final: true, Sent: true}, "edit the text; or remove the cause, then run:", retry},
-		{reason{Code: 0, Final: true, Sent: true, Again: true}, "send them again:", retry},
-		{reason{Code: 7, Final: true, Sent: true}, "remove the cause, then run:", retry},
+		{reason{Code: 14, Sent: true, Again: true}, "the next chunks-pending sends them again", false},
+		{reason{Code: 3, Final: true}, "edit the text or the id; it was never sent", false},
+		{reason{Code: 3, Final: true, Sent: true}, "edit the text; or remove the cause, then run:", true},
+		{reason{Code: 0, Final: true, Sent: true, Again: true}, "send them again:", true},
+		{reason{Code: 7, Final: true, Sent: true}, "remove the cause, then run:", true},
 	} {
-		if advice, command := c.f.next("kb.duckdb"); advice != c.advice || command != c.command {
-			t.Errorf("%+v: %s %s", c.f, advice, command)
+		if advice, retry := c.f.next(); advice != c.advice || retry != c.retry {
+			t.Errorf("%+v: %s %t", c.f, advice, retry)
+		}
+	}
+}
+
+// A command on the board is one to copy: it has the flags of its table, and quotes.
+func TestCommand(t *testing.T) {
+	usual := model.Space{Model: model.Default, Dim: model.DefaultDim, TaskType: model.DefaultTaskType}
+	flags := ` --from 'SELECT id, text FROM docs WHERE lang = '\''en'\''' --embeddings e3`
+	for _, c := range []struct {
+		r               Report
+		pending, status string
+	}{
+		{Report{DB: "kb.duckdb", From: "chunks", Table: "embeddings", Space: usual}, "chunks-pending kb.duckdb", "chunks-status kb.duckdb"},
+		{Report{DB: "my kb.duckdb", From: "SELECT id, text FROM docs WHERE lang = 'en'", Table: "e3", Space: model.Space{Model: "gemini-embedding-2", Dim: 3072}},
+			`chunks-pending 'my kb.duckdb'` + flags + ` --model gemini-embedding-2 --dim 3072`, `chunks-status 'my kb.duckdb'` + flags},
+	} {
+		if got := c.r.command("chunks-pending"); got != c.pending {
+			t.Error(got)
+		}
+		if got := c.r.command("chunks-status"); got != c.status {
+			t.Error(got)
 		}
 	}
 }

@@ -123,19 +123,18 @@ func (r *Report) reasons(c *duck.Conn, src *source) error {
 	return err
 }
 
-// next says what to do about the chunks that failed, with the command that goes on
-// if there is one.
-func (f *reason) next(db string) (advice, command string) {
-	command = "chunks-pending " + db + " --retry-failed"
+// next says what to do about the chunks that failed, and whether chunks-pending
+// --retry-failed goes on.
+func (f *reason) next() (advice string, retry bool) {
 	switch {
 	case !f.Final:
-		return "the next chunks-pending sends them again", ""
+		return "the next chunks-pending sends them again", false
 	case !f.Sent:
-		return "edit the text or the id; it was never sent", ""
+		return "edit the text or the id; it was never sent", false
 	case f.Code == 3:
-		return "edit the text; or remove the cause, then run:", command
+		return "edit the text; or remove the cause, then run:", true
 	case f.Again:
-		return "send them again:", command
+		return "send them again:", true
 	}
-	return "remove the cause, then run:", command
+	return "remove the cause, then run:", true
 }

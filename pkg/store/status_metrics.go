@@ -67,7 +67,7 @@ func (r *Report) metrics() []byte {
 	for _, k := range keys {
 		sample("batches", float64(states[k]), "state", k.state, "open", k.open)
 	}
-	family("tokens_total", "counter", "Tokens that Google has counted.")
+	family("tokens_total", "counter", "Tokens that were paid for: the count of Google, or an estimate for online calls.")
 	sample("tokens_total", float64(tokens))
 	family("cost_usd_total", "counter", "What these tokens cost in US dollars. Missing if a price is not known.")
 	if usd := usd.value(); usd != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 // A Report is what chunks-status knows of a database at one time.
 type Report struct {
 	DB, Table string
+	From      string // the source of the chunks
 	At        time.Time
 	Space     model.Space
 	Counts    []statusCount // READY, QUEUED, PENDING and FAILED
@@ -35,6 +37,8 @@ type statusCount struct {
 	Tokens int64    `json:"tokens"`
 	USD    *float64 `json:"usd,omitempty"`
 	Since  string   `json:"since,omitempty"` // no chunk has been QUEUED or PENDING for longer
+
+	online int64 // tokens of vectors that were made by online calls
 
 	OverLimit int64 `json:"over_limit,omitempty"` // chunks whose texts Google probably cuts off
 }
@@ -72,7 +76,7 @@ type Summary struct {
 	OldestOpen    *int64      `json:"oldest_open_seconds,omitempty"`
 	OldestPending *int64      `json:"oldest_pending_seconds,omitempty"`
 	NextExpiry    string      `json:"next_expiry,omitempty"`
-	Tokens        int64       `json:"tokens"` // Google's count, of closed batches
+	Tokens        int64       `json:"tokens"` // of closed batches: Google's count, and estimates of online calls
 	USD           *float64    `json:"usd,omitempty"`
 	Today         *float64    `json:"usd_today,omitempty"`
 	Month         *float64    `json:"usd_month,omitempty"`
@@ -132,6 +136,24 @@ func (s *Status) report(ctx context.Context, prices model.Prices) (*Report, erro
 	return r, nil
 }
 
+// command returns a command line for the database and the table of vectors.
+func (r *Report) command(name string) string {
+	line := name + " " + exit.Word(r.DB)
+	add := func(flag, value, usual string) {
+		if value != "" && value != usual {
+			line += " " + flag + " " + exit.Word(value)
+		}
+	}
+	add("--from", r.From, "chunks")
+	add("--embeddings", r.Table, "embeddings")
+	if name == "chunks-pending" && r.Space.Dim > 0 { // the space may not be known
+		add("--model", r.Space.Model, model.Default)
+		add("--dim", strconv.Itoa(r.Space.Dim), strconv.Itoa(model.DefaultDim))
+		add("--task-type", r.Space.TaskType, model.DefaultTaskType)
+	}
+	return line
+}
+
 // source returns the source of the chunks. derived says that the table of vectors
 // exists: otherwise all chunks are PENDING.
 func (s *Status) source(c *duck.Conn) (src *source, derived bool, err error) {
@@ -178,11 +200,17 @@ func tableNames(c *duck.Conn) (names []string, err error) {
 
 // count counts the chunks of each status. It reads each text once.
 func (r *Report) count(c *duck.Conn, src *source, derived bool, prices model.Prices) error {
-	query := "SELECT 'PENDING' AS status, CAST(" + src.id() + " AS VARCHAR) AS key, NULL::BIGINT AS tokens, " + src.title() + " AS title, " + src.body() + " AS body FROM " + src.sql
+	query := "SELECT 'PENDING' AS status, CAST(" + src.id() + " AS VARCHAR) AS key, NULL::BIGINT AS tokens, " + src.title() + " AS title, " + src.body() + " AS body, NULL AS came_with FROM " + src.sql
+	byCalls := "false" // whether the vector was made by an online call
 	if derived {
-		query = "SELECT status, key, tokens, sent_title AS title, sent_body AS body FROM (" + src.status(r.Table, "") + ")"
+		query = "SELECT status, key, tokens, sent_title AS title, sent_body AS body, came_with FROM (" + src.status(r.Table, "") + ")"
+		if n, err := c.Count("SELECT count(*) FROM gbatch.jobs WHERE " + online); err != nil {
+			return err
+		} else if n > 0 {
+			byCalls = "coalesce(came_with IN (SELECT batch FROM gbatch.jobs WHERE " + online + "), false)"
+		}
 	}
-	r.Space = src.space
+	r.Space, r.From = src.space, src.from
 	space := src.space.Or(model.Space{Model: model.Default})
 	r.Counts = []statusCount{{Status: "READY"}, {Status: "QUEUED"}, {Status: "PENDING"}, {Status: "FAILED"}}
 	e, _, err := estimator(c, r.Table, space)
@@ -193,11 +221,10 @@ func (r *Report) count(c *duck.Conn, src *source, derived bool, prices model.Pri
 		for i := range r.Counts {
 			if n := &r.Counts[i]; n.Status == row.Borrow(0) {
 				n.Chunks++
-				if row.Bool(1) {
-					n.Tokens += row.Int(2)
-				} else {
+				tokens := row.Int(2)
+				if !row.Bool(1) {
 					t := e.Request(row.Borrow(3), row.Borrow(4))
-					n.Tokens += t.Likely
+					tokens = t.Likely
 					if e.OverLimit(t) {
 						n.OverLimit++
 						if len(r.Total.OverLimitIDs) < overLimitNamed {
@@ -205,11 +232,20 @@ func (r *Report) count(c *duck.Conn, src *source, derived bool, prices model.Pri
 						}
 					}
 				}
+				n.Tokens += tokens
+				if row.Bool(6) {
+					n.online += tokens
+				}
 			}
 		}
-	}, "SELECT status, tokens IS NOT NULL, tokens, CASE WHEN tokens IS NULL THEN title END, CASE WHEN tokens IS NULL THEN body END, CASE WHEN tokens IS NULL THEN key END FROM ("+query+")")
+	}, "SELECT status, tokens IS NOT NULL, tokens, CASE WHEN tokens IS NULL THEN title END, CASE WHEN tokens IS NULL THEN body END, CASE WHEN tokens IS NULL THEN key END, "+byCalls+" FROM ("+query+")")
 	for i := range r.Counts {
-		r.Counts[i].USD = known(prices.Batch(space.Model, r.Counts[i].Tokens))
+		var usd amount
+		usd.add(prices.Batch(space.Model, r.Counts[i].Tokens-r.Counts[i].online))
+		if n := r.Counts[i].online; n > 0 {
+			usd.add(prices.Online(space.Model, n))
+		}
+		r.Counts[i].USD = usd.value()
 	}
 	return err
 }
@@ -241,18 +277,23 @@ func (a amount) value() *float64 { return known(a.usd, !a.unknown) }
 // they cost. A batch counts for the day on which its job was created, as for the
 // caps of chunks-pending.
 func (r *Report) batches(c *duck.Conn, prices model.Prices) error {
-	var all, today, month, online amount
+	var all, today, month, saved amount
 	days := map[string]float64{}
 	now := r.At.Format(time.RFC3339)
-	err := c.Each(func(row *duck.Rows) {
+	counted, err := countedTokens(c)
+	if err != nil {
+		return err
+	}
+	err = c.Each(func(row *duck.Rows) {
 		b := batchStatus{Batch: row.Text(0), Job: row.Text(1), State: row.Text(2), Open: row.Bool(3), Requests: row.Int(4), Succeeded: row.Int(5),
 			Failed: row.Int(6), Tokens: row.Int(7), ClaimedAt: row.Text(9), SentAt: row.Text(10), EndedAt: row.Text(11), Error: row.Text(12)}
-		usd, priced := prices.Batch(row.Borrow(8), b.Tokens)
+		use := model.Use{Model: row.Text(8), Tokens: b.Tokens, Online: row.Bool(15)}
+		usd, priced := prices.Cost(use)
 		b.USD = known(usd, priced)
 		if b.Tokens > 0 {
 			r.Total.Tokens += b.Tokens
 			all.add(usd, priced)
-			online.add(prices.Online(row.Borrow(8), b.Tokens))
+			saved.add(prices.Online(use.Model, use.Tokens))
 			day := row.Text(14)
 			if day == now[:len(time.DateOnly)] {
 				today.add(usd, priced)
@@ -265,14 +306,14 @@ func (r *Report) batches(c *duck.Conn, prices model.Prices) error {
 		if row.Borrow(13) == r.Table {
 			r.Batches = append(r.Batches, b)
 		}
-	}, `SELECT batch, job, coalesce(state, 'CLAIMED'), closed_at IS NULL, requests, succeeded, failed, tokens, model,
-		`+rfc3339("claimed_at")+", "+rfc3339("submitted_at")+", "+rfc3339("ended_at")+", error, embeddings, strftime(coalesce(submitted_at, closed_at), '%Y-%m-%d') FROM gbatch.jobs ORDER BY batch")
+	}, `SELECT batch, job, coalesce(state, 'CLAIMED'), closed_at IS NULL, requests, succeeded, failed, `+counted+`, model,
+		`+rfc3339("claimed_at")+", "+rfc3339("submitted_at")+", "+rfc3339("ended_at")+", error, embeddings, strftime(coalesce(submitted_at, closed_at), '%Y-%m-%d'), "+online+" FROM gbatch.jobs ORDER BY batch")
 	for _, day := range slices.Sorted(maps.Keys(days)) {
 		r.Days = append(r.Days, Day{day, days[day]})
 	}
 	r.Total.USD, r.Total.Today, r.Total.Month = all.value(), today.value(), month.value()
-	online.add(-all.usd, !all.unknown)
-	r.Total.Saved = online.value()
+	saved.add(-all.usd, !all.unknown)
+	r.Total.Saved = saved.value()
 	return err
 }
 
@@ -300,8 +341,8 @@ func (s *Status) left(c *duck.Conn, r *Report, prices model.Prices) error {
 			return err
 		}
 		var used amount
-		for _, b := range counted {
-			used.add(prices.Batch(b.model, b.tokens))
+		for _, u := range counted {
+			used.add(prices.Cost(u))
 		}
 		left := known(max(l.value-used.usd, 0), !used.unknown)
 		if l.flag == "--max-cost-per-day" {

@@ -22,7 +22,7 @@ type spaceStatus struct {
 	Kept     int64    `json:"without_chunk"` // vectors of texts that no chunk has
 	Batches  int64    `json:"batches"`
 	Open     int64    `json:"open_batches"`
-	Tokens   int64    `json:"tokens"` // Google's count, of the closed batches
+	Tokens   int64    `json:"tokens"` // of the closed batches: Google's count, and estimates of online calls
 	USD      *float64 `json:"usd,omitempty"`
 }
 
@@ -83,10 +83,14 @@ func readSpace(c *duck.Conn, table string, claimed bool, prices model.Prices) (*
 	space := parseSpace(t.comment)
 	if claimed {
 		var usd amount
+		counted, err := countedTokens(c)
+		if err != nil {
+			return nil, err
+		}
 		err = c.Each(func(r *duck.Rows) {
-			usd.add(prices.Batch(r.Borrow(0), r.Int(1)))
+			usd.add(prices.Cost(model.Use{Model: r.Text(0), Tokens: r.Int(1), Online: r.Bool(4)}))
 			v.Tokens, v.Batches, v.Open = v.Tokens+r.Int(1), v.Batches+r.Int(2), v.Open+r.Int(3)
-		}, "SELECT model, sum(tokens)::BIGINT, count(*), count(*) FILTER (closed_at IS NULL) FROM gbatch.jobs WHERE embeddings = ? GROUP BY model", table)
+		}, "SELECT model, sum("+counted+")::BIGINT, count(*), count(*) FILTER (closed_at IS NULL), "+online+" AS online FROM gbatch.jobs WHERE embeddings = ? GROUP BY model, online", table)
 		if err != nil {
 			return nil, err
 		}

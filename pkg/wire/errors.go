@@ -19,8 +19,8 @@ import (
 type Error struct {
 	HTTP    int
 	google  bool          // the body has the form of Google's errors
-	status  string        // name of the google.rpc.Code, if the body has one
-	message string        // one line
+	Status  string        // name of the google.rpc.Code, if the body has one
+	Message string        // one line
 	reason  string        // of google.rpc.ErrorInfo, such as API_KEY_INVALID
 	Wait    time.Duration // how long the server asks to wait
 	size    int64         // of the file that a 416 is about; -1: unknown
@@ -41,7 +41,7 @@ func NewError(resp *http.Response, body []byte, c Credential) *Error {
 	}
 	if json.Unmarshal(body, &doc) == nil {
 		e.google = doc.Error.Code == e.HTTP || doc.Error.Status != ""
-		e.status, e.message = OneLine(c.Hide(doc.Error.Status)), doc.Error.Message
+		e.Status, e.Message = OneLine(c.Hide(doc.Error.Status)), doc.Error.Message
 		for _, d := range doc.Error.Details {
 			if wait, err := time.ParseDuration(d.RetryDelay); err == nil {
 				e.Wait = max(e.Wait, wait)
@@ -51,10 +51,10 @@ func NewError(resp *http.Response, body []byte, c Credential) *Error {
 			}
 		}
 	} else if !strings.HasPrefix(strings.TrimSpace(string(body)), "<") {
-		e.message = string(body)
+		e.Message = string(body)
 	}
-	if e.message = OneLine(c.Hide(e.message)); e.message == "" {
-		e.message = http.StatusText(e.HTTP)
+	if e.Message = OneLine(c.Hide(e.Message)); e.Message == "" {
+		e.Message = http.StatusText(e.HTTP)
 	}
 	after := resp.Header.Get("Retry-After") // seconds or a date (RFC 9110, 10.2.3)
 	if seconds, err := strconv.ParseFloat(after, 64); err == nil && seconds >= 0 && seconds < 1e6 {
@@ -73,10 +73,10 @@ func NewError(resp *http.Response, body []byte, c Credential) *Error {
 
 func (e *Error) Error() string {
 	text := fmt.Sprintf("google answered %d", e.HTTP)
-	if e.status != "" {
-		text += " " + e.status
+	if e.Status != "" {
+		text += " " + e.Status
 	}
-	text += ": " + e.message
+	text += ": " + e.Message
 	if e.Auth() {
 		text = e.advice + ": " + text
 	}
@@ -91,7 +91,7 @@ func (e *Error) Auth() bool {
 // Missing reports whether the object does not exist, or this credential may not
 // see it. For files Google answers 403 in both cases.
 func (e *Error) Missing() bool {
-	return e.HTTP == 404 || e.HTTP == 403 && strings.Contains(e.message, "may not exist")
+	return e.HTTP == 404 || e.HTTP == 403 && strings.Contains(e.Message, "may not exist")
 }
 
 // Missing is [Error.Missing] of any error.

@@ -54,7 +54,7 @@ func TestAPIErrors(t *testing.T) {
 		t.Error("an error of the network is not transient")
 	}
 	long := NewError(&http.Response{StatusCode: 500}, []byte(strings.Repeat("я", 10000)), Credential{})
-	if n := len([]rune(long.message)); n > 510 {
+	if n := len([]rune(long.Message)); n > 510 {
 		t.Errorf("a message of %d characters", n)
 	}
 }
@@ -65,7 +65,7 @@ func FuzzAPIError(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, code int, retry string, body []byte) {
 		e := NewError(&http.Response{StatusCode: code, Header: http.Header{"Retry-After": {retry}}}, body, secret)
-		if strings.ContainsAny(e.Error(), "\n\r") || strings.Contains(e.Error(), "SECRETKEY") || len(e.message) > 4000 || e.Wait < 0 {
+		if strings.ContainsAny(e.Error(), "\n\r") || strings.Contains(e.Error(), "SECRETKEY") || len(e.Message) > 4000 || e.Wait < 0 {
 			t.Errorf("%+v", e)
 		}
 	})

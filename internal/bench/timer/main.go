@@ -63,7 +63,11 @@ func run(cpus string, replace bool, args []string) error {
 	// With these copies open, a pipe that the command has closed would stay open.
 	os.Stdin.Close()
 	os.Stdout.Close()
+	anon := make(chan int64)
+	done := make(chan struct{})
+	go func() { anon <- sample(p.Pid, done) }()
 	state, err := p.Wait()
+	close(done)
 	wall := time.Since(begun)
 	if err != nil {
 		return err
@@ -71,6 +75,25 @@ func run(cpus string, replace bool, args []string) error {
 	usage := state.SysUsage().(*syscall.Rusage)
 	return json.NewEncoder(os.NewFile(3, "report")).Encode(map[string]int64{
 		"Wall": int64(wall), "CPU": int64(state.UserTime() + state.SystemTime()),
-		"RSS": usage.Maxrss << 10, "Code": int64(state.ExitCode()),
+		"RSS": usage.Maxrss << 10, "Own": <-anon, "Code": int64(state.ExitCode()),
 	})
+}
+
+// sample returns the most memory that a process had without the pages of files,
+// such as those of its program, which all its processes share. The operating system
+// keeps no peak of that, so it is read all the time.
+func sample(pid int, done <-chan struct{}) (most int64) {
+	for pause := time.Millisecond; ; pause = min(2*pause, 16*time.Millisecond) {
+		status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid)) // there is none after the process's end
+		if _, rest, ok := strings.Cut(string(status), "\nRssAnon:"); ok {
+			var kilobytes int64
+			fmt.Sscan(rest, &kilobytes)
+			most = max(most, kilobytes<<10)
+		}
+		select {
+		case <-done:
+			return most
+		case <-time.After(pause):
+		}
+	}
 }
