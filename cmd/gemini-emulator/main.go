@@ -1,6 +1,6 @@
 // gemini-emulator is a local Gemini server: files and embedding batches, for
-// demos, tests and your own CI, and Cloud Storage. It accepts any API key and costs
-// nothing.
+// demos, tests and your own CI, in Gemini's API and in Vertex AI's with Cloud Storage.
+// It accepts any API key and costs nothing.
 //
 //	gemini-emulator --listen 127.0.0.1:8085 --dir /tmp/emulator &
 //	export GOOGLE_GEMINI_BASE_URL=http://127.0.0.1:8085 GEMINI_API_KEY=any
@@ -60,6 +60,21 @@
 //	export GCE_METADATA_HOST=127.0.0.1:8085        # for Google's libraries
 //	curl -s -H 'Metadata-Flavor: Google' $u/computeMetadata/v1/instance/service-accounts/default/token
 //
+// Batch prediction of Vertex AI, for embedding models, is at
+// /v1/projects/PROJECT/locations/LOCATION/batchPredictionJobs: create, get, list with
+// filter, pageSize and readMask, cancel and delete. It needs a token. The input is an
+// object, and so are the results: predictions.jsonl in a folder of its own below the
+// output prefix, and the same lines in incremental_predictions/. A job is QUEUED and
+// PENDING before it is RUNNING, and CANCELLING before it is CANCELLED. An input that
+// cannot be read makes the job fail when it ends. The options of a request count only
+// if they are in embed_content_config. Google's SDKs read GOOGLE_VERTEX_BASE_URL:
+//
+//	token=$(curl -s -H 'Metadata-Flavor: Google' $u/computeMetadata/v1/instance/service-accounts/default/token | jq -r .access_token)
+//	curl -s -H "Authorization: Bearer $token" -d '{"displayName":"demo","model":"publishers/google/models/gemini-embedding-001",
+//	  "inputConfig":{"instancesFormat":"jsonl","gcsSource":{"uris":["gs://my-bucket/in/file"]}},
+//	  "outputConfig":{"predictionsFormat":"jsonl","gcsDestination":{"outputUriPrefix":"gs://my-bucket/out"}}}' \
+//	  $u/v1/projects/my-project/locations/us-central1/batchPredictionJobs
+//
 // Faults are lines of words. They are set by --fault, by --fault-file, or at any time
 // by
 //
@@ -84,6 +99,8 @@
 //	create hold=sent when=before                  download hold=half at=5000
 //	object.insert match=claims/ drop when=after   object.read cut=5000 nth=1
 //	object.data take=300000                       object.list status=403
+//	job state=EXPIRED done=4                      cancel done=3
+//	results error=8 keys=b place=file             results files=3
 //
 // Double quotes keep blanks together. Single quotes also keep double quotes.
 //
@@ -132,13 +149,17 @@
 // emulator does not notice that the client disconnects.
 //
 // For job: state=FAILED, CANCELLED or EXPIRED, with code= and message=. With any
-// other state the job ends with results.
+// other state the job ends with results. With done=N a job of Vertex AI has answered N
+// lines at its end, whatever its state is. done=N is also a fault of cancel.
 //
 // For results: the words keys=A,B, each=N, first=N and last=N select lines; without
 // them all lines are selected. The faults are error=CODE or error=JSON (message=,
 // place=response), missing, duplicate, foreign, nokey, swap, length=N, values=nan,
 // nan-string, inf, huge, null-element, empty, null or absent, set=PATH=JSON,
-// line=TEXT, garbage; and half, which cuts the last line of the file.
+// line=TEXT, garbage; and half, which cuts the last line of the file. For Vertex AI an
+// error also has place=status, which is the default and has only the message, code,
+// error, and file, which is errors_0001.jsonl; and files=N writes N files
+// predictions_00001.jsonl and so on.
 //
 // A call at a hold waits until it is released or its client disconnects:
 //

@@ -1,6 +1,7 @@
 // Package emulator is a local Gemini server: the Files and Batches calls that
-// embedding in batches needs, and Cloud Storage's JSON API. It is an http.Handler
-// with state on disk, faults on demand, and books of what was paid for.
+// embedding in batches needs, the batch prediction of Vertex AI, and Cloud Storage's
+// JSON API. It is an http.Handler with state on disk, faults on demand, and books of
+// what was paid for.
 //
 // It imports only the standard library, so that it cannot share a mistake about
 // the API with the client. Its replies follow Google's REST reference
@@ -32,8 +33,8 @@
 // "bob@p" share project p. Only keys of the same project see a file or a job.
 // Keys are never written to disk. The hash of a project is.
 //
-// The calls for Cloud Storage take no key but a token, or nothing: see
-// metadata.go. All of them see the same objects.
+// The calls for Vertex AI take a token in place of a key, and those for Cloud Storage
+// a token or nothing: see metadata.go. Every token sees all projects and objects.
 package emulator
 
 import (
@@ -223,6 +224,7 @@ type call struct {
 	op      string // upload.start, upload.data, file.get, … as in faults.go
 	project string // hash of the project; "" for upload data, which is authorised by its URL
 	id      string // file, job, upload or session
+	vertex  string // projects/NUMBER/locations/LOCATION, for a call of Vertex AI
 	bucket  string
 	object  string // the name of an object
 	model   string // without models/
@@ -235,6 +237,7 @@ type call struct {
 	repeat bool   // each page of a list begins with the last job of the page before
 	state  string // state in the reply to a status GET
 	late   int    // number of status GETs until a cancel ends its job; 0: at once
+	done   int    // lines that a cancelled job has done, at Vertex AI
 	edits  []edit // changes of the reply
 }
 
@@ -287,6 +290,9 @@ func (s *Server) route(r *http.Request) (*call, handler) {
 		return c, h
 	}
 	if h := s.routeMetadata(r, c); h != nil {
+		return c, h
+	}
+	if h := s.routeVertex(r, c); h != nil {
 		return c, h
 	}
 	is := func(method, op string) bool {
@@ -367,6 +373,12 @@ func (s *Server) authorize(r *http.Request, c *call) error {
 		return checkFlavor(r)
 	case isStorage(c.op):
 		return checkBearer(r)
+	case c.vertex != "":
+		c.project = hashed("vertex " + c.vertex)
+		if r.Header.Get("Authorization") == "" {
+			return errorf(http.StatusUnauthorized, "Request is missing required authentication credential. Expected OAuth 2 access token, login cookie or other valid authentication credential.")
+		}
+		return checkBearer(r)
 	}
 	key := r.Header.Get("X-Goog-Api-Key")
 	if key == "" {
@@ -385,9 +397,14 @@ func (s *Server) authorize(r *http.Request, c *call) error {
 	if i := strings.LastIndexByte(key, '@'); i >= 0 {
 		key = key[i+1:]
 	}
-	sum := sha256.Sum256([]byte(key))
-	c.project = hex.EncodeToString(sum[:8])
+	c.project = hashed(key)
 	return nil
+}
+
+// hashed returns what is stored of the name of a project.
+func hashed(s string) string {
+	sum := sha256.Sum256([]byte(s))
+	return hex.EncodeToString(sum[:8])
 }
 
 // serveWithFaults runs h, with the faults that strike before, during and after
@@ -669,6 +686,16 @@ func (s *Server) control(w http.ResponseWriter, r *http.Request) {
 // ---- helpers
 
 const idLetters = "abcdefghijklmnopqrstuvwxyz0123456789"
+
+// newDigits returns n random digits, the first not 0.
+func newDigits(n int) string {
+	b := []byte(newID(n))
+	for i := range b {
+		b[i] = '0' + b[i]%10
+	}
+	b[0] = max(b[0], '1')
+	return string(b)
+}
 
 // newID returns n random letters and digits.
 func newID(n int) string {

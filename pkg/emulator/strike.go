@@ -60,7 +60,7 @@ func (s *Server) strike(w http.ResponseWriter, r *http.Request, c *call, f *faul
 	case "hide":
 		c.hide = f.count
 	case "late":
-		c.late = f.count
+		c.late, c.done = f.count, max(0, f.done)
 	case "order":
 		c.order = f.what
 	case "repeat":
