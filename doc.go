@@ -32,6 +32,21 @@
 // pages and the completions for bash, zsh and fish into a folder such as
 // ~/.local/share. The records on the pipes are specified in docs/records.md.
 //
+// # Input and output
+//
+// A command that reads records reads the files that are given, in their order, in place
+// of stdin; - is stdin. An error names the file and the line: chunks.ndjson:12. If a file
+// does not exist, is a directory or cannot be read, nothing is done.
+//
+//	to-jsonl chunks.ndjson more.ndjson -o requests.jsonl
+//
+// A command that prints records has --output FILE, or -o FILE. The records are written to
+// a new file beside FILE. At the end the new file gets the name FILE, and the mode of the
+// file that it replaces. So FILE is complete, or as it was before. The new file gets the
+// name if the exit code is 0, 3 or 4, or if only single jobs or batches have failed. If
+// the folder cannot be written to, nothing is done. - is stdout. Devices and named pipes
+// are written directly. A kill -9 leaves the new file, whose name is .FILE and eight digits.
+//
 // # Exit codes
 //
 //	0         done, or nothing to do

@@ -25,6 +25,8 @@
 // The table is created if it does not exist. Its ids are then text. In a table of
 // your own the id may also be a whole number or a UUID.
 //
+// Files that are given are read in place of stdin: gbatch --help has the rules.
+//
 // Exit codes: 0 done, 1 failed, 2 usage, 5 another process holds the database for
 // longer than --lock-timeout, 7 input cut short or malformed.
 package main

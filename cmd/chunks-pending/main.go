@@ -19,6 +19,8 @@
 //	chunks-pending kb.duckdb --from "SELECT doc AS id, body AS text FROM read_parquet('docs/*.parquet')" | …
 //	chunks-pending kb.duckdb --dry-run
 //
+// A database that does not exist is created if --from is a SELECT.
+//
 // If stdout is a terminal, it claims nothing and prints one line for each batch
 // that it would claim, and a total, as with --dry-run. If stdout is a pipe or a file,
 // it claims.
@@ -46,6 +48,8 @@
 // gemini-embedding-001), and does not say so. --truncate warn names such texts, by the
 // estimate. With --truncate error their chunks are FAILED and not sent; --truncate warn
 // --retry-failed sends them after all.
+//
+// --output writes a file whole or not at all: gbatch --help has the rules.
 //
 // Exit codes: 0 done, 1 failed, 2 usage, 3 done, but the courtesy columns could not
 // be written, or a batch that was claimed before cannot be sent and is left out,

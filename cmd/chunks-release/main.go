@@ -30,6 +30,8 @@
 // pipe or a file. For three days vectors-apply stores its answers like those of any
 // other batch.
 //
+// --output writes a file whole or not at all: gbatch --help has the rules.
+//
 // Environment: XDG_STATE_HOME, the parent of the folder with the intents.
 //
 // Exit codes: 0 done, 1 failed, 2 usage, 3 some batches were not given back,

@@ -35,6 +35,8 @@
 // and --html a page with plots, without a script. Each file is complete when it
 // gets its name. With --watch it is written each time.
 //
+// --output writes a file whole or not at all: gbatch --help has the rules.
+//
 // Environment: XDG_STATE_HOME, the parent of the folder with the intents, and
 // GBATCH_PRICES, a file of prices that replace the known prices. NO_COLOR turns
 // off the colors.

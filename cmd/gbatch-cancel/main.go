@@ -38,6 +38,9 @@
 // With --dry-run nothing is changed. stderr reports what would be done, and the
 // records are printed with the states that they have at Google.
 //
+// Files that are given are read in place of stdin. --output writes a file whole or not
+// at all: gbatch --help has the rules.
+//
 // Environment: GEMINI_API_KEY or GOOGLE_API_KEY (GOOGLE_API_KEY takes precedence if
 // both are set); GOOGLE_GEMINI_BASE_URL for another server; XDG_STATE_HOME for the
 // notes of gbatch-submit.

@@ -1,6 +1,6 @@
 // gbatch-fetch prints the results of jobs.
 //
-//	gbatch-wait < jobs.ndjson | gbatch-fetch | vectors-apply kb.duckdb
+//	gbatch-wait jobs.ndjson | gbatch-fetch | vectors-apply kb.duckdb
 //
 // It reads jobs that have ended, as gbatch-wait prints them. For each job that
 // succeeded it prints a vector or an error for each key, and then the job again.
@@ -10,6 +10,10 @@
 //	{"key":"chunk_123","batch":"b01","dim":768,"vector":"<base64 of little-endian float32>","tokens":3}
 //	{"key":"chunk_456","batch":"b01","error":{"code":3,"status":"INVALID_ARGUMENT","message":"…"}}
 //	{"job":"batches/abc","batch":"b01","state":"SUCCEEDED",…,"succeeded":1,"failed":1,"tokens":3}
+//
+// With --array a vector is an array of numbers in place of base64, for jq, Miller or
+// PostgreSQL. The numbers have the fewest digits that give the same float32 values again.
+// Such a line is about 1.7 times as long. vectors-apply reads both forms.
 //
 // Only that last record says that the answers before it are complete. A result may
 // be cut short, or have fewer answers than Google counts or than requests were
@@ -29,6 +33,9 @@
 //
 // The input file is deleted from Google after the results are printed, unless
 // --keep-input is given. The results stay at Google until they expire.
+//
+// Files that are given are read in place of stdin. --output writes a file whole or not
+// at all: gbatch --help has the rules.
 //
 // Environment: GEMINI_API_KEY or GOOGLE_API_KEY (GOOGLE_API_KEY takes precedence if
 // both are set); GOOGLE_GEMINI_BASE_URL for another server; TMPDIR for the results

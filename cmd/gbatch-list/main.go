@@ -19,12 +19,14 @@
 // The other commands accept these records. gbatch-fetch prints the results of
 // jobs whose database is lost. gbatch-cancel cancels jobs, and deletes files:
 //
-//	gbatch-list | jq -c 'select(.batch == "b01")' | gbatch-wait | gbatch-fetch > vectors.ndjson
+//	gbatch-list | jq -c 'select(.batch == "b01")' | gbatch-wait | gbatch-fetch -o vectors.ndjson
 //	gbatch-list --files | jq -c 'select(.batch == "b01")' | gbatch-cancel
 //
 // The list is printed page by page. If a page cannot be read, the exit code is 1
 // or 5, and the printed list is incomplete. A job that was created a moment ago may
 // be missing: Google does not say how soon the list shows it.
+//
+// --output writes a file whole or not at all: gbatch --help has the rules.
 //
 // Environment: GEMINI_API_KEY or GOOGLE_API_KEY (GOOGLE_API_KEY takes precedence if
 // both are set); GOOGLE_GEMINI_BASE_URL for another server.

@@ -1,8 +1,8 @@
 // gbatch-submit submits batches of requests to Google's Gemini Batch API, or
 // finds the jobs that an earlier run created for them.
 //
-//	chunks-pending kb.duckdb | to-jsonl | gbatch-submit > jobs.ndjson
-//	gbatch-submit --model gemini-embedding-2 < requests.jsonl
+//	chunks-pending kb.duckdb | to-jsonl | gbatch-submit -o jobs.ndjson
+//	gbatch-submit --model gemini-embedding-2 requests.jsonl
 //
 // It reads request lines as to-jsonl prints them, each batch after its header. It
 // uploads each batch as a file, creates a job for it and prints the job:
@@ -56,6 +56,11 @@
 // If the quota is full, gbatch-submit waits for up to --retry-for. If the quota
 // stays full and no other job is active, the batch is larger than the quota, and the
 // exit code is 1.
+//
+// Files that are given are read in place of stdin. --output writes a file whole or not
+// at all: gbatch --help has the rules. If the run fails, or is stopped by Ctrl-C, the file
+// has the jobs that were printed before. If the file cannot be written, the next run
+// adopts the jobs.
 //
 // Environment: GEMINI_API_KEY or GOOGLE_API_KEY (GOOGLE_API_KEY takes precedence if
 // both are set); GOOGLE_GEMINI_BASE_URL for another server; TMPDIR for copies of the

@@ -1,6 +1,6 @@
 // gbatch-wait waits for jobs to end, and prints each as it ends.
 //
-//	gbatch-wait < jobs.ndjson
+//	gbatch-wait jobs.ndjson
 //	jobs-pending kb.duckdb | gbatch-wait --once | gbatch-fetch | vectors-apply kb.duckdb
 //
 // It reads jobs, as gbatch-submit and jobs-pending print them, and asks Google for
@@ -17,6 +17,9 @@
 // Jobs continue at Google if gbatch-wait stops. With --once, gbatch-wait asks for
 // each job once. With --timeout, it waits for that long. Jobs that have not ended
 // are not printed, and the exit code is 4. Run the whole pipe again to wait longer.
+//
+// Files that are given are read in place of stdin. --output writes a file whole or not
+// at all: gbatch --help has the rules.
 //
 // Environment: GEMINI_API_KEY or GOOGLE_API_KEY (GOOGLE_API_KEY takes precedence if
 // both are set); GOOGLE_GEMINI_BASE_URL for another server.

@@ -8,6 +8,8 @@
 // It only reads the database, with one exception: after a kill -9 it completes what
 // DuckDB had not finished writing.
 //
+// --output writes a file whole or not at all: gbatch --help has the rules.
+//
 // Exit codes: 0 done, 1 failed, 2 usage, 5 another process holds the database for
 // longer than --lock-timeout.
 package main

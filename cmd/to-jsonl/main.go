@@ -1,7 +1,7 @@
 // to-jsonl renders chunks as the request lines of Google's batch file.
 //
 //	chunks-pending kb.duckdb | to-jsonl | gbatch-submit
-//	to-jsonl < chunks.ndjson > requests.jsonl
+//	to-jsonl chunks.ndjson -o requests.jsonl
 //
 // It reads chunks, one JSON object a line, and prints one request for each, in the
 // same order:
@@ -42,7 +42,10 @@
 // surrogate pair or a control character is an error that names line and column.
 // After an error nothing of the batch is submitted, because it has fewer requests
 // than its header says. Without a header only the exit code shows the error: use
-// set -o pipefail, or write to a file first.
+// set -o pipefail, or write to a file with --output.
+//
+// Files that are given are read in place of stdin. --output writes a file whole or not
+// at all: gbatch --help has the rules.
 //
 // Exit codes: 0 done, 2 wrong usage, or a flag that differs from a header, 7 input
 // cut short or malformed.

@@ -21,6 +21,9 @@
 //
 // It prints each job record after its effect is in the database.
 //
+// Files that are given are read in place of stdin. --output writes a file whole or not
+// at all: gbatch --help has the rules.
+//
 // Exit codes: 0 done, 1 a batch could not be applied, 2 usage, 3 done, but some keys
 // or jobs failed, or a part of the user's table could not be written, 5 another
 // process holds the database for longer than --lock-timeout, 7 input cut short or

@@ -1,7 +1,9 @@
 package help
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 
 	"gbatch/pkg/cli"
@@ -47,7 +49,7 @@ func (s *suite) bash() string {
 		}
 		files := ""
 		for _, a := range c.usage.Args {
-			files += a.Files
+			files = cmp.Or(a.Files, files) // the files after a database are any files
 		}
 		fmt.Fprintf(&cases, "\t%s:*) words='%s' files='%s' ;;\n", c.name, strings.Join(flags, " "), files)
 	}
@@ -135,7 +137,11 @@ func (c command) fish(name, condition string) string {
 	line := func(format string, args ...any) {
 		fmt.Fprintf(&b, "complete -c %s%s %s\n", name, condition, fmt.Sprintf(format, args...))
 	}
-	line("-f")
+	if slices.ContainsFunc(c.usage.Args, func(a cli.Flag) bool { return a.Files == "*" }) {
+		line("-F")
+	} else {
+		line("-f")
+	}
 	value := func(f cli.Flag) string {
 		switch {
 		case f.Words != nil:
@@ -158,7 +164,7 @@ func (c command) fish(name, condition string) string {
 		line("-l %s%s%s -d %s", f.Name, short, value(f), quote(first(f.Help)))
 	}
 	for _, a := range c.usage.Args {
-		if a.Files != "" {
+		if a.Files != "" && a.Files != "*" {
 			line("%s", strings.TrimSpace(value(a)))
 		}
 	}

@@ -18,6 +18,7 @@ import (
 	"gonum.org/v1/plot/vg/draw"
 	"gonum.org/v1/plot/vg/vgsvg"
 
+	"gbatch/pkg/cli"
 	"gbatch/pkg/store"
 )
 
@@ -39,7 +40,7 @@ func (s *Status) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 			if err != nil {
 				return err
 			}
-			return store.Replace(s.HTML, page)
+			return cli.Replace(s.HTML, page)
 		}
 	}
 	return s.Status.Run(ctx, in, out)

@@ -19,7 +19,6 @@ import (
 	"time"
 
 	"github.com/alecthomas/kong"
-	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"gbatch/pkg/exit"
@@ -108,7 +107,7 @@ func run(name string, args []string, manual string, cmd Command) int {
 
 	task := progress.New(name)
 	ended := g.follow(task, block, stderr)
-	err = cmd.Run(progress.With(ctx, task), &input{ctx: ctx, f: os.Stdin}, out)
+	err = work(progress.With(ctx, task), cmd, out)
 	ended()
 	var sig caught
 	switch {
@@ -123,6 +122,19 @@ func run(name string, args []string, manual string, cmd Command) int {
 		return 128 + int(syscall.SIGPIPE)
 	}
 	return fail(err)
+}
+
+// work runs a command on its files.
+func work(ctx context.Context, cmd Command, stdout io.Writer) error {
+	in, err := openInput(ctx, cmd)
+	if err != nil {
+		return err
+	}
+	out, err := openOutput(ctx, cmd, stdout)
+	if err != nil {
+		return err
+	}
+	return out.end(cmd.Run(ctx, in, out.Writer))
 }
 
 // parser returns the parser of the command's flags.
@@ -156,55 +168,6 @@ func tellVariables(cmd Command, parsed *kong.Context) {
 			}
 		}
 	}
-}
-
-// An input is a reader that stops when its context is done, even while it waits
-// for its file: a pipe whose writer sleeps must not keep a command running.
-type input struct {
-	ctx  context.Context
-	f    *os.File
-	told bool // the message about the terminal was logged
-}
-
-// Do not call Read again after it has stopped: a goroutine may still write to p.
-func (in *input) Read(p []byte) (int, error) {
-	if in.ctx.Err() != nil {
-		return 0, context.Cause(in.ctx)
-	}
-	// Waiting in another goroutine costs as much time as the work of a fast
-	// filter.
-	if in.ready() {
-		return in.f.Read(p)
-	}
-	type read struct {
-		n   int
-		err error
-	}
-	got := make(chan read, 1)
-	go func() {
-		n, err := in.f.Read(p)
-		got <- read{n, err}
-	}()
-	var notice <-chan time.Time
-	if !in.told && IsTerminal(in.f) {
-		in.told, notice = true, time.After(time.Second)
-	}
-	for {
-		select {
-		case r := <-got:
-			return r.n, r.err
-		case <-in.ctx.Done():
-			return 0, context.Cause(in.ctx)
-		case <-notice:
-			slog.Warn("reading records from the terminal; end them with Ctrl-D, or stop with Ctrl-C and give a file with < or a pipe")
-		}
-	}
-}
-
-// ready reports whether the file can be read without waiting.
-func (in *input) ready() bool {
-	n, err := unix.Poll([]unix.PollFd{{Fd: int32(in.f.Fd()), Events: unix.POLLIN}}, 0)
-	return n > 0 && err == nil
 }
 
 // IsTerminal reports whether f is a terminal.

@@ -18,6 +18,7 @@ import (
 	"unicode/utf8"
 
 	"gbatch/pkg/exit"
+	"gbatch/pkg/guess"
 	"gbatch/pkg/progress"
 )
 
@@ -262,7 +263,7 @@ func TestClosest(t *testing.T) {
 		"GBATCH_MAX_REQUEST": "GBATCH_MAX_REQUESTS", "GBATCH_MAXREQUESTS": "GBATCH_MAX_REQUESTS", "GBATCH_MODLE": "GBATCH_MODEL", "GBATCH_TASKTYPE": "GBATCH_TASK_TYPE",
 		"GBATCH_DIMS": "GBATCH_DIM", "GBATCH_": "", "GBATCH_SIZE": "", "GBATCH_SOMETHING_ELSE": "",
 	} {
-		if got := closest(v, variables, len(prefix)); got != want {
+		if got := guess.Closest(v, variables, len(prefix)); got != want {
 			t.Errorf("%s is close to %q, not to %q", v, got, want)
 		}
 	}

@@ -78,7 +78,7 @@ func describe(v *kong.Value) Flag {
 	switch {
 	case v.Name == "db":
 		f.Files = "*.duckdb"
-	case v.Tag.Type == "path" || v.Tag.Type == "existingfile":
+	case f.Argument && v.Name == "file", !f.Argument && v.Flag.PlaceHolder == "FILE", v.Tag.Type == "path":
 		f.Files = "*"
 	}
 	return f

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"gbatch/pkg/exit"
+	"gbatch/pkg/guess"
 )
 
 // Suite runs one of several commands, and ends the process as Main does. It is the
@@ -33,7 +34,7 @@ func suite(args []string, name string, manual func(string) string, commands map[
 		return exit.OK
 	case commands[args[0]] == nil:
 		meant := ""
-		if near := closest(args[0], slices.Sorted(maps.Keys(commands)), 0); near != "" {
+		if near := guess.Closest(args[0], slices.Sorted(maps.Keys(commands)), 0); near != "" {
 			meant = ", did you mean " + near + "?"
 		}
 		fmt.Fprintf(os.Stderr, "%s: error: unknown command %q%s (see %s --help)\n", name, args[0], meant, name)

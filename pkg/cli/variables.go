@@ -11,6 +11,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"gbatch/pkg/guess"
 	"gbatch/pkg/lockfile"
 	"gbatch/pkg/model"
 )
@@ -21,7 +22,7 @@ const prefix = "GBATCH"
 // variables are the environment variables of the flags of all commands. A test
 // at the root of the module compares the list with the commands.
 var variables = []string{
-	"GBATCH_ALLOW_PARTIAL", "GBATCH_ALLOW_REMOTE", "GBATCH_BASE_PATH", "GBATCH_CANARY", "GBATCH_COLUMN",
+	"GBATCH_ALLOW_PARTIAL", "GBATCH_ALLOW_REMOTE", "GBATCH_ARRAY", "GBATCH_BASE_PATH", "GBATCH_CANARY", "GBATCH_COLUMN",
 	"GBATCH_CUTOFF", "GBATCH_DELAY", "GBATCH_DIGITS", "GBATCH_DIM", "GBATCH_DIR", "GBATCH_DRY_RUN",
 	"GBATCH_EMBEDDINGS", "GBATCH_FAILED", "GBATCH_FAULT", "GBATCH_FAULT_FILE", "GBATCH_FILES", "GBATCH_FROM",
 	"GBATCH_HTML", "GBATCH_INTERVAL", "GBATCH_IN_ORDER", "GBATCH_JSON", "GBATCH_KEEP_INPUT", "GBATCH_KEY",
@@ -88,44 +89,11 @@ func warnUnknown(environment []string, flags []*kong.Flag) (end func()) {
 		}
 	}
 	for _, v := range unknown {
-		if near := closest(v, variables, len(prefix)); near != "" {
+		if near := guess.Closest(v, variables, len(prefix)); near != "" {
 			slog.Warn("the environment variable is not the variable of a flag, and has no effect", "variable", v, "did_you_mean", near)
 		} else {
 			slog.Warn("the environment variable is not the variable of a flag, and has no effect", "variable", v)
 		}
 	}
 	return end
-}
-
-// closest returns the one of some names that was probably meant by v, or "". All
-// names begin with the same fixed number of bytes.
-func closest(v string, names []string, fixed int) (near string) {
-	least := max(len(v)-fixed, 3)/3 + 1 // more is another word
-	for _, name := range names {
-		if d := distance(v, name); d < least {
-			near, least = name, d
-		}
-	}
-	return near
-}
-
-// distance counts the bytes to insert, delete or replace to make b of a.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			replaced := diagonal
-			if a[i] != b[j] {
-				replaced++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(replaced, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }

@@ -62,3 +62,24 @@ func Code(err error) int {
 	}
 	return Failed
 }
+
+type kept struct{ error }
+
+func (k kept) Unwrap() error { return k.error }
+
+// Keep marks the error of a command whose output counts all the same: the records that
+// it printed are complete and will not be printed anew, or other records than these
+// have failed.
+func Keep(err error) error {
+	if err == nil {
+		return nil
+	}
+	return kept{err}
+}
+
+// Keeps reports whether the output of a command that ends with err counts: it is done,
+// done with some failures, or not finished yet, or the error is marked by [Keep].
+func Keeps(err error) bool {
+	code := Code(err)
+	return code == OK || code == Partial || code == Unfinished || errors.As(err, new(kept))
+}

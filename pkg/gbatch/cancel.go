@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"time"
 
+	"gbatch/pkg/cli"
 	"gbatch/pkg/exit"
 	"gbatch/pkg/ledger"
 	"gbatch/pkg/ndjson"
@@ -20,8 +21,10 @@ import (
 // Cancel cancels jobs that have not ended, and deletes files that no active job
 // uses. It changes only jobs and files with a display name of gbatch-submit.
 type Cancel struct {
-	DryRun   bool          `help:"Change nothing; print the states at Google, and report what would be done."`
-	RetryFor time.Duration `help:"How long to retry transient failures." default:"10m"`
+	cli.Files  `embed:""`
+	cli.Output `embed:""`
+	DryRun     bool          `help:"Change nothing; print the states at Google, and report what would be done."`
+	RetryFor   time.Duration `help:"How long to retry transient failures." default:"10m"`
 }
 
 // Run handles the records of in one after the other. A refused record is not
@@ -38,7 +41,7 @@ func (c *Cancel) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	for {
 		line, err := lines.Next()
 		if err == io.EOF {
-			return refused.first
+			return exit.Keep(refused.first)
 		}
 		if err != nil {
 			return err

@@ -211,7 +211,11 @@ func (c *converter) block(b *block) {
 			b.out = append(append(b.out, line...), '\n')
 		} else {
 			b.got.vectors++
-			b.out = record.AppendVectorLine(b.out, r.Key, c.job.Batch, r.Values, r.Tokens)
+			line := record.AppendVectorLine
+			if c.Array {
+				line = record.AppendArrayLine
+			}
+			b.out = line(b.out, r.Key, c.job.Batch, r.Values, r.Tokens)
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"gbatch/pkg/cli"
 	"gbatch/pkg/exit"
 	"gbatch/pkg/ledger"
 	"gbatch/pkg/model"
@@ -36,8 +37,11 @@ var linger = 50 * time.Millisecond
 // Embed embeds chunks at once, by online calls: questions, and texts that cannot
 // wait for a batch.
 type Embed struct {
+	cli.Files         `embed:""`
+	cli.Output        `embed:""`
 	render.SpaceFlags `embed:""`
 
+	Array     bool          `help:"Print vectors as arrays of numbers, for other programs, in place of base64."`
 	Normalize bool          `help:"Scale vectors to length 1. gemini-embedding-001 does so itself only at 3072 values."`
 	NoCache   bool          `help:"Do not use the cache of questions."`
 	Parallel  int           `help:"How many calls are sent at a time." default:"4"`
@@ -463,7 +467,11 @@ func (r *embedding) print(w *ndjson.Writer, c *call) error {
 			vector.Normalize(t.values)
 		}
 		if t.err == nil {
-			b = record.AppendVectorLine(b, t.key, t.batch, t.values, t.counted)
+			line := record.AppendVectorLine
+			if r.Array {
+				line = record.AppendArrayLine
+			}
+			b = line(b, t.key, t.batch, t.values, t.counted)
 			*r.job.Succeeded++
 		} else {
 			line, err := ndjson.Marshal(record.KeyError{Key: t.key, Batch: t.batch, Error: *t.err})

@@ -9,6 +9,7 @@ import (
 	"os"
 	"time"
 
+	"gbatch/pkg/cli"
 	"gbatch/pkg/exit"
 	"gbatch/pkg/ndjson"
 	"gbatch/pkg/progress"
@@ -19,9 +20,12 @@ import (
 // Fetch prints the results of jobs: a vector or an error for each key, then the
 // job's record, which says that the answers are complete.
 type Fetch struct {
-	KeepInput bool          `help:"Do not delete the input files at Google."`
-	Normalize bool          `help:"Scale vectors to length 1. gemini-embedding-001 does so itself only at 3072 values."`
-	RetryFor  time.Duration `help:"How long to retry transient errors." default:"10m"`
+	cli.Files  `embed:""`
+	cli.Output `embed:""`
+	KeepInput  bool          `help:"Do not delete the input files at Google."`
+	Array      bool          `help:"Print vectors as arrays of numbers, for other programs, in place of base64. vectors-apply reads both."`
+	Normalize  bool          `help:"Scale vectors to length 1. gemini-embedding-001 does so itself only at 3072 values."`
+	RetryFor   time.Duration `help:"How long to retry transient errors." default:"10m"`
 }
 
 // Run handles jobs in the order in which they come. If the results of a job
@@ -86,9 +90,10 @@ func (f *Fetch) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	}
 	if *readErr != nil {
 		refused.add(*readErr)
+		return refused.first
 	}
 	if refused.first != nil {
-		return refused.first
+		return exit.Keep(refused.first)
 	}
 	return sum.err()
 }

@@ -5,6 +5,7 @@ import (
 	"io"
 	"time"
 
+	"gbatch/pkg/cli"
 	"gbatch/pkg/ndjson"
 	"gbatch/pkg/record"
 )
@@ -12,8 +13,9 @@ import (
 // List prints the jobs or the files of the project at Google, also those of other
 // programs.
 type List struct {
-	Files    bool          `help:"List files instead of jobs."`
-	RetryFor time.Duration `help:"How long to retry transient failures." default:"10m"`
+	cli.Output `embed:""`
+	Files      bool          `help:"List files instead of jobs."`
+	RetryFor   time.Duration `help:"How long to retry transient failures." default:"10m"`
 }
 
 // Run prints the list page by page. It reads nothing from in.

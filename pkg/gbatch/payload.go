@@ -166,7 +166,7 @@ func (c *cutter) fill(p *payload, w *spool) error {
 		}
 		c.held = nil
 		if grown > maxPayload {
-			return exit.Errorf(exit.Refused, "line %d: %s is larger than 2 GB, google's limit for an input file: cut smaller batches", c.in.Line(), p)
+			return exit.With(exit.Refused, c.in.Errorf("%s is larger than 2 GB, google's limit for an input file: cut smaller batches", p))
 		}
 		// A collision of two hashes refuses a good line once in 10^13 batches. The
 		// next run has another seed.

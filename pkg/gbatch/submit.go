@@ -28,6 +28,8 @@ const googleJobs = 100
 // Submit reads batches of requests, uploads each as a file and creates its
 // job, or finds the job that an earlier run created. It prints the jobs.
 type Submit struct {
+	cli.Files    `embed:""`
+	cli.Output   `embed:""`
 	Method       string        `help:"What the job does with its requests: embed or generate." enum:"embed,generate" default:"embed"`
 	Settle       time.Duration `help:"How long to look for a job after a create whose outcome is unknown." default:"2m"`
 	MaxJobs      int           `help:"Warn when this many jobs are active; Google takes at most 100." default:"50"`
@@ -45,7 +47,7 @@ type Submit struct {
 // Run submits the batches of in one after the other, and prints the job of each
 // before it continues with the next. If Google refuses a batch, the later
 // batches are still submitted, and the error is returned at the end.
-func (s *Submit) Run(ctx context.Context, in io.Reader, out io.Writer) error {
+func (s *Submit) Run(ctx context.Context, in io.Reader, out io.Writer) (err error) {
 	if s.Canary < 0 || s.MaxRequests <= 0 || s.MaxBytes <= 0 {
 		return exit.Errorf(exit.Usage, "--canary must not be below 0, --max-requests and --max-bytes must be at least 1")
 	}
@@ -54,6 +56,9 @@ func (s *Submit) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 		return exit.Errorf(exit.Usage, "--model: %w", err)
 	}
 	s.Model = name
+	if err := model.CheckTyped(name); err != nil {
+		return err
+	}
 	prices, err := model.ReadPrices()
 	if err != nil {
 		return err
@@ -88,6 +93,12 @@ func (s *Submit) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 		submit = sub.plan
 	}
 	batches, bytes := progress.Of(ctx).Count("batches"), progress.Of(ctx).Flow("bytes")
+	// The jobs that were printed are created, whatever comes after them.
+	defer func() {
+		if sub.printed {
+			err = exit.Keep(err)
+		}
+	}()
 	var refused refusals
 	for p := range until(ctx, payloads) {
 		before := bytes.Done()
@@ -114,6 +125,11 @@ func (s *Submit) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	return refused.first
 }
 
+// OutputLost says what to do if the file of --output cannot be written.
+func (*Submit) OutputLost() string {
+	return "the jobs that were created are not lost: run the whole pipe again, which adopts them and pays for nothing twice"
+}
+
 // A submission is what the batches of one run share.
 type submission struct {
 	*Submit
@@ -124,6 +140,8 @@ type submission struct {
 	prices model.Prices
 	out    *ndjson.Writer
 	warned bool // the warning about MaxJobs was given
+
+	printed bool // a job was printed
 }
 
 // submit finds or creates p's job and prints it, while it holds p's entry in the
@@ -142,6 +160,7 @@ func (s *submission) submit(ctx context.Context, p *payload) error {
 	if err := s.out.Encode(job); err != nil {
 		return err
 	}
+	s.printed = true
 	return s.out.Flush()
 }
 
@@ -289,8 +308,13 @@ func (s *submission) create(ctx context.Context, p *payload, e ledger.Entry, inp
 		case wire.Refused(err):
 			s.at.drop(ctx, input)
 			e.Forget()
-			err = fmt.Errorf("google refused %s: %w", p, err)
-			if a := new(wire.Error); errors.As(err, &a) && a.HTTP == 400 && !a.Auth() {
+			a := new(wire.Error)
+			meant := ""
+			if errors.As(err, &a) && a.HTTP == 404 {
+				meant = model.Meant(p.Model)
+			}
+			err = fmt.Errorf("google refused %s: %w%s", p, err, meant)
+			if a.HTTP == 400 && !a.Auth() {
 				err = &oneBatch{err} // the lines are the reason
 			}
 			return nil, err

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"gbatch/pkg/cli"
 	"gbatch/pkg/exit"
 	"gbatch/pkg/ndjson"
 	"gbatch/pkg/progress"
@@ -22,10 +23,12 @@ const pollers = 8
 
 // Wait polls jobs until they have ended and prints each as it ends.
 type Wait struct {
-	Interval time.Duration `help:"Time between two status requests for a job. It grows with the job's age, at most tenfold." default:"30s"`
-	Timeout  time.Duration `help:"Stop waiting after this time. The jobs continue at Google. 0 is no limit." default:"0s"`
-	Once     bool          `help:"Ask for the status of each job once."`
-	RetryFor time.Duration `help:"How long to retry transient errors." default:"10m"`
+	cli.Files  `embed:""`
+	cli.Output `embed:""`
+	Interval   time.Duration `help:"Time between two status requests for a job. It grows with the job's age, at most tenfold." default:"30s"`
+	Timeout    time.Duration `help:"Stop waiting after this time. The jobs continue at Google. 0 is no limit." default:"0s"`
+	Once       bool          `help:"Ask for the status of each job once."`
+	RetryFor   time.Duration `help:"How long to retry transient errors." default:"10m"`
 }
 
 // Run reads jobs as they arrive and polls each from then on. It never changes a
@@ -133,7 +136,7 @@ func (w *Wait) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	}
 	switch {
 	case refusal.first != nil:
-		return refusal.first
+		return exit.Keep(refusal.first)
 	case unfinished > 0:
 		return exit.Errorf(exit.Unfinished, "%s", goOn(unfinished))
 	case failed > 0:

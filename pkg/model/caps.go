@@ -42,7 +42,7 @@ func (c *Cap) unit(u Use) (float64, error) {
 		if u.Online {
 			where = "in online calls"
 		}
-		return 0, exit.Errorf(exit.Refused, "%s cannot be checked, because the price of %s %s is not known: name a file with its price in %s", c.Flag, u.Model, where, PricesVariable)
+		return 0, exit.Errorf(exit.Refused, "%s cannot be checked, because the price of %s %s is not known%s: name a file with its price in %s", c.Flag, u.Model, where, Meant(u.Model), PricesVariable)
 	}
 	return *price, nil
 }

@@ -6,9 +6,9 @@ package ndjson
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"gbatch/pkg/exit"
@@ -27,17 +27,36 @@ const (
 // A LineError says which line of the input is wrong. Its exit code is 7: input
 // cut short or malformed.
 type LineError struct {
-	Line int // counts all lines, from 1
+	File string // "" if the input has no name
+	Line int    // counts all lines of the file, from 1
 	Err  error
 }
 
-func (e *LineError) Error() string { return fmt.Sprintf("line %d: %v", e.Line, e.Err) }
+func (e *LineError) Error() string { return fmt.Sprintf("%s: %v", e.place(), e.Err) }
 func (e *LineError) Unwrap() error { return e.Err }
 func (e *LineError) ExitCode() int { return exit.Malformed }
 
+func (e *LineError) place() string {
+	if e.File == "" {
+		return fmt.Sprintf("line %d", e.Line)
+	}
+	return fmt.Sprintf("%s:%d", e.File, e.Line)
+}
+
+// Files is a stream of several files. Read returns io.EOF at the end of each file.
+type Files interface {
+	io.Reader
+	// FileName is the name of the present file in errors. It is "" if the stream is
+	// one file without a name.
+	FileName() string
+	// NextFile makes the next file the present one. It returns false if there is none.
+	NextFile() bool
+}
+
 // A Reader splits a stream into lines. It skips blank lines and a byte order
-// mark at the start, accepts CRLF for LF, and accepts a last line without LF.
-// Its buffer grows to the longest line seen, at most to MaxLine.
+// mark at the start, accepts CRLF for LF, and accepts a last line without LF. If the
+// stream is [Files], this is true for each file. Its buffer grows to the longest line
+// seen, at most to MaxLine.
 type Reader struct {
 	r          io.Reader
 	buf        []byte
@@ -48,11 +67,24 @@ type Reader struct {
 	skipped    int   // blank lines between that line and start
 	begun      bool  // the reader is past the place of the byte order mark
 	err        error // the first error from r, io.EOF included
+
+	several Files // r, if it is several files
+	files   []file
+}
+
+// A file is a file of the stream that has begun.
+type file struct {
+	name   string
+	before int // number of the last line before the file
 }
 
 // NewReader returns a reader of the lines of r. It reads ahead.
 func NewReader(r io.Reader) *Reader {
-	return &Reader{r: r, buf: make([]byte, firstBuffer), next: -1}
+	l := &Reader{r: r, buf: make([]byte, firstBuffer), next: -1}
+	if l.several, _ = r.(Files); l.several != nil {
+		l.files = append(l.files, file{name: l.several.FileName()})
+	}
+	return l
 }
 
 // Next returns the next line that is not blank, without its line end. The slice
@@ -62,10 +94,12 @@ func NewReader(r io.Reader) *Reader {
 // returned. Every later call returns the same error.
 func (r *Reader) Next() ([]byte, error) {
 	for !r.find() {
-		if r.err != nil {
+		switch {
+		case r.err == nil:
+			r.fill()
+		case r.err != io.EOF || !r.nextFile():
 			return nil, r.err
 		}
-		r.fill()
 	}
 	line := r.buf[r.start:r.next]
 	if n := len(line); n > 0 && line[n-1] == '\r' {
@@ -82,18 +116,47 @@ func (r *Reader) Next() ([]byte, error) {
 	return line, nil
 }
 
-// Line is the number of the line that Next returned last. It counts blank lines,
-// and the first line is 1.
+// nextFile begins the next file of the stream, if there is one.
+func (r *Reader) nextFile() bool {
+	if r.several == nil || !r.several.NextFile() {
+		return false
+	}
+	r.line, r.skipped = r.line+r.skipped, 0
+	r.files = append(r.files, file{r.several.FileName(), r.line})
+	r.start, r.end, r.searched, r.next, r.begun, r.err = 0, 0, 0, -1, false, nil
+	return true
+}
+
+// Line is the number of the line that Next returned last. It counts blank lines
+// and the lines of earlier files, and the first line is 1.
 func (r *Reader) Line() int { return r.line }
+
+// Place says where a line is, by its number: "line 12", or "chunks.ndjson:12" if its
+// file has a name.
+func (r *Reader) Place(line int) string { return r.at(line, nil).place() }
 
 // Buffered reports whether Next would return without reading from the stream. If
 // it would not, a filter flushes its output, so that the lines of a slow
 // producer are not delayed. The line that Next returned last stays valid.
-func (r *Reader) Buffered() bool { return r.err != nil || r.find() }
+func (r *Reader) Buffered() bool {
+	return r.find() || r.err != nil && (r.err != io.EOF || r.several == nil)
+}
 
 // Errorf returns a *LineError for the line that Next returned last.
-func (r *Reader) Errorf(format string, args ...any) error {
-	return &LineError{r.line, fmt.Errorf(format, args...)}
+func (r *Reader) Errorf(format string, args ...any) error { return r.ErrorAt(r.line, format, args...) }
+
+// ErrorAt is Errorf for a line by its number.
+func (r *Reader) ErrorAt(line int, format string, args ...any) error {
+	return r.at(line, fmt.Errorf(format, args...))
+}
+
+func (r *Reader) at(line int, err error) *LineError {
+	for _, f := range slices.Backward(r.files) {
+		if line > f.before {
+			return &LineError{f.name, line - f.before, err}
+		}
+	}
+	return &LineError{"", line, err}
 }
 
 // find moves start past blank lines and reports whether a whole line begins
@@ -167,5 +230,5 @@ func (r *Reader) fill() {
 func (r *Reader) tooLong(line int) {
 	r.line, r.skipped = line, 0
 	r.start, r.searched, r.next = r.end, r.end, -1
-	r.err = &LineError{line, errors.New("longer than 16 MiB, the limit of a line: split or shorten the text")}
+	r.err = r.Errorf("longer than 16 MiB, the limit of a line: split or shorten the text")
 }

@@ -180,6 +180,81 @@ func (s *pieces) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+// pile is several files, each with a name.
+type pile struct {
+	names, texts []string
+	at           *strings.Reader
+}
+
+func newPile(files ...string) *pile {
+	p := &pile{}
+	for i := 0; i < len(files); i += 2 {
+		p.names, p.texts = append(p.names, files[i]), append(p.texts, files[i+1])
+	}
+	p.at = strings.NewReader(p.texts[0])
+	return p
+}
+
+func (p *pile) Read(b []byte) (int, error) { return p.at.Read(b) }
+func (p *pile) FileName() string           { return p.names[0] }
+func (p *pile) NextFile() bool {
+	if len(p.names) == 1 {
+		return false
+	}
+	p.names, p.texts = p.names[1:], p.texts[1:]
+	p.at = strings.NewReader(p.texts[0])
+	return true
+}
+
+// Each file has its own lines, byte order mark and last line without an end.
+func TestFiles(t *testing.T) {
+	for _, test := range []struct{ files, want []string }{
+		{[]string{"a", "1\n2\n", "b", "3\n"}, []string{"a:1 1", "a:2 2", "b:1 3"}},
+		{[]string{"a", "1", "b", "2"}, []string{"a:1 1", "b:1 2"}},
+		{[]string{"a", bom + "1\r\n", "b", bom + "\n2\r"}, []string{"a:1 1", "b:2 2"}},
+		{[]string{"a", "", "b", "\n\n", "c", "\n1\n \n ", "d", "", "e", "\n2"}, []string{"c:2 1", "e:2 2"}},
+		{[]string{"", "1\n\n2"}, []string{"line 1 1", "line 3 2"}},
+		{[]string{"a", "", "b", ""}, nil},
+	} {
+		r := NewReader(newPile(test.files...))
+		var got []string
+		var lines []int
+		line, err := r.Next()
+		for ; err == nil; line, err = r.Next() {
+			got, lines = append(got, r.Place(r.Line())+" "+string(line)), append(lines, r.Line())
+			if before, _ := strings.CutSuffix(r.Errorf("x").Error(), ": x"); before != r.Place(r.Line()) {
+				t.Errorf("%q: an error is at %s", test.files, before)
+			}
+		}
+		if err != io.EOF || !slices.Equal(got, test.want) {
+			t.Errorf("%q: %q, %v", test.files, got, err)
+		}
+		// The places of earlier lines stay known.
+		for i, n := range lines {
+			if place, _, _ := strings.Cut(got[i], " "); !strings.HasPrefix(r.Place(n), place) || i > 0 && n <= lines[i-1] {
+				t.Errorf("%q: line %d of %v is at %s now", test.files, n, lines, r.Place(n))
+			}
+		}
+		if _, err := r.Next(); err != io.EOF {
+			t.Errorf("after the end: %v", err)
+		}
+	}
+	r := NewReader(newPile("a", "1\n", "b", "2\n"+strings.Repeat("x", MaxLine+1)))
+	if _, err := all(r); err == nil || !strings.HasPrefix(err.Error(), "b:2: longer than 16 MiB") {
+		t.Errorf("a long line: %v", err)
+	}
+}
+
+// Buffered is false before another file, which may make its reader wait.
+func TestFilesBuffered(t *testing.T) {
+	r := NewReader(newPile("a", "1\n2\n", "b", "3\n"))
+	for _, want := range []bool{true, false, false} {
+		if _, err := r.Next(); err != nil || r.Buffered() != want {
+			t.Errorf("%s: buffered %v, %v", r.Place(r.Line()), !want, err)
+		}
+	}
+}
+
 func TestLineError(t *testing.T) {
 	cause := errors.New("cause")
 	r := NewReader(strings.NewReader("\na"))

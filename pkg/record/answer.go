@@ -15,6 +15,19 @@ import (
 // AppendVectorLine appends the line of a Vector, with its newline. It leaves out
 // an empty batch and a negative token count. key and batch must be valid UTF-8.
 func AppendVectorLine(dst []byte, key, batch string, values []float32, tokens int64) []byte {
+	dst = append(appendKey(dst, key, batch, len(values)), '"')
+	dst = append(vector.AppendBase64(dst, values), '"')
+	return appendTokens(dst, tokens)
+}
+
+// AppendArrayLine is AppendVectorLine with the vector as an array of numbers.
+func AppendArrayLine(dst []byte, key, batch string, values []float32, tokens int64) []byte {
+	dst = vector.AppendJSON(appendKey(dst, key, batch, len(values)), values)
+	return appendTokens(dst, tokens)
+}
+
+// appendKey appends the line up to the vector.
+func appendKey(dst []byte, key, batch string, dim int) []byte {
 	dst = append(dst, `{"key":`...)
 	dst = ndjson.AppendString(dst, key)
 	if batch != "" {
@@ -22,10 +35,12 @@ func AppendVectorLine(dst []byte, key, batch string, values []float32, tokens in
 		dst = ndjson.AppendString(dst, batch)
 	}
 	dst = append(dst, `,"dim":`...)
-	dst = strconv.AppendInt(dst, int64(len(values)), 10)
-	dst = append(dst, `,"vector":"`...)
-	dst = vector.AppendBase64(dst, values)
-	dst = append(dst, '"')
+	dst = strconv.AppendInt(dst, int64(dim), 10)
+	return append(dst, `,"vector":`...)
+}
+
+// appendTokens appends the line behind the vector.
+func appendTokens(dst []byte, tokens int64) []byte {
 	if tokens >= 0 {
 		dst = append(dst, `,"tokens":`...)
 		dst = strconv.AppendInt(dst, tokens, 10)
@@ -130,19 +145,31 @@ func (p *AnswerParser) Parse(line []byte) (Answer, error) {
 // unlike returns the error for a value whose type is wrong for its member.
 func (p *AnswerParser) unlike() error {
 	name, kind := p.walker.Name(), "a string"
-	if string(name) == "dim" || string(name) == "tokens" {
+	switch string(name) {
+	case "dim", "tokens":
 		kind = "a whole number, 0 or more"
+	case "vector":
+		kind = "base64 or an array of numbers"
 	}
 	return fmt.Errorf("%s is %.40s; it must be %s", name, p.walker.Raw(), kind)
 }
 
-// vector reads the values of the present string. dim is their number if the line
-// has given it before, else it is negative.
+// vector reads the values of the present string or array. dim is their number if the
+// line has given it before, else it is negative.
 func (p *AnswerParser) vector(dim int64) (values []float32, ok bool, err error) {
 	if p.values == nil {
 		p.values = make([]float32, 0, 1024)
 	}
 	w := &p.walker
+	if w.Kind() == '[' {
+		values, n, err := vector.AppendFloats(p.values[:0], w.Rest())
+		if err != nil { // Next reports whether the value is valid JSON
+			return nil, true, fmt.Errorf("vector: %w", err)
+		}
+		w.Took(n)
+		p.values = values
+		return values, true, nil
+	}
 	if w.Kind() == '"' { // base64 needs no escapes, and DecodeBase64 refuses everything that is not allowed in a string
 		text := w.Rest()[1:]
 		n := base64.StdEncoding.EncodedLen(4 * int(min(max(dim, 0), model.MaxDim)))

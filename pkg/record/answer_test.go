@@ -2,11 +2,14 @@ package record
 
 import (
 	"encoding/json"
+	"math"
 	"reflect"
 	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"gbatch/pkg/vector"
 )
 
 var answerLines = []struct {
@@ -21,7 +24,16 @@ var answerLines = []struct {
 		want: Answer{Batch: "b", Job: &Job{Job: "batches/x", Batch: "b", State: Failed, Model: "m", Dim: 1, Requests: 1, Error: &Status{Code: 13, Message: "why"}}}},
 	{line: `{"key":"a","dim":2,"vector":"AACAPw=="}`, bad: "dim is 2"},
 	{line: `{"key":"a","dim":1,"vector":"AACAP"}`, bad: "vector"},
-	{line: `{"key":"a","dim":1,"vector":[1]}`, bad: "must be a string"},
+	{line: `{"key":"a","batch":"b","dim":3,"vector":[1, -0.5,1e-9],"tokens":3}`, want: Answer{Key: "a", Batch: "b", Values: []float32{1, -0.5, 1e-9}, Tokens: 3}},
+	{line: `{"vector":[0.25],"dim":1,"key":"a"}`, want: Answer{Key: "a", Values: []float32{0.25}, Tokens: -1}},
+	{line: `{"key":"a","dim":0,"vector":[]}`, want: Answer{Key: "a", Values: []float32{}, Tokens: -1}},
+	{line: `{"key":"a","dim":1,"vector":5}`, bad: "must be base64 or an array of numbers"},
+	{line: `{"key":"a","dim":2,"vector":[1]}`, bad: "dim is 2"},
+	{line: `{"key":"a","dim":1,"vector":[null]}`, bad: "null"},
+	{line: `{"key":"a","dim":1,"vector":["1"]}`, bad: "vector: offset 1"},
+	{line: `{"key":"a","dim":1,"vector":[1e99]}`, bad: "does not fit a float32"},
+	{line: `{"key":"a","dim":1,"vector":[NaN]}`, bad: "a value was expected"},
+	{line: `{"key":"a","dim":1,"vector":[1`, bad: "column"},
 	{line: `{"dim":1,"vector":"AACAPw=="}`, bad: "no key"},
 	{line: `{"batch":"b","error":{"code":3,"message":"no"}}`, bad: "no key"},
 	{line: `{"key":"a"}`, bad: "not a vector"},
@@ -76,10 +88,19 @@ func FuzzAnswer(f *testing.F) {
 		if got.Err != nil {
 			return
 		}
-		again := AppendVectorLine(nil, got.Key, got.Batch, slices.Clone(got.Values), got.Tokens)
-		second, err := p.Parse(again)
-		if err != nil || second.Key != got.Key || second.Batch != got.Batch || second.Tokens != got.Tokens || len(second.Values) != len(got.Values) {
-			t.Errorf("%q becomes %s (%v)", line, again, err)
+		values := slices.Clone(got.Values)
+		lines := [][]byte{AppendVectorLine(nil, got.Key, got.Batch, values, got.Tokens)}
+		if vector.Finite(values) {
+			lines = append(lines, AppendArrayLine(nil, got.Key, got.Batch, values, got.Tokens))
+		}
+		for _, again := range lines {
+			second, err := p.Parse(again)
+			if err != nil || second.Key != got.Key || second.Batch != got.Batch || second.Tokens != got.Tokens || !json.Valid(again) {
+				t.Errorf("%q becomes %s (%v)", line, again, err)
+			}
+			if !slices.EqualFunc(second.Values, values, func(a, b float32) bool { return math.Float32bits(a) == math.Float32bits(b) }) {
+				t.Errorf("%q becomes %s, with the values %v", line, again, second.Values)
+			}
 		}
 	})
 }

@@ -145,7 +145,8 @@ type Status struct {
 }
 
 // A Vector is the answer for one key: dim float32 values, little-endian, in
-// base64 as encoding/base64.StdEncoding writes it.
+// base64 as encoding/base64.StdEncoding writes it. With --array the vector is a JSON
+// array of dim numbers, which gives the same float32 values. Each reader takes both.
 type Vector struct {
 	Key    string `json:"key"`
 	Batch  string `json:"batch,omitempty"`

@@ -326,7 +326,7 @@ var (
 		{line: `{"key":"a","batch":"b","dim":"4","vector":"` + packed + `"}`, err: `dim is "4"; it must be a whole number, 0 or more`},
 		{line: `{"key":"a","batch":"b","dim":4,"vector":"` + packed + `","tokens":1.5}`, err: `tokens is 1.5; it must be a whole number, 0 or more`},
 		{line: `{"key":5,"batch":"b","dim":4,"vector":"` + packed + `"}`, err: `key is 5; it must be a string`},
-		{line: `{"key":"a","batch":"b","dim":4,"vector":[0.5]}`, err: `vector is [0.5]; it must be a string`},
+		{line: `{"key":"a","batch":"b","dim":4,"vector":{}}`, err: `vector is {}; it must be base64 or an array of numbers`},
 		{line: `{"key":"a","batch":"b","dim":4,"vector":null}`, err: "not a vector, an error or a job record"},
 		{line: `{"key":"a","batch":"b","dim":4,"Vector":"` + packed + `"}`, err: "not a vector, an error or a job record"},
 		{line: `{"key":"a","batch":"b","dim":4,"vector":"AAAAPwAAoL/bD0lAwhYBAA"}`, err: "vector: not base64 as StdEncoding writes it"},
@@ -526,6 +526,14 @@ func BenchmarkConvert(b *testing.B) {
 				return err
 			}
 			out = AppendVectorLine(out[:0], r.Key, "b01K", r.Values, r.Tokens)
+			return nil
+		})
+		eachLine(b, s.name+"/array", lines, func(line []byte) error {
+			r, err := p.Parse(line)
+			if err != nil {
+				return err
+			}
+			out = AppendArrayLine(out[:0], r.Key, "b01K", r.Values, r.Tokens)
 			return nil
 		})
 		for _, library := range []struct {

@@ -36,9 +36,9 @@ func (f *SpaceFlags) flags() model.Space {
 func (f *SpaceFlags) Plain() (model.Space, error) {
 	s, err := f.flags().Or(model.Space{Model: model.Default, Dim: model.DefaultDim, TaskType: model.DefaultTaskType}).Checked()
 	if err != nil {
-		err = exit.With(exit.Usage, err)
+		return s, exit.With(exit.Usage, err)
 	}
-	return s, err
+	return s, model.CheckTyped(s.Model)
 }
 
 // Of returns the space of a header. what names what the header is about. A header

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"gbatch/pkg/cli"
 	"gbatch/pkg/exit"
 	"gbatch/pkg/ndjson"
 	"gbatch/pkg/progress"
@@ -21,6 +22,8 @@ import (
 // ToJSONL is the command to-jsonl: it reads chunks and prints request lines, and
 // passes batch headers on.
 type ToJSONL struct {
+	cli.Files  `embed:""`
+	cli.Output `embed:""`
 	SpaceFlags `embed:""`
 	Shape      string `help:"Form of the request lines: rest, vertex or sdk." enum:"rest,vertex,sdk" default:"rest"`
 }
@@ -102,7 +105,7 @@ func (r *run) one(line []byte) error {
 		return r.header(line, h)
 	}
 	if first, twice := r.keys.add(r.chunk.Key, r.r.Line()); twice {
-		return r.r.Errorf("key %.100q is also on line %d: a batch may have each id only once", r.chunk.Key, first)
+		return r.r.Errorf("key %.100q is also on %s: a batch may have each id only once", r.chunk.Key, r.r.Place(first))
 	}
 	err = r.w.End(r.form.append(r.w.Begin(), &r.chunk))
 	if r.left > 0 {

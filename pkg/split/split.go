@@ -14,6 +14,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"gbatch/pkg/cli"
 	"gbatch/pkg/exit"
 	"gbatch/pkg/model"
 	"gbatch/pkg/ndjson"
@@ -28,6 +29,8 @@ const (
 
 // Files is text-to-chunks: it prints the chunks of files of text.
 type Files struct {
+	cli.Output `embed:""`
+
 	Null      bool     `short:"0" help:"The names on stdin end with a NUL, as find -print0 writes them." env:"-"`
 	MaxTokens int      `help:"Most tokens of a chunk, with its title, as they are estimated." default:"1000" env:"-"`
 	Files     []string `arg:"" optional:"" name:"file" help:"The files. Without any, their names are read from stdin, one a line."`

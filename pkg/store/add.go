@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strings"
 
+	"gbatch/pkg/cli"
 	"gbatch/pkg/duck"
 	"gbatch/pkg/exit"
 	"gbatch/pkg/model"
@@ -19,11 +20,13 @@ import (
 // nothing is.
 type Add struct {
 	duck.Database `embed:""`
+	cli.Files     `embed:""`
 	Table         string `default:"chunks" help:"The table; it is created if it does not exist."`
 	SyncPrefix    string `help:"Remove the chunks whose ids begin with this prefix and that are not in the input. The ids of the input must begin with it." placeholder:"PREFIX" env:"-"`
 	Force         bool   `help:"With --sync-prefix: accept an empty input, which removes all chunks with the prefix." env:"-"`
 
-	removed int64 // chunks that --sync-prefix removed
+	lines   *ndjson.Reader // of the input
+	removed int64          // chunks that --sync-prefix removed
 }
 
 // Run reads chunk records. It writes nothing to out.
@@ -64,6 +67,7 @@ func (a *Add) stage(c *duck.Conn, in io.Reader) (n int, err error) {
 		return 0, err
 	}
 	r := ndjson.NewReader(in)
+	a.lines = r
 	for ; ; n++ {
 		line, err := r.Next()
 		if err == io.EOF {
@@ -92,7 +96,7 @@ func (a *Add) stage(c *duck.Conn, in io.Reader) (n int, err error) {
 	if err := rows.Close(); err != nil {
 		return 0, err
 	}
-	return n, once(c, "id")
+	return n, a.once(c, "id")
 }
 
 // checkPrefix refuses an input that would remove chunks by mistake.
@@ -105,20 +109,20 @@ func (a *Add) checkPrefix(c *duck.Conn, n int) error {
 	found, err := c.One(func(r *duck.Rows) { id, line = r.Text(0), r.Int(1) },
 		"SELECT id, line FROM memory.main.stage WHERE NOT starts_with(id, ?) ORDER BY line LIMIT 1", a.SyncPrefix)
 	if err == nil && found {
-		err = exit.With(exit.Usage, &ndjson.LineError{Line: int(line), Err: fmt.Errorf("id %.100q does not begin with %q, the value of --sync-prefix; nothing was changed", id, a.SyncPrefix)})
+		err = exit.With(exit.Usage, a.lines.ErrorAt(int(line), "id %.100q does not begin with %q, the value of --sync-prefix; nothing was changed", id, a.SyncPrefix))
 	}
 	return err
 }
 
 // once refuses two chunks with the same id. key is the SQL for an id as the
 // table would store it.
-func once(c *duck.Conn, key string) error {
+func (a *Add) once(c *duck.Conn, key string) error {
 	var id string
 	var first, again int64
 	found, err := c.One(func(r *duck.Rows) { id, first, again = r.Text(0), r.Int(1), r.Int(2) },
 		"SELECT min(id), min(line), max(line) FROM memory.main.stage GROUP BY "+key+" HAVING count(*) > 1 ORDER BY 3 LIMIT 1")
 	if err == nil && found {
-		err = &ndjson.LineError{Line: int(again), Err: fmt.Errorf("id %q was already on line %d: an id must name one chunk; give the other chunk another id", id, first)}
+		err = a.lines.ErrorAt(int(again), "id %q was already on %s: an id must name one chunk; give the other chunk another id", id, a.lines.Place(int(first)))
 	}
 	return err
 }
@@ -230,9 +234,9 @@ func (a *Add) fit(c *duck.Conn, s *source) error {
 		return err
 	}
 	if found {
-		return &ndjson.LineError{Line: int(line), Err: fmt.Errorf("id %q is not a valid %s, the type of the ids in table %s", bad, s.idType, a.Table)}
+		return a.lines.ErrorAt(int(line), "id %q is not a valid %s, the type of the ids in table %s", bad, s.idType, a.Table)
 	}
-	return once(c, id)
+	return a.once(c, id)
 }
 
 // known lists the staged chunks whose id and text have a vector, in the

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"strings"
 
+	"gbatch/pkg/cli"
 	"gbatch/pkg/duck"
 	"gbatch/pkg/exit"
 	"gbatch/pkg/model"
@@ -25,6 +26,8 @@ import (
 // changes nothing.
 type Apply struct {
 	duck.Database `embed:""`
+	cli.Files     `embed:""`
+	cli.Output    `embed:""`
 	Embeddings    string `help:"Refuse batches that were claimed for another table of vectors."`
 	MaxAttempts   int    `default:"3" help:"How many times a text with transient errors is sent before it counts as failed."`
 	Column        string `help:"Also write vectors into this column of the chunks table, if it is not the one that chunks-pending was given."`
@@ -200,7 +203,7 @@ func (w *applier) verdict(reading error) error {
 		if err := w.summary(); err != nil {
 			slog.Warn(err.Error())
 		}
-		return w.err
+		return exit.Keep(w.err)
 	case reading != nil:
 		return reading
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 
+	"gbatch/pkg/cli"
 	"gbatch/pkg/duck"
 	"gbatch/pkg/ndjson"
 	"gbatch/pkg/progress"
@@ -15,6 +16,7 @@ import (
 // oldest first.
 type Jobs struct {
 	duck.Database `embed:""`
+	cli.Output    `embed:""`
 }
 
 // Run prints job records to out. in is not read.

@@ -50,7 +50,7 @@ func TestTornDatabase(t *testing.T) {
 	if !bytes.Equal(contents(k.DB), torn) {
 		t.Error("chunks-status wrote to the database")
 	}
-	if out := k.must(&Jobs{k.Database}, ""); out != "" {
+	if out := k.must(&Jobs{Database: k.Database}, ""); out != "" {
 		t.Errorf("jobs-pending printed %s", out)
 	}
 	k.must(&Status{Database: k.Database, From: "chunks", Embeddings: "embeddings"}, "")

@@ -26,6 +26,8 @@ import (
 // cosine.
 type Near struct {
 	duck.Database `embed:""`
+	cli.Files     `embed:""`
+	cli.Output    `embed:""`
 	Header        bool    `help:"Print the space of questions about the chunks, for gbatch-embed, and end." env:"-"`
 	ID            string  `help:"Print the chunks nearest to the chunk with this id. Nothing is read from stdin." env:"-"`
 	Most          int     `short:"n" help:"How many chunks to print for each vector." default:"10" env:"-"`

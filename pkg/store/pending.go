@@ -6,9 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"slices"
 
+	"gbatch/pkg/cli"
 	"gbatch/pkg/duck"
 	"gbatch/pkg/exit"
 	"gbatch/pkg/model"
@@ -24,6 +28,7 @@ import (
 // same bytes as before: a batch's payload never changes once it has a name.
 type Pending struct {
 	duck.Database `embed:""`
+	cli.Output    `embed:""`
 	Claim         `embed:""`
 	Caps          `embed:""`
 	RetryFailed   bool `help:"Also claim the chunks that failed permanently."`
@@ -38,6 +43,9 @@ func (p *Pending) check() error {
 		return exit.With(exit.Usage, err)
 	case p.MaxRequests < 1 || p.MaxTokens < 1 || p.Limit < 0:
 		return exit.Errorf(exit.Usage, "--max-requests and --max-tokens are at least 1, --limit at least 0")
+	}
+	if err := model.CheckTyped(p.Model); err != nil {
+		return err
 	}
 	return p.Caps.check()
 }
@@ -59,8 +67,12 @@ func (p *Pending) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 		return err
 	}
 	defer p.End()
+	mode, err := p.mode(ctx)
+	if err != nil {
+		return err
+	}
 	if look := terminal(out) != nil; look || p.DryRun {
-		err := p.dryRun(ctx, out)
+		err := p.dryRun(ctx, mode, out)
 		if look && err == nil {
 			slog.Info("nothing was claimed, since the output is a terminal: give it to to-jsonl, or to a file")
 		}
@@ -74,7 +86,7 @@ func (p *Pending) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 	r := p.rounds()
 	for !r.last {
 		claimed = nil
-		err := transact(ctx, &p.Database, duck.Write, func(c *duck.Conn) (err error) {
+		err := transact(ctx, &p.Database, mode, func(c *duck.Conn) (err error) {
 			if !prepared {
 				if r.refused, err = p.rehearse(c); err != nil {
 					return err
@@ -116,6 +128,27 @@ func (p *Pending) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 		return exit.Errorf(exit.Partial, "the courtesy columns of %d chunks cannot be written (%w)", r.behind, r.refused)
 	}
 	return nil
+}
+
+// mode returns how to open the database. A database that does not exist is created if
+// the chunks come from a query that can be read without it. If --from is the name of a
+// table, the path is probably wrong.
+func (p *Pending) mode(ctx context.Context) (duck.Access, error) {
+	if _, err := os.Stat(p.DB); !errors.Is(err, fs.ErrNotExist) {
+		return duck.Write, nil
+	}
+	if _, query := asQuery(p.From); !query {
+		return duck.Write, nil
+	}
+	c, err := p.Connect(ctx)
+	if err != nil {
+		return duck.Write, err
+	}
+	defer c.Close()
+	if _, err := p.open(c); err != nil {
+		return duck.Write, fmt.Errorf("%s %w, and is not created: %w", p.DB, duck.ErrMissing, err)
+	}
+	return duck.Create, nil
 }
 
 // prepare creates what is missing in the database, and refuses a source or a
@@ -323,16 +356,26 @@ var errDry = errors.New("a dry run")
 
 // dryRun does all that a claim does and takes it back. If a cap refuses the
 // claim, it prints the plan all the same.
-func (p *Pending) dryRun(ctx context.Context, out io.Writer) error {
+func (p *Pending) dryRun(ctx context.Context, mode duck.Access, out io.Writer) error {
 	prices, err := model.ReadPrices()
 	if err != nil {
 		return err
+	}
+	db := p.Database
+	if mode == duck.Create { // the file must not exist afterwards
+		dir, err := os.MkdirTemp("", "gbatch-*")
+		if err != nil {
+			return err
+		}
+		defer os.RemoveAll(dir)
+		db = duck.Database{DB: filepath.Join(dir, filepath.Base(p.DB)), LockTimeout: p.LockTimeout, MemoryLimit: p.MemoryLimit}
+		defer db.End()
 	}
 	var plan *plan
 	var refusal error
 	r := p.rounds()
 	r.size = 0
-	err = transact(ctx, &p.Database, duck.Write, func(c *duck.Conn) error {
+	err = transact(ctx, &db, mode, func(c *duck.Conn) error {
 		refused, err := p.rehearse(c)
 		if err != nil {
 			return err

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"gbatch/pkg/cli"
 	"gbatch/pkg/duck"
 	"gbatch/pkg/exit"
 	"gbatch/pkg/ledger"
@@ -26,6 +27,7 @@ const released = "RELEASED"
 // chunks are pending again. It prints the jobs of these batches.
 type Release struct {
 	duck.Database `embed:""`
+	cli.Output    `embed:""`
 	Batch         []string `arg:"" optional:"" help:"The batches to give back. Without it: all claimed batches that have no job in the database."`
 	Force         bool     `env:"-" help:"Also give back a batch that has a job or may have one. Its requests may be paid for twice."`
 }

@@ -48,7 +48,7 @@ CREATE TABLE IF NOT EXISTS gbatch.noted (
 // transact is [duck.Database.Transact] for the toolkit's tables.
 func transact(ctx context.Context, d *duck.Database, mode duck.Access, work func(*duck.Conn) error) error {
 	err := d.Transact(ctx, mode, schema, func(c *duck.Conn) error {
-		if mode == duck.Write {
+		if mode != duck.Read {
 			// Compression makes a vector at most a sixth smaller, and the outbox is
 			// short-lived. Trying all of DuckDB's compressions takes longer than
 			// writing the data.

@@ -2,7 +2,9 @@ package store
 
 import (
 	"fmt"
+	"log/slog"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -240,20 +242,48 @@ func (s *source) statusBy(hash, embeddings, where string) string {
 		chunks, duck.Ident(embeddings), duck.Literal(embeddings), again, wishes)
 }
 
-// view creates chunk_status for people and their queries, in any version of
-// DuckDB that can open the file. If a view or table of that name does not belong
-// to the toolkit, it is not changed.
+// defaultView is the view of the default table of vectors. The view of another table is
+// called after it: embeddings_2_status.
+const (
+	defaultTable = "embeddings"
+	defaultView  = "chunk_status"
+)
+
+// shownTable matches, in the SQL of a view of the toolkit, the table of vectors whose
+// chunks the view shows. Views of older versions match too.
+var shownTable = regexp.MustCompile(`FROM gbatch\.failures WHERE \(?embeddings = '((?:[^']|'')*)'`)
+
+// view creates the view of a table of vectors for people and their queries, in any
+// version of DuckDB that can open the file. A view or table of that name that does not
+// belong to the toolkit, or shows another table, is not changed: what a reader sees
+// stays of one space.
 func (s *source) view(c *duck.Conn, embeddings string) error {
-	shown := *s
-	shown.column = "" // the view must not break if the column is dropped
-	n, err := c.Count(`SELECT count(*) FROM (
-		SELECT view_name AS name, sql FROM duckdb_views() WHERE database_name = current_database() AND schema_name = current_schema()
-		UNION ALL SELECT table_name, '' FROM duckdb_tables() WHERE database_name = current_database() AND schema_name = current_schema())
-		WHERE lower(name) = 'chunk_status' AND NOT contains(sql, 'gbatch.items')`)
-	if err != nil || n > 0 {
+	taken := map[string]string{} // by name in lower case: the table that the view shows, or ""
+	err := c.Each(func(r *duck.Rows) {
+		shown := ""
+		if m := shownTable.FindStringSubmatch(r.Text(1)); m != nil {
+			shown = strings.ReplaceAll(m[1], "''", "'")
+		}
+		taken[strings.ToLower(r.Text(0))] = shown
+	}, `SELECT view_name, sql FROM duckdb_views() WHERE database_name = current_database() AND schema_name = current_schema()
+		UNION ALL SELECT table_name, '' FROM duckdb_tables() WHERE database_name = current_database() AND schema_name = current_schema()`)
+	if err != nil {
 		return err
 	}
-	return c.Exec(`CREATE OR REPLACE VIEW chunk_status AS
+	// An older version gave the name to the table of the last claim. The view stays with
+	// that table while it exists.
+	name := embeddings + "_status"
+	owner, there := taken[defaultView]
+	if _, exists := taken[strings.ToLower(owner)]; there && owner == embeddings || embeddings == defaultTable && (!there || owner != "" && !exists) {
+		name, taken[defaultView] = defaultView, embeddings
+	}
+	if shown, is := taken[strings.ToLower(name)]; is && shown != embeddings {
+		slog.Debug("a table or view has the name of the view of the chunks' status, and is not changed", "name", name)
+		return nil
+	}
+	shown := *s
+	shown.column = "" // the view must not break if the column is dropped
+	return c.Exec(`CREATE OR REPLACE VIEW ` + duck.Ident(name) + ` AS
 		SELECT own AS id, status AS embedding_status, CASE WHEN status = 'FAILED' THEN message END AS error_message, embedding
 		FROM (` + shown.statusBy(s.portableHash(), embeddings, "") + `)`)
 }

@@ -228,7 +228,7 @@ func TestLongMessages(t *testing.T) {
 func TestDatabasesThatAreNoFile(t *testing.T) {
 	for _, name := range []string{"md:kb", "motherduck:kb", ":memory:", ":memory:kb", "", "s3://b/kb.duckdb", "http://localhost:1/kb.duckdb", "https://x/kb.duckdb", "gs://b/kb", "ducklake:kb.ducklake", "postgres:dbname=kb", "file:kb.duckdb"} {
 		for _, cmd := range []func(duck.Database) error{
-			func(d duck.Database) error { _, err := (&kb{T: t}).run(&Jobs{d}, ""); return err },
+			func(d duck.Database) error { _, err := (&kb{T: t}).run(&Jobs{Database: d}, ""); return err },
 			func(d duck.Database) error {
 				_, err := (&kb{T: t}).run(&Add{Database: d, Table: "chunks"}, "not JSON, and not read")
 				return err

@@ -1,12 +1,9 @@
 package store
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -22,6 +19,7 @@ import (
 // failed, why they failed, what was spent, and the state of each batch.
 type Status struct {
 	duck.Database   `embed:""`
+	cli.Output      `embed:""`
 	From            string       `placeholder:"SOURCE" help:"The chunks, as for chunks-pending (default: the source that chunks-pending used last, or else chunks)."`
 	Embeddings      string       `default:"embeddings" help:"The table of the vectors."`
 	Failed          bool         `xor:"what" help:"Print the FAILED chunks instead, each with the reason."`
@@ -61,7 +59,7 @@ func (s *Status) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 			return err
 		}
 		if s.Metrics != "" {
-			if err := Replace(s.Metrics, r.metrics()); err != nil {
+			if err := cli.Replace(s.Metrics, r.metrics()); err != nil {
 				return err
 			}
 		}
@@ -157,23 +155,6 @@ func (s Summary) state() string {
 	s.At, s.OldestOpen, s.OldestPending = "", nil, nil
 	line, _ := ndjson.Marshal(s)
 	return string(line)
-}
-
-// Replace writes a file and gives it its name when it is complete, so that no
-// reader sees a part of it.
-func Replace(path string, content []byte) error {
-	part := filepath.Join(filepath.Dir(path), fmt.Sprintf(".%s.%d", filepath.Base(path), os.Getpid()))
-	os.Remove(part) // of a process that was killed
-	f, err := os.OpenFile(part, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
-	if err != nil {
-		return err
-	}
-	defer os.Remove(part)
-	_, err = f.Write(content)
-	if err = cmp.Or(err, f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(part, path)
 }
 
 // terminal returns the terminal that out is, or nil.

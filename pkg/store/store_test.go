@@ -605,7 +605,7 @@ func TestSubmittedJobs(t *testing.T) {
 	if left := k.batches(k.must(k.pending(), "")); len(left) != 1 || left[0].Batch != b[1].Batch {
 		t.Errorf("a batch with a job is printed again: %v", left)
 	}
-	if jobs := k.must(&Jobs{k.Database}, ""); strings.Count(jobs, "\n") != 1 || !strings.Contains(jobs, b[0].Batch) {
+	if jobs := k.must(&Jobs{Database: k.Database}, ""); strings.Count(jobs, "\n") != 1 || !strings.Contains(jobs, b[0].Batch) {
 		t.Errorf("jobs-pending: %s", jobs)
 	}
 	// The record of gbatch-wait, also with SUCCEEDED, does not close a batch.
@@ -809,7 +809,7 @@ func TestFilesThatAreNoDatabase(t *testing.T) {
 		filepath.Join(dir, "none"): "does not exist",
 		"schema.go":                "is not a DuckDB database",
 	} {
-		_, err := k.run(&Jobs{duck.Database{DB: path}}, "")
+		_, err := k.run(&Jobs{Database: duck.Database{DB: path}}, "")
 		if exit.Code(err) != exit.Failed || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", path, err)
 		}
