@@ -34,7 +34,7 @@ func (c *Cancel) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	r := cancelling{Cancel: c, services: services, at: services.gemini}
+	r := cancelling{Cancel: c, services: services}
 	defer r.tell()
 	lines, late := ndjson.NewReader(in), 0
 	var refused refusals
@@ -116,6 +116,9 @@ func (r *cancelling) handle(ctx context.Context, line []byte) ([]byte, error) {
 		if !geminiFiles.MatchString(f.File) {
 			return nil, malformed(fmt.Errorf("%.100q is not a name of a file", f.File))
 		}
+		if r.at, err = r.services.gemini(); err != nil {
+			return nil, err
+		}
 		if f, err = r.file(ctx, f); err != nil {
 			return nil, err
 		}
@@ -131,7 +134,7 @@ func (r *cancelling) handle(ctx context.Context, line []byte) ([]byte, error) {
 	if job.Display != "" && !ours(job.Display) {
 		return nil, notOurs(job.Job, job.Display)
 	}
-	if _, err := r.services.of(job); err != nil {
+	if r.at, err = r.services.of(job); err != nil {
 		return nil, malformed(err)
 	}
 	if err := r.job(ctx, job); err != nil {

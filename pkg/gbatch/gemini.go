@@ -71,13 +71,9 @@ func newGemini(patience time.Duration) (*gemini, error) {
 	case strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r >= 0x7f }):
 		return nil, exit.Errorf(exit.Usage, "%s is not an API key: it contains a line break, a blank or another character that no API key has", variable)
 	}
-	base := cmp.Or(os.Getenv("GOOGLE_GEMINI_BASE_URL"), "https://generativelanguage.googleapis.com/")
-	u, err := url.Parse(base)
-	switch {
-	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
-		return nil, exit.Errorf(exit.Usage, "GOOGLE_GEMINI_BASE_URL is not the URL of a server: set it to https://… or leave it out")
-	case u.Scheme == "http" && !loopback(u.Hostname()):
-		return nil, exit.Errorf(exit.Usage, "GOOGLE_GEMINI_BASE_URL would send the API key to %s unencrypted: use https", u.Hostname())
+	u, err := serverURL("GOOGLE_GEMINI_BASE_URL", "https://generativelanguage.googleapis.com/", "the API key")
+	if err != nil {
+		return nil, err
 	}
 	// The SDK writes to the standard logger: that CreateEmbeddings is
 	// experimental, and which of two keys it uses.
@@ -89,7 +85,7 @@ func newGemini(patience time.Duration) (*gemini, error) {
 		APIKey:      key,
 		Backend:     genai.BackendGeminiAPI, // else GOOGLE_GENAI_USE_VERTEXAI decides
 		HTTPClient:  g.http,
-		HTTPOptions: genai.HTTPOptions{BaseURL: base},
+		HTTPOptions: genai.HTTPOptions{BaseURL: u.String()},
 	})
 	if err != nil { // err's text holds the whole configuration, with the key
 		return nil, errors.New("the client of the Gemini API could not be set up")
@@ -98,6 +94,24 @@ func newGemini(patience time.Duration) (*gemini, error) {
 }
 
 func (g *gemini) hide(text string) string { return g.Hide(text) }
+
+// serverURL reads the URL of a server from a variable. It returns nil if neither the
+// variable nor otherwise says one. It refuses a URL that would send the secret
+// unencrypted.
+func serverURL(variable, otherwise, secret string) (*url.URL, error) {
+	base := cmp.Or(os.Getenv(variable), otherwise)
+	if base == "" {
+		return nil, nil
+	}
+	u, err := url.Parse(base)
+	switch {
+	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
+		return nil, exit.Errorf(exit.Usage, "%s is not the URL of a server: set it to https://… or leave it out", variable)
+	case u.Scheme == "http" && !loopback(u.Hostname()):
+		return nil, exit.Errorf(exit.Usage, "%s would send %s to %s unencrypted: use https", variable, secret, u.Hostname())
+	}
+	return u, nil
+}
 
 func loopback(host string) bool {
 	ip := net.ParseIP(host)

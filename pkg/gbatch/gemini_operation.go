@@ -132,17 +132,24 @@ func (doc *geminiOperation) operation(key string) *operation {
 			op.answers, op.failed = int64(*well+*failed), int64(*failed)
 		}
 	}
-	if len(doc.Error) > 0 && string(doc.Error) != "null" {
-		var e struct {
-			Code            number
-			Status, Message maybe[string]
-		}
-		if json.Unmarshal(doc.Error, &e) != nil {
-			e.Message.v = string(doc.Error)
-		}
-		op.err = canonical(record.Status{Code: int(e.Code), Status: wire.Redact(e.Status.v, key), Message: wire.OneLine(wire.Redact(e.Message.v, key))})
-	}
+	op.err = operationError(doc.Error, func(s string) string { return wire.Redact(s, key) })
 	return op
+}
+
+// operationError decodes the error of a job, nil if it has none. hide removes the
+// credential from texts.
+func operationError(value json.RawMessage, hide func(string) string) *record.Status {
+	if len(value) == 0 || string(value) == "null" {
+		return nil
+	}
+	var e struct {
+		Code            number
+		Status, Message maybe[string]
+	}
+	if json.Unmarshal(value, &e) != nil {
+		e.Message.v = string(value)
+	}
+	return canonical(record.Status{Code: int(e.Code), Status: hide(e.Status.v), Message: wire.OneLine(hide(e.Message.v))})
 }
 
 // jobState maps Google's names: JOB_STATE_X of the SDK and BATCH_STATE_X of the
