@@ -268,7 +268,7 @@ func (v *vertex) status(ctx context.Context, job string) (*operation, error) {
 	}
 	id := func(name string) string { return name[strings.LastIndexByte(name, '/'):] }
 	if id(op.name) != id(job) { // the project may be its id or its number
-		return nil, wire.Permanent(fmt.Errorf("Vertex AI was asked for job %s and answered with %.100q", job, op.name))
+		return nil, wire.Permanent(fmt.Errorf("google was asked for job %s and answered with %.100q", job, op.name))
 	}
 	op.name = job
 	return op, v.partial(ctx, op)
