@@ -30,9 +30,11 @@ build:
 	@echo "building bin/gbatch and $(words $(COMMANDS)) links to it; the first time takes a minute" >&2
 	go build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/gbatch
 	for name in $(COMMANDS); do ln -sf gbatch bin/$$name; done
+	ln -sf ../packaging/ask bin/ask
 
 man completions: build
 	bin/gbatch write-help bin/share
+	cp packaging/ask.1 bin/share/man/man1/
 
 # The time limit is long enough for a slow or busy machine. The temporary folder is
 # removed even if a test is stopped.
@@ -100,6 +102,7 @@ install:
 	go install -ldflags '$(LDFLAGS)' ./cmd/gbatch
 	dir=$$(go env GOBIN) && dir=$${dir:-$$(go env GOPATH)/bin}
 	for name in $(COMMANDS); do ln -sf gbatch "$$dir/$$name"; done
+	install -m 755 packaging/ask "$$dir/ask"
 
 clean:
 	rm -rf bin demo dist fuzz.out
@@ -126,7 +129,9 @@ release:
 		mkdir -p $$STAGE/bin $$STAGE/share/doc/gbatch
 		GOOS=linux GOARCH=$$ARCH CC=$$cc CXX=$${cc%gcc}g++ go build -trimpath -buildvcs=true -tags "$$tags" -ldflags "$$flags" -o $$STAGE/bin/ ./cmd/gbatch
 		for command in $(COMMANDS); do ln -s gbatch $$STAGE/bin/$$command; done
+		install -m 755 packaging/ask $$STAGE/bin/ask
 		bin/gbatch write-help $$STAGE/share
+		install -m 644 packaging/ask.1 $$STAGE/share/man/man1/ask.1
 		cp -r README.md CHANGELOG.md BENCHMARKS.md docs $$STAGE/share/doc/gbatch/
 		cp LICENSE $$STAGE/share/doc/gbatch/copyright
 		find $$STAGE -exec touch -h -d @$$SOURCE_DATE_EPOCH {} +

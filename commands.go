@@ -29,6 +29,7 @@ var Commands = map[string]cli.Command{
 	"chunks-status":   new(board.Status),
 	"chunks-near":     new(store.Near),
 	"chunks-release":  new(store.Release),
+	"vectors-check":   new(store.Check),
 	"gemini-emulator": new(emulator.Emulator),
 }
 

@@ -20,6 +20,7 @@
 //	vectors-apply    writes vectors and errors back to the database
 //	jobs-pending     prints the jobs whose results are not applied yet
 //	chunks-status    tells what is ready, queued, pending and failed, why, and at what cost
+//	vectors-check    looks for vectors that are wrong
 //	gbatch-list      prints the jobs or the files at Google
 //	gbatch-cancel    cancels jobs, deletes input files that no job uses
 //	chunks-near      prints the chunks that are nearest to vectors
@@ -52,7 +53,7 @@
 //	0         done, or nothing to do
 //	1         failed
 //	2         wrong usage
-//	3         done, but some keys or jobs failed
+//	3         done, but some keys or jobs failed; or vectors-check has findings
 //	4         not finished yet (--once, --timeout)
 //	5         try later: quota, lock
 //	6         the outcome of a submission is unknown: run the pipe again

@@ -73,14 +73,45 @@ func divide(page string) (blocks []block, prose string) {
 // programs run the blocks of a language. Blocks of another language are only
 // read.
 var programs = map[string]func(text string) *exec.Cmd{
-	"sh":  func(text string) *exec.Cmd { return exec.Command("bash", "-e", "-o", "pipefail", "-c", text) },
-	"sql": func(text string) *exec.Cmd { return exec.Command("sql", "kb.duckdb", text) },
-	"python": func(text string) *exec.Cmd {
-		cmd := exec.Command("python3", "-")
-		cmd.Stdin = strings.NewReader(text)
-		return cmd
-	},
-	"text": nil, "json": nil, "ini": nil, "yaml": nil,
+	"sh":     func(text string) *exec.Cmd { return exec.Command("bash", "-e", "-o", "pipefail", "-c", text) },
+	"sql":    func(text string) *exec.Cmd { return exec.Command("sql", "kb.duckdb", text) },
+	"python": func(text string) *exec.Cmd { return reading(text, python(text)) },
+	"js":     func(text string) *exec.Cmd { return reading(text, "node") },
+	"text":   nil, "json": nil, "ini": nil, "yaml": nil,
+}
+
+// reading runs a program that it reads from stdin.
+func reading(text, name string) *exec.Cmd {
+	cmd := exec.Command(name, "-")
+	cmd.Stdin = strings.NewReader(text)
+	return cmd
+}
+
+// python returns the Python for a program: that of the system if only that one has
+// numpy.
+func python(text string) string {
+	const system = "/usr/bin/python3"
+	if strings.Contains(text, "numpy") && exec.Command("python3", "-c", "import numpy").Run() != nil && exec.Command(system, "-c", "import numpy").Run() == nil {
+		return system
+	}
+	return "python3"
+}
+
+// missing names what a block needs and this machine lacks.
+func missing(b block) string {
+	for _, need := range []struct{ program, language, word string }{
+		{"jq", "", "jq "}, {"curl", "", "curl "}, {"python3", "python", ""}, {"node", "js", ""}, {"parallel", "sh", "parallel --"},
+	} {
+		if (need.language == "" || need.language == b.language) && strings.Contains(b.text, need.word) {
+			if _, err := exec.LookPath(need.program); err != nil {
+				return need.program
+			}
+		}
+	}
+	if b.language == "python" && strings.Contains(b.text, "import base64, json, numpy") && exec.Command(python(b.text), "-c", "import numpy").Run() != nil {
+		return "numpy"
+	}
+	return ""
 }
 
 // A desk is a folder with an emulator, in which the blocks of a page are run.
@@ -115,8 +146,10 @@ func newDesk(t *testing.T, polls int) *desk {
 	files := map[string]string{
 		// This is DuckDB's shell, as far as the pages use it.
 		"bin/duckdb": "#!/bin/sh\nif [ \"$1\" = -c ]; then shift; exec sql '' \"$@\"; fi\nexec sql \"$@\"\n",
-		// The targets are only printed: making them would run this test again.
-		"bin/make":   fmt.Sprintf("#!/bin/sh\nPATH=${PATH#*:} MAKEFLAGS= exec make -n -C '%s' \"$@\" > /dev/null\n", here),
+		// The targets of this project are only printed: making them would run this test
+		// again.
+		"bin/make":   fmt.Sprintf("#!/bin/sh\ntest -e Makefile && PATH=${PATH#*:} MAKEFLAGS= exec make \"$@\"\nPATH=${PATH#*:} MAKEFLAGS= exec make -n -C '%s' \"$@\" > /dev/null\n", here),
+		"bin/ask":    fmt.Sprintf("#!/bin/sh\nexec sh '%s' \"$@\"\n", filepath.Join(here, "packaging/ask")),
 		"tmp/keep":   "",
 		"home/keep":  "",
 		"posts.json": `[{"slug":"gophers","title":"Food","body":"Gophers store food in tunnels."},{"slug":"moles","body":"Moles eat earthworms."}]`,
@@ -166,6 +199,9 @@ func TestDocs(t *testing.T) {
 				polls = 2 // the status of a job is requested twice before the job is cancelled
 			}
 			d := newDesk(t, polls)
+			if name == "docs/postgresql.md" {
+				d.postgres(t)
+			}
 			gone := "batches/abc" // the job that the page names
 			if name == "docs/troubleshooting.md" {
 				gone = d.loseJob(t)
@@ -174,14 +210,12 @@ func TestDocs(t *testing.T) {
 				program, known := programs[b.language]
 				switch {
 				case !known:
-					t.Fatalf("line %d: no block is in %q: sh, sql and python are run, text, json, ini and yaml are not", b.line, b.language)
+					t.Fatalf("line %d: no block is in %q: sh, sql, python and js are run, text, json, ini and yaml are not", b.line, b.language)
 				case program == nil:
 					continue
 				}
-				for _, tool := range []string{"jq", "curl", "python3"} {
-					if _, err := exec.LookPath(tool); err != nil && (strings.Contains(b.text, tool+" ") || b.language == "python" && tool == "python3") {
-						t.Skipf("line %d: this page needs %s, which is not installed", b.line, tool)
-					}
+				if tool := missing(b); tool != "" {
+					t.Skipf("line %d: this page needs %s, which is not installed", b.line, tool)
 				}
 				if !t.Run(fmt.Sprintf("line %d", b.line), func(t *testing.T) {
 					d.run(t, program(strings.ReplaceAll(b.text, "batches/abc", gone)))
@@ -218,6 +252,91 @@ func (d *desk) loseJob(t *testing.T) string {
 	return job
 }
 
+// recipe returns the block of docs/recipes.md that has a text.
+func recipe(t *testing.T, text string) string {
+	t.Helper()
+	blocks, _ := divide(pages(t)["docs/recipes.md"])
+	for _, b := range blocks {
+		if strings.Contains(b.text, text) {
+			return b.text
+		}
+	}
+	t.Fatalf("docs/recipes.md has no %q", text)
+	return ""
+}
+
+// TestActions runs the steps of the job of GitHub Actions as they stand: with an
+// archive like that of make release, and no other commands on PATH.
+func TestActions(t *testing.T) {
+	for _, tool := range []string{"jq", "curl"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skip(tool + " is not installed")
+		}
+	}
+	d := newDesk(t, 0)
+	script, _, _ := strings.Cut(recipe(t, "cat > embed-hourly"), "./embed-hourly\n")
+	d.run(t, exec.Command("bash", "-e", "-c", script))
+	program, err := exec.LookPath("gbatch")
+	if err != nil {
+		t.Fatal(err)
+	}
+	archive := "mkdir -p gbatch-1.0.0-linux-amd64/bin && cd gbatch-1.0.0-linux-amd64/bin\n"
+	for name := range Commands {
+		archive += "ln -s " + filepath.Join(filepath.Dir(program), name) + " .\n"
+	}
+	d.run(t, exec.Command("bash", "-e", "-c", archive+"cd ../..; tar -czf release.tar.gz gbatch-1.0.0-linux-amd64"))
+	sum, _, _ := strings.Cut(d.run(t, exec.Command("sha256sum", "release.tar.gz")), " ")
+
+	var path []string // without the commands
+	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
+		if _, err := os.Stat(filepath.Join(dir, "gbatch")); err != nil {
+			path = append(path, dir)
+		}
+	}
+	added := filepath.Join(d.dir, "path")
+	steps := runSteps(recipe(t, "install gbatch"))
+	if len(steps) != 2 {
+		t.Fatalf("the job has %d steps that are run, not 2: %q", len(steps), steps)
+	}
+	step := func(text, sum string) ([]byte, error) {
+		more, _ := os.ReadFile(added) // there is none before the first step
+		cmd := exec.Command("bash", "-e", "-o", "pipefail", "-c", text)
+		cmd.Dir = d.dir
+		cmd.Env = append(slices.Clone(d.env), "PATH="+strings.Join(append(strings.Fields(string(more)), path...), string(filepath.ListSeparator)),
+			"GITHUB_PATH="+added, "ARCHIVE=file://"+d.dir+"/release.tar.gz", "SHA256="+sum)
+		return cmd.CombinedOutput()
+	}
+	if out, err := step(steps[0], strings.Repeat("0", 64)); err == nil || !strings.Contains(string(out), "FAILED") {
+		t.Errorf("an archive with another checksum is installed: %s", out)
+	}
+	for _, text := range append(steps, steps[1]) { // the second run of embed-hourly collects
+		if out, err := step(text, sum); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+	d.sees(t, "READY 12", "SELECT embedding_status || ' ' || count(*) FROM chunk_status GROUP BY embedding_status")
+	d.paidOnce(t, 12)
+}
+
+// runSteps returns the commands of the steps of a workflow.
+func runSteps(workflow string) (steps []string) {
+	var indent string // of the lines of a block; "" outside of one
+	for line := range strings.Lines(workflow) {
+		m := regexp.MustCompile(`^( +)(?:- )?run: (.*)\n`).FindStringSubmatch(line)
+		switch {
+		case m != nil && m[2] == "|":
+			steps, indent = append(steps, ""), m[1]+"  "
+		case m != nil:
+			steps, indent = append(steps, m[2]), ""
+		case indent != "" && strings.HasPrefix(line, indent):
+			steps[len(steps)-1] += strings.TrimPrefix(line, indent)
+		default:
+			indent = ""
+		}
+	}
+	return steps
+}
+
 // TestEmbedHourly runs the script of the recipe. It ends with 0 while jobs are
 // running, the quota is full or the database is locked, but not if that lasts
 // for long.
@@ -225,13 +344,7 @@ func TestEmbedHourly(t *testing.T) {
 	if _, err := exec.LookPath("jq"); err != nil {
 		t.Skip("jq is not installed")
 	}
-	var script string
-	blocks, _ := divide(pages(t)["docs/recipes.md"])
-	for _, b := range blocks {
-		if strings.Contains(b.text, "cat > embed-hourly") {
-			script, _, _ = strings.Cut(strings.Replace(b.text, "RETRY_FOR=1m", "RETRY_FOR=1s GBATCH_LOCK_TIMEOUT=1ms", 1), "./embed-hourly\n")
-		}
-	}
+	script, _, _ := strings.Cut(strings.Replace(recipe(t, "cat > embed-hourly"), "RETRY_FOR=1m", "RETRY_FOR=1s GBATCH_LOCK_TIMEOUT=1ms", 1), "./embed-hourly\n")
 	begin := func(t *testing.T, faults ...string) *desk {
 		d := newDesk(t, 0)
 		if err := d.server.SetFaults(faults); err != nil {
@@ -311,20 +424,21 @@ func TestEmbedHourly(t *testing.T) {
 var checks = map[string]func(*testing.T, *desk){
 	"README.md": func(t *testing.T, d *desk) {
 		d.sees(t, "READY 14", "SELECT embedding_status || ' ' || count(*) FROM chunk_status GROUP BY embedding_status")
-		books, err := d.server.Books()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if books.RequestsPaid != 14 || books.MaxPaid != 1 || len(books.Uploaded) > 0 {
-			t.Errorf("%d requests were paid, one text %d times; %d files are left", books.RequestsPaid, books.MaxPaid, len(books.Uploaded))
-		}
+		d.paidOnce(t, 14)
 	},
 	"docs/troubleshooting.md": func(t *testing.T, d *desk) {
 		d.sees(t, "READY 12", "SELECT embedding_status || ' ' || count(*) FROM chunk_status GROUP BY embedding_status")
 		d.sees(t, "RELEASED 3 true", "SELECT state || ' ' || requests || ' ' || (closed_at IS NOT NULL) FROM gbatch.jobs ORDER BY batch LIMIT 1")
 	},
+	"docs/postgresql.md": checkPostgres,
+	"docs/tools.md": func(t *testing.T, d *desk) {
+		d.sees(t, "5 5 14 768", "SELECT count(*) || ' ' || count(DISTINCT id) || ' ' || (SELECT count(*) FROM 'kb.parquet') || ' ' || any_value(len(embedding)) FROM 'docs-vectors.parquet'")
+		d.paidOnce(t, 12+2+5+3)
+	},
 	"docs/recipes.md": func(t *testing.T, d *desk) {
 		d.sees(t, "late PENDING", "SELECT id || ' ' || embedding_status FROM chunk_status WHERE embedding_status <> 'READY'")
+		// The chunks with titles were embedded again.
+		d.sees(t, "true", "SELECT min(batch) > (SELECT min(batch) FROM embeddings) FROM embeddings JOIN chunks ON chunk_id = id WHERE title IS NOT NULL")
 		d.sees(t, "5 6 2", "SELECT (SELECT count(*) FROM doc_embeddings) || ' ' || (SELECT count(*) FROM note_embeddings) || ' ' || (SELECT count(*) FROM vectors)")
 		books, err := d.server.Books()
 		if err != nil {
@@ -334,6 +448,18 @@ var checks = map[string]func(*testing.T, *desk){
 			t.Errorf("%d jobs were cancelled, the late one and the orphan; %d files are left", n, len(books.Uploaded))
 		}
 	},
+}
+
+// paidOnce: that many texts were paid for, each once, and no input file is left.
+func (d *desk) paidOnce(t *testing.T, texts int) {
+	t.Helper()
+	books, err := d.server.Books()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if books.RequestsPaid != texts || books.MaxPaid != 1 || len(books.Uploaded) > 0 {
+		t.Errorf("%d requests were paid, not %d, one text %d times; %d files are left", books.RequestsPaid, texts, books.MaxPaid, len(books.Uploaded))
+	}
 }
 
 func (d *desk) sees(t *testing.T, want, query string) {
@@ -434,7 +560,14 @@ func TestRecordsPage(t *testing.T) {
 		read    func(line string) error
 	}{
 		{"## Batch header", []any{record.Header{}}, again(new(record.Header)), func(line string) error { return submit(line, requests[0], requests[1]) }},
-		{"## Chunk", []any{record.Chunk{}}, again(new(record.Chunk)), func(line string) error { return new(record.Chunk).Parse([]byte(line)) }},
+		{"## Chunk", []any{record.Chunk{}}, again(new(record.Chunk)), func(line string) error { _, err := new(record.Chunk).Parse([]byte(line)); return err }},
+		{"## End", []any{record.End{}}, again(new(record.End)), func(line string) error {
+			end, err := new(record.Chunk).Parse([]byte(line))
+			if !end && err == nil {
+				err = errors.New("not an end")
+			}
+			return err
+		}},
 		{"## Request", nil, nil, func(line string) error {
 			var h record.Header
 			if err := ndjson.Unmarshal([]byte(header[0]), &h); err != nil {

@@ -44,6 +44,7 @@ var never = map[string][]string{
 	"gbatch/cmd/chunks-status":   {"google.golang.org/genai"},
 	"gbatch/cmd/chunks-near":     {"google.golang.org/genai", "gonum.org/"},
 	"gbatch/cmd/chunks-release":  {"google.golang.org/genai", "gonum.org/"},
+	"gbatch/cmd/vectors-check":   {"google.golang.org/genai", "gonum.org/"},
 	"gbatch/cmd/gemini-emulator": {"github.com/duckdb/", "google.golang.org/genai"},
 	// The emulator must not share the client's code for the API.
 	"gbatch/pkg/emulator": {"gbatch/", "github.com/duckdb/", "google.golang.org/"},

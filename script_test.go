@@ -47,6 +47,10 @@ func TestScripts(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	question, err := filepath.Abs("packaging/ask")
+	if err != nil {
+		t.Fatal(err)
+	}
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/scripts",
 		RequireExplicitExec: true,
@@ -91,6 +95,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("GBATCH_INTERVAL", "10ms")
 			env.Setenv("GBATCH_SETTLE", "1s")
 			env.Setenv("GBATCH_RETRY_FOR", "20s")
+			env.Setenv("ASK", question)
 			env.Setenv("LINE", `set -o pipefail; chunks-pending kb.duckdb | to-jsonl | gbatch-submit | gbatch-wait | gbatch-fetch | vectors-apply kb.duckdb`)
 			return nil
 		},

@@ -16,11 +16,14 @@
 // With --sync-prefix it also removes the chunks whose ids begin with the prefix and
 // that are not in the input, in the same transaction: those of files or sections that
 // do not exist any more. It never touches other chunks. The vectors of removed chunks
-// stay in the database, so that a chunk that comes back costs nothing. An empty input
-// is refused without --force, and so is an id that does not begin with the prefix.
-// An input that was cut short removes too much: write it to a file first.
+// stay in the database, so that a chunk that comes back costs nothing. An id that does
+// not begin with the prefix is refused. The last line must be {"end":true}, as
+// text-to-chunks prints it if it left nothing out: if the command before the pipe
+// fails, nothing is removed. --force accepts an input without that line, or without
+// chunks.
 //
-//	text-to-chunks docs/*.md > chunks.ndjson && chunks-add kb.duckdb --sync-prefix docs/ < chunks.ndjson
+//	text-to-chunks docs/*.md | chunks-add kb.duckdb --sync-prefix docs/
+//	{ jq -c '{id: "posts/\(.slug)", text: .body}' posts.json && echo '{"end":true}'; } | chunks-add kb.duckdb --sync-prefix posts/
 //
 // The table is created if it does not exist. Its ids are then text. In a table of
 // your own the id may also be a whole number or a UUID.

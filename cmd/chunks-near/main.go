@@ -1,12 +1,12 @@
 // chunks-near prints the chunks that are nearest to vectors, by the cosine.
 //
-//	{ chunks-near kb.duckdb --header; echo '{"id":"q","text":"What do gophers store?"}'; } | gbatch-embed | chunks-near kb.duckdb
+//	chunks-near kb.duckdb --header | gbatch-embed --text 'What do gophers store?' | chunks-near kb.duckdb
 //	chunks-near kb.duckdb --id notes/a.md -n 3
 //
 // It reads vectors, as gbatch-embed prints them, and prints a table on a terminal, and
 // otherwise one JSON object a line, the nearest chunk first:
 //
-//	{"key":"q","id":"notes/a.md","score":0.87,"title":"Food","text":"Gophers store food in tunnels."}
+//	{"key":"What do gophers store?","id":"notes/a.md","score":0.87,"title":"Food","text":"Gophers store food in tunnels."}
 //
 // -n is the number of chunks for each vector. --min-score leaves out chunks whose
 // cosine is less. --where selects chunks by a condition in SQL on the columns of your
@@ -27,6 +27,9 @@
 //
 // Each vector is compared with all vectors of the table. A million of 768 values take
 // seconds.
+//
+// Files that are given are read in place of stdin. --output writes a file whole or not
+// at all: gbatch --help has the rules.
 //
 // Exit codes: 0 done, 1 failed, 2 usage, or a vector of another space, 3 done, but some
 // questions have an error in place of a vector, 5 another process holds the database

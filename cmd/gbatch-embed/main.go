@@ -1,7 +1,7 @@
 // gbatch-embed embeds chunks at once, by Google's online calls: questions, and texts
 // that cannot wait for a batch. It costs twice the price of a batch.
 //
-//	echo '{"id":"q","text":"What do gophers store?"}' | gbatch-embed --task-type RETRIEVAL_QUERY
+//	chunks-near kb.duckdb --header | gbatch-embed --text 'What do gophers store?' | chunks-near kb.duckdb
 //	chunks-pending kb.duckdb | gbatch-embed | vectors-apply kb.duckdb
 //
 // It reads chunks, one JSON object a line, and prints a vector or an error for each,
@@ -19,6 +19,9 @@
 // environment variable (GBATCH_MODEL, GBATCH_DIM, GBATCH_TASK_TYPE) may differ: the
 // record takes precedence. The models gemini-embedding-2… get the task type and the
 // title as words in the text.
+//
+// --text embeds a text of the command line, after those of the input. Its key is the
+// text itself. Give the flag several times for several texts.
 //
 // A batch of chunks-pending is embedded as its header says. After its last answer
 // comes a job record, by which vectors-apply closes the batch. A batch that was
@@ -44,6 +47,12 @@
 // On a terminal, or with -v, it says at its end how many tokens were sent, and their
 // price. gemini-embedding-001 does not count the tokens of online calls: they are then
 // estimated.
+//
+// With --array a vector is an array of numbers in place of base64.
+//
+// Files that are given are read in place of stdin. --output writes a file whole or not
+// at all: gbatch --help has the rules. If the run fails, or is stopped by Ctrl-C, the file
+// has the answers that were printed before, because they are paid for.
 //
 // Environment: GEMINI_API_KEY or GOOGLE_API_KEY (GOOGLE_API_KEY takes precedence if
 // both are set); GOOGLE_GEMINI_BASE_URL for another server; XDG_CACHE_HOME;

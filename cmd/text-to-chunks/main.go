@@ -1,7 +1,7 @@
 // text-to-chunks cuts files of Markdown and plain text into chunks.
 //
 //	text-to-chunks docs/*.md | chunks-add kb.duckdb --sync-prefix docs/
-//	find notes -name '*.md' -print0 | text-to-chunks -0 > chunks.ndjson
+//	find notes -name '*.md' -print0 | text-to-chunks -0 -o chunks.ndjson
 //
 // It takes the names of files as arguments. Without arguments it reads the names from
 // stdin, one a line, or with -0 each with a NUL at its end. For each file it prints
@@ -35,9 +35,11 @@
 // what they cut off. The default leaves room for the error of the estimate.
 //
 // A file that cannot be read, is binary, larger than 64 MiB or not UTF-8 is left out,
-// with a warning that names it. The exit code is then 3. Do not give such an
-// incomplete output to chunks-add --sync-prefix: write to a file first, and go on only
-// if the exit code is 0.
+// with a warning that names it. The exit code is then 3. Otherwise the last line is
+// {"end":true}. chunks-add --sync-prefix refuses chunks without it, so that it does not
+// remove the chunks of a file that was left out.
+//
+// --output writes a file whole or not at all: gbatch --help has the rules.
 //
 // Exit codes: 0 done, 1 failed, 2 usage, 3 done, but some files were left out.
 package main

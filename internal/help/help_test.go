@@ -65,6 +65,7 @@ func TestPages(t *testing.T) {
 	if err != nil || len(pages) != len(s.commands)+2 {
 		t.Fatalf("%d pages, %v", len(pages), err)
 	}
+	pages = append(pages, "../../packaging/ask.1")
 	t.Run("man", func(t *testing.T) {
 		tool(t, "man")
 		for _, c := range s.commands {
@@ -97,7 +98,7 @@ func TestPages(t *testing.T) {
 	t.Run("groff", func(t *testing.T) {
 		tool(t, "groff")
 		for _, page := range pages {
-			output(t, dir+"/man", "groff", "-man", "-Tutf8", "-ww", "-z", page)
+			output(t, ".", "groff", "-man", "-Tutf8", "-ww", "-z", page)
 		}
 	})
 	t.Run("mandoc", func(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"reflect"
 	"runtime"
 	"runtime/debug"
 	"strconv"
@@ -142,10 +143,21 @@ func (g *grammar) parser(name string, options ...kong.Option) (*kong.Kong, error
 	return kong.New(g, append(options,
 		kong.Name(name),
 		kong.DefaultEnvars(prefix),
+		kong.KindMapper(reflect.String, kong.MapperFunc(exact)),
 		kong.Vars{
 			"version": name + " " + versions(g.Command),
 			"model":   model.Default, "dim": strconv.Itoa(model.DefaultDim), "task_type": model.DefaultTaskType, "max_dim": strconv.Itoa(model.MaxDim),
 		})...)
+}
+
+// exact sets a string. The mapper of kong replaces the bytes of an argument that are
+// not UTF-8, and the command would open another file than the one of that name.
+func exact(ctx *kong.DecodeContext, target reflect.Value) error {
+	t, err := ctx.Scan.PopValue("string")
+	if err == nil {
+		target.SetString(t.String())
+	}
+	return err
 }
 
 // tellVariables tells a command which of its flags have their value from an

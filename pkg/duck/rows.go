@@ -19,8 +19,12 @@ type Rows struct {
 
 // A column is the data of one column in the present data chunk.
 type column struct {
+	vector   mapping.Vector
 	data     unsafe.Pointer
 	validity unsafe.Pointer // nil if no value is NULL
+
+	values unsafe.Pointer // inside the arrays of a FLOAT[n] column; nil until they are read
+	holes  unsafe.Pointer // the validity of values
 }
 
 // Next moves to the next row, and reports whether there is one.
@@ -39,7 +43,7 @@ func (r *Rows) Next() bool {
 	r.row, r.n = 0, int(mapping.DataChunkGetSize(r.chunk))
 	for i := range r.columns {
 		v := mapping.DataChunkGetVector(r.chunk, mapping.IdxT(i))
-		r.columns[i] = column{mapping.VectorGetData(v), mapping.VectorGetValidity(v)}
+		r.columns[i] = column{vector: v, data: mapping.VectorGetData(v), validity: mapping.VectorGetValidity(v)}
 	}
 	return r.n > 0
 }
@@ -52,9 +56,11 @@ func (r *Rows) Close() {
 	mapping.DestroyResult(&r.result)
 }
 
-func (r *Rows) null(col int) bool {
-	v := r.columns[col].validity
-	return v != nil && *(*uint64)(unsafe.Add(v, r.row/64*8))&(1<<(r.row%64)) == 0
+func (r *Rows) null(col int) bool { return unset(r.columns[col].validity, r.row) }
+
+// unset reports whether the value at i is NULL.
+func unset(validity unsafe.Pointer, i int) bool {
+	return validity != nil && *(*uint64)(unsafe.Add(validity, i/64*8))&(1<<(i%64)) == 0
 }
 
 // Int returns the value of a BIGINT column, 0 if it is NULL.
@@ -102,7 +108,27 @@ func (r *Rows) Text(col int) string { return strings.Clone(r.Borrow(col)) }
 
 // Floats copies the value of a FLOAT[n] column to dst, whose length must be n.
 func (r *Rows) Floats(col int, dst []float32) {
-	v := mapping.ArrayVectorGetChild(mapping.DataChunkGetVector(r.chunk, mapping.IdxT(col)))
-	data := unsafe.Slice((*float32)(mapping.VectorGetData(v)), (r.row+1)*len(dst))
-	copy(dst, data[r.row*len(dst):])
+	v, _ := r.BorrowFloats(col, len(dst))
+	copy(dst, v)
+}
+
+// BorrowFloats returns the value of a FLOAT[n] column. If the array or one of its
+// values is NULL, whole is false. The slice is valid until the next call of Next or
+// Close.
+func (r *Rows) BorrowFloats(col, n int) (v []float32, whole bool) {
+	if r.null(col) {
+		return nil, false
+	}
+	c := &r.columns[col]
+	if c.values == nil {
+		child := mapping.ArrayVectorGetChild(c.vector)
+		c.values, c.holes = mapping.VectorGetData(child), mapping.VectorGetValidity(child)
+	}
+	first := r.row * n
+	for i := first; c.holes != nil && i < first+n; i++ {
+		if unset(c.holes, i) {
+			return nil, false
+		}
+	}
+	return unsafe.Slice((*float32)(unsafe.Add(c.values, 4*first)), n), true
 }

@@ -14,7 +14,7 @@ const (
 	OK         = 0
 	Failed     = 1
 	Usage      = 2 // wrong flags or arguments
-	Partial    = 3 // done, but some keys or jobs failed
+	Partial    = 3 // done, but some keys or jobs failed; or findings
 	Unfinished = 4 // not finished yet: --timeout, --once
 	TryLater   = 5 // try later: quota, lock
 	Unknown    = 6 // the outcome of a submission is unknown

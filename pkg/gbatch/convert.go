@@ -211,11 +211,7 @@ func (c *converter) block(b *block) {
 			b.out = append(append(b.out, line...), '\n')
 		} else {
 			b.got.vectors++
-			line := record.AppendVectorLine
-			if c.Array {
-				line = record.AppendArrayLine
-			}
-			b.out = line(b.out, r.Key, c.job.Batch, r.Values, r.Tokens)
+			b.out = record.VectorLine(c.Array)(b.out, r.Key, c.job.Batch, r.Values, r.Tokens)
 		}
 	}
 }

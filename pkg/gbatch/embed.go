@@ -1,13 +1,16 @@
 package gbatch
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"strings"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"gbatch/pkg/cli"
 	"gbatch/pkg/exit"
@@ -41,6 +44,7 @@ type Embed struct {
 	cli.Output        `embed:""`
 	render.SpaceFlags `embed:""`
 
+	Text      []string      `help:"Also embed this text, after the input. It is its own key." placeholder:"TEXT" sep:"none" env:"-"`
 	Array     bool          `help:"Print vectors as arrays of numbers, for other programs, in place of base64."`
 	Normalize bool          `help:"Scale vectors to length 1. gemini-embedding-001 does so itself only at 3072 values."`
 	NoCache   bool          `help:"Do not use the cache of questions."`
@@ -54,6 +58,10 @@ type Embed struct {
 func (e *Embed) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	if e.Parallel < 1 {
 		return exit.Errorf(exit.Usage, "--parallel must be at least 1")
+	}
+	own, err := e.texts()
+	if err != nil {
+		return err
 	}
 	plain, err := e.Plain()
 	if err != nil {
@@ -81,7 +89,7 @@ func (e *Embed) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	var readErr error
 	go func() {
 		defer close(texts)
-		readErr = r.read(ctx, in, plain, texts)
+		readErr = r.read(ctx, plain, texts, in, own)
 		r.done.Final()
 	}()
 	go r.group(ctx, texts, calls)
@@ -103,17 +111,26 @@ func (e *Embed) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	r.report()
 	switch {
 	case err != nil:
-		return err
 	case ctx.Err() != nil:
-		return context.Cause(ctx)
+		err = context.Cause(ctx)
+	default:
+		err = readErr
 	}
-	if readErr != nil {
-		return readErr
+	if r.printed > 0 { // these answers are paid for
+		err = exit.Keep(err)
+	}
+	if err != nil {
+		return err
 	}
 	if r.failed > 0 {
 		return exit.Errorf(exit.Partial, "%s of %s failed", commas(r.failed), count(r.printed, "key"))
 	}
 	return nil
+}
+
+// OutputLost says what it means if the file of --output cannot be written.
+func (*Embed) OutputLost() string {
+	return "the vectors are lost, except those of questions, which are in the cache: the next run pays for the others again"
 }
 
 // An embedding is one run of Embed.
@@ -162,9 +179,25 @@ type text struct {
 // question's is. The vectors of documents are kept in a database.
 func (t *text) caches() bool { return t.batch == "" && !t.space.TakesTitle() }
 
+// texts are the texts of --text as chunks.
+func (e *Embed) texts() (io.Reader, error) {
+	var lines bytes.Buffer
+	for _, text := range e.Text {
+		if !utf8.ValidString(text) || strings.TrimSpace(text) == "" {
+			return nil, exit.Errorf(exit.Usage, "--text %q is empty or not UTF-8", text)
+		}
+		line, err := ndjson.Marshal(map[string]string{"id": text, "text": text})
+		if err != nil {
+			return nil, err
+		}
+		lines.Write(append(line, '\n'))
+	}
+	return &lines, nil
+}
+
 // read reads chunks, and sends them as texts. plain is the space of chunks
-// without a header.
-func (r *embedding) read(ctx context.Context, in io.Reader, plain model.Space, texts chan<- *text) error {
+// without a header. After the end of in it reads own.
+func (r *embedding) read(ctx context.Context, plain model.Space, texts chan<- *text, in, own io.Reader) error {
 	lines := ndjson.NewReader(in)
 	var chunk record.RawChunk
 	var batch record.Header
@@ -185,7 +218,11 @@ func (r *embedding) read(ctx context.Context, in io.Reader, plain model.Space, t
 	for {
 		line, err := lines.Next()
 		if err == io.EOF {
-			return whole()
+			if err := whole(); err != nil || own == nil {
+				return err
+			}
+			lines, own = ndjson.NewReader(own), nil
+			continue
 		}
 		if err != nil {
 			return err
@@ -224,6 +261,12 @@ func (r *embedding) read(ctx context.Context, in io.Reader, plain model.Space, t
 			}
 			if left, sum = batch.Count, 0; left > 0 {
 				enter(s)
+			}
+			continue
+		}
+		if chunk.End {
+			if err := whole(); err != nil {
+				return err
 			}
 			continue
 		}
@@ -467,11 +510,7 @@ func (r *embedding) print(w *ndjson.Writer, c *call) error {
 			vector.Normalize(t.values)
 		}
 		if t.err == nil {
-			line := record.AppendVectorLine
-			if r.Array {
-				line = record.AppendArrayLine
-			}
-			b = line(b, t.key, t.batch, t.values, t.counted)
+			b = record.VectorLine(r.Array)(b, t.key, t.batch, t.values, t.counted)
 			*r.job.Succeeded++
 		} else {
 			line, err := ndjson.Marshal(record.KeyError{Key: t.key, Batch: t.batch, Error: *t.err})

@@ -20,8 +20,17 @@ func AppendVectorLine(dst []byte, key, batch string, values []float32, tokens in
 	return appendTokens(dst, tokens)
 }
 
-// AppendArrayLine is AppendVectorLine with the vector as an array of numbers.
-func AppendArrayLine(dst []byte, key, batch string, values []float32, tokens int64) []byte {
+// VectorLine returns the function that appends the line of a vector: as an array of
+// numbers, or as [AppendVectorLine] does.
+func VectorLine(array bool) func(dst []byte, key, batch string, values []float32, tokens int64) []byte {
+	if array {
+		return appendArrayLine
+	}
+	return AppendVectorLine
+}
+
+// appendArrayLine is AppendVectorLine with the vector as an array of numbers.
+func appendArrayLine(dst []byte, key, batch string, values []float32, tokens int64) []byte {
 	dst = vector.AppendJSON(appendKey(dst, key, batch, len(values)), values)
 	return appendTokens(dst, tokens)
 }

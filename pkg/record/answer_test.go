@@ -91,7 +91,7 @@ func FuzzAnswer(f *testing.F) {
 		values := slices.Clone(got.Values)
 		lines := [][]byte{AppendVectorLine(nil, got.Key, got.Batch, values, got.Tokens)}
 		if vector.Finite(values) {
-			lines = append(lines, AppendArrayLine(nil, got.Key, got.Batch, values, got.Tokens))
+			lines = append(lines, appendArrayLine(nil, got.Key, got.Batch, values, got.Tokens))
 		}
 		for _, again := range lines {
 			second, err := p.Parse(again)
@@ -114,6 +114,11 @@ var chunkLines = []struct {
 	{line: `{"context":"c","title":"T","text":"t","id":7,"x":{}}`, want: Chunk{ID: "7", Text: "t", Title: "T", Context: "c"}},
 	{line: `{"id":"\u00e9\ud83d\ude42","text":"\t\u2028","title":null}`, want: Chunk{ID: "é🙂", Text: "\t\u2028"}},
 	{line: `{"id":"a","text":"","context":"c"}`, want: Chunk{ID: "a", Context: "c"}},
+	{line: `{"id":"a","text":"t","end":9}`, want: Chunk{ID: "a", Text: "t"}},
+	{line: `{"end":true}`},
+	{line: `{"end":false}`, bad: "end is false; it must be true"},
+	{line: `{"end":"true"}`, bad: "end is"},
+	{line: `{"end":null}`, bad: "no id"},
 	{line: `{"id":"a"}`, bad: "no text"},
 	{line: `{"id":"","text":"t"}`, bad: "the id is empty"},
 	{line: `{"text":"t"}`, bad: "no id"},
@@ -130,8 +135,10 @@ var chunkLines = []struct {
 func TestChunk(t *testing.T) {
 	for _, test := range chunkLines {
 		var got Chunk
-		err := got.Parse([]byte(test.line))
+		end, err := got.Parse([]byte(test.line))
 		switch {
+		case end != (test.line == `{"end":true}`):
+			t.Errorf("%s: is an end: %t", test.line, end)
 		case test.bad == "" && (err != nil || got != test.want):
 			t.Errorf("%s\n got %+v, %v\nwant %+v", test.line, got, err, test.want)
 		case test.bad != "" && (err == nil || !strings.Contains(err.Error(), test.bad)):
@@ -147,7 +154,7 @@ func FuzzChunk(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, line string) {
 		var got, again Chunk
-		if got.Parse([]byte(line)) != nil {
+		if end, err := got.Parse([]byte(line)); end || err != nil {
 			return
 		}
 		if !json.Valid([]byte(line)) || !utf8.ValidString(got.ID+got.Text+got.Title+got.Context) {
@@ -157,7 +164,7 @@ func FuzzChunk(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := again.Parse(written); err != nil || again != got {
+		if _, err := again.Parse(written); err != nil || again != got {
 			t.Errorf("%q becomes %s, read as %+v (%v)", line, written, again, err)
 		}
 	})

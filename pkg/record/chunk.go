@@ -14,14 +14,15 @@ import (
 type RawChunk struct {
 	ID, Text, Title, Context []byte
 	Key                      []byte // the decoded ID
+	End                      bool   // the line is an [End], and the other fields are empty
 }
 
-// Parse reads a line that is a chunk or, if h is not nil, a header, which it
+// Parse reads a line that is a chunk, an end or, if h is not nil, a header, which it
 // decodes into h. It reports whether the line is a header. An id may also be a
 // whole number: then its digits are the id.
 func (c *RawChunk) Parse(line []byte, h *Header) (header bool, err error) {
 	*c = RawChunk{}
-	var id, text, title, context []byte
+	var id, text, title, context, end []byte
 	var head headerMembers
 	var w ndjson.Walker
 	for w.Begin(line); w.Next(); {
@@ -34,6 +35,8 @@ func (c *RawChunk) Parse(line []byte, h *Header) (header bool, err error) {
 			title = present(&w)
 		case "context":
 			context = present(&w)
+		case "end":
+			end = present(&w)
 		default:
 			head.read(&w)
 		}
@@ -41,6 +44,11 @@ func (c *RawChunk) Parse(line []byte, h *Header) (header bool, err error) {
 	switch {
 	case w.Err() != nil:
 		return false, w.Err()
+	case id == nil && end != nil && head.count == nil:
+		if c.End = string(end) == "true"; !c.End {
+			err = fmt.Errorf("end is %.40s; it must be true", end)
+		}
+		return false, err
 	case id == nil && h == nil:
 		return false, errors.New("no id: a chunk has id and text")
 	case id == nil && head.count == nil:
@@ -89,15 +97,15 @@ func chunkID(tok []byte) ([]byte, error) {
 	return tok[1 : len(tok)-1], nil
 }
 
-// Parse reads a chunk line.
-func (c *Chunk) Parse(line []byte) error {
+// Parse reads a line that is a chunk or an end.
+func (c *Chunk) Parse(line []byte) (end bool, err error) {
 	var raw RawChunk
 	if _, err := raw.Parse(line, nil); err != nil {
-		return err
+		return false, err
 	}
 	decode := func(inner []byte) string { return string(ndjson.Unescape(inner)) }
 	*c = Chunk{ID: string(raw.Key), Text: decode(raw.Text), Title: decode(raw.Title), Context: decode(raw.Context)}
-	return nil
+	return raw.End, nil
 }
 
 // AppendChunk appends the line of a chunk without context, with its newline. The

@@ -8,6 +8,7 @@
 //
 //	header   count     what the next count lines belong to
 //	chunk    id        a passage, embedded as one unit
+//	end      end       the chunks before it are all that there are
 //	request  request   a line of Google's batch file
 //	job      job       Google's work on a batch
 //	file     file      a file at Google
@@ -62,6 +63,12 @@ type Chunk struct {
 	Text    string `json:"text"`
 	Title   string `json:"title,omitempty"`
 	Context string `json:"context,omitempty"`
+}
+
+// An End is the last line of chunks that are complete: the command that printed them
+// has not failed, and left nothing out.
+type End struct {
+	End bool `json:"end"` // true
 }
 
 // These are the states of a job, from Google's JOB_STATE_ and BATCH_STATE_

@@ -533,7 +533,7 @@ func BenchmarkConvert(b *testing.B) {
 			if err != nil {
 				return err
 			}
-			out = AppendArrayLine(out[:0], r.Key, "b01K", r.Values, r.Tokens)
+			out = appendArrayLine(out[:0], r.Key, "b01K", r.Values, r.Tokens)
 			return nil
 		})
 		for _, library := range []struct {

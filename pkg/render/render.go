@@ -113,6 +113,8 @@ func (r *run) one(line []byte) error {
 		return r.r.Errorf("%w", err)
 	case header:
 		return r.header(line, h)
+	case r.chunk.End:
+		return r.whole("the chunks ended")
 	}
 	if first, twice := r.keys.add(r.chunk.Key, r.r.Line()); twice {
 		return r.r.Errorf("key %.100q is also on %s: a batch may have each id only once", r.chunk.Key, r.r.Place(first))

@@ -36,8 +36,8 @@ type Files struct {
 	Files     []string `arg:"" optional:"" name:"file" help:"The files. Without any, their names are read from stdin, one a line."`
 }
 
-// Run prints the chunks of one file after the other. It leaves out a file that it
-// cannot read as text, and says so.
+// Run prints the chunks of one file after the other, and a [record.End]. It leaves out
+// a file that it cannot read as text, and says so: then there is no end.
 func (f *Files) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	if f.MaxTokens < leastTokens {
 		return exit.Errorf(exit.Usage, "--max-tokens must be at least %d", leastTokens)
@@ -58,6 +58,9 @@ func (f *Files) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 		}
 	} else {
 		err = r.named(ctx, in, f.Null)
+	}
+	if err == nil && r.bad == 0 {
+		err = r.w.Encode(record.End{End: true})
 	}
 	if flushed := r.w.Flush(); err == nil {
 		err = flushed

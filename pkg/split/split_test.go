@@ -40,7 +40,7 @@ func check(t *testing.T, name, source string, most int) []record.Chunk {
 		}
 		line := record.AppendChunk(nil, chunk.ID, chunk.Text, chunk.Title)
 		var again record.Chunk
-		if err := again.Parse(bytes.TrimSpace(line)); err != nil || again != chunk {
+		if _, err := again.Parse(bytes.TrimSpace(line)); err != nil || again != chunk {
 			t.Errorf("%s is read as %+v (%v)", line, again, err)
 		}
 	}

@@ -23,9 +23,10 @@ type Add struct {
 	cli.Files     `embed:""`
 	Table         string `default:"chunks" help:"The table; it is created if it does not exist."`
 	SyncPrefix    string `help:"Remove the chunks whose ids begin with this prefix and that are not in the input. The ids of the input must begin with it." placeholder:"PREFIX" env:"-"`
-	Force         bool   `help:"With --sync-prefix: accept an empty input, which removes all chunks with the prefix." env:"-"`
+	Force         bool   `help:"With --sync-prefix: accept an input without an end record, or without chunks." env:"-"`
 
 	lines   *ndjson.Reader // of the input
+	ended   bool           // the last line of the input is an end
 	removed int64          // chunks that --sync-prefix removed
 }
 
@@ -68,7 +69,7 @@ func (a *Add) stage(c *duck.Conn, in io.Reader) (n int, err error) {
 	}
 	r := ndjson.NewReader(in)
 	a.lines = r
-	for ; ; n++ {
+	for {
 		line, err := r.Next()
 		if err == io.EOF {
 			break
@@ -77,9 +78,13 @@ func (a *Add) stage(c *duck.Conn, in io.Reader) (n int, err error) {
 			return 0, err
 		}
 		var chunk record.Chunk
-		if err := chunk.Parse(line); err != nil {
+		if a.ended, err = chunk.Parse(line); err != nil {
 			return 0, r.Errorf("%w", err)
 		}
+		if a.ended {
+			continue
+		}
+		n++
 		rows.SetInt(0, int64(r.Line()))
 		rows.SetText(1, chunk.ID)
 		for i, s := range []string{chunk.Text, chunk.Title, chunk.Context} {
@@ -101,8 +106,11 @@ func (a *Add) stage(c *duck.Conn, in io.Reader) (n int, err error) {
 
 // checkPrefix refuses an input that would remove chunks by mistake.
 func (a *Add) checkPrefix(c *duck.Conn, n int) error {
+	if !a.ended && !a.Force {
+		return exit.Errorf(exit.Malformed, `the input does not end with {"end":true}, so chunks may be missing, and they would be removed; nothing was changed; add --force if all of it is there`)
+	}
 	if n == 0 && !a.Force {
-		return exit.Errorf(exit.Usage, "the input is empty: all chunks whose ids begin with %q would be removed; nothing was changed; add --force if this is what you want", a.SyncPrefix)
+		return exit.Errorf(exit.Usage, "the input has no chunks: all chunks whose ids begin with %q would be removed; nothing was changed; add --force if this is what you want", a.SyncPrefix)
 	}
 	var id string
 	var line int64

@@ -54,6 +54,7 @@ type question struct {
 	key    string
 	values []float32
 	space  model.Space // zero if it is not known
+	lines  *ndjson.Reader
 	line   int
 }
 
@@ -139,7 +140,7 @@ func (r *questions) next() (list []question, err error) {
 			r.failed++
 			slog.Warn("a question has an error in place of a vector", "key", a.Key, "error", a.Err.Message)
 		case a.Job == nil:
-			list = append(list, question{a.Key, slices.Clone(a.Values), r.space, r.lines.Line()})
+			list = append(list, question{a.Key, slices.Clone(a.Values), r.space, r.lines, r.lines.Line()})
 		}
 	}
 	return list, nil
@@ -148,7 +149,7 @@ func (r *questions) next() (list []question, err error) {
 // fits refuses a vector that cannot be compared with those of a space.
 func (q *question) fits(have model.Space) error {
 	malformed := func(format string, args ...any) error {
-		return &ndjson.LineError{Line: q.line, Err: fmt.Errorf("key %.100q: "+format, append([]any{q.key}, args...)...)}
+		return q.lines.ErrorAt(q.line, "key %.100q: "+format, append([]any{q.key}, args...)...)
 	}
 	switch {
 	case q.space != (model.Space{}) && !have.Answers(q.space):

@@ -10,8 +10,10 @@ package vector
 
 import (
 	"encoding/binary"
+	"hash/maphash"
 	"math"
 	"slices"
+	"unsafe"
 )
 
 // kernels says whether the assembly is used. Tests switch it off.
@@ -42,6 +44,17 @@ func Normalize(v []float32) (ok bool) {
 	}
 	return true
 }
+
+// Norm returns the length (L2) of v. It is not finite if a value is not finite, and
+// 0 only if all values are 0.
+func Norm(v []float32) float64 { return math.Sqrt(squares(v)) }
+
+// Hash returns a hash of the bits of v, the same for equal vectors in one process.
+func Hash(v []float32) uint64 {
+	return maphash.Bytes(seed, unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(v))), 4*len(v)))
+}
+
+var seed = maphash.MakeSeed()
 
 // squares returns the sum of the squares. It uses four sums, because each
 // addition waits for the previous one. The conversions of products prevent fused

@@ -66,6 +66,42 @@ func TestFinite(t *testing.T) {
 	}
 }
 
+func TestNorm(t *testing.T) {
+	for _, c := range []struct {
+		v    []float32
+		want float64
+	}{
+		{nil, 0},
+		{[]float32{0, 0, 0, 0, 0}, 0},
+		{[]float32{3, 0, 0, 0, -4}, 5},
+		{[]float32{0, math.SmallestNonzeroFloat32}, math.SmallestNonzeroFloat32},
+		{[]float32{math.MaxFloat32, math.MaxFloat32}, math.MaxFloat32 * math.Sqrt2},
+	} {
+		if got := Norm(c.v); got != c.want {
+			t.Errorf("%v: got %v, want %v", c.v, got, c.want)
+		}
+	}
+	for _, x := range []float32{inf, -inf, nan} {
+		if got := Norm([]float32{1, 2, 3, 4, x}); !math.IsNaN(got) && !math.IsInf(got, 1) {
+			t.Errorf("%v: got %v", x, got)
+		}
+	}
+}
+
+func TestHash(t *testing.T) {
+	v := []float32{1, 2, 3, 4, 5}
+	if Hash(v) != Hash(append([]float32(nil), v...)) {
+		t.Error("equal vectors have different hashes")
+	}
+	for i := range v {
+		other := append([]float32(nil), v...)
+		other[i] = math.Nextafter32(other[i], inf)
+		if Hash(v) == Hash(other) || Hash(v) == Hash(v[:i]) {
+			t.Errorf("different vectors have the same hash: %v, %v", v, other)
+		}
+	}
+}
+
 func TestCosine(t *testing.T) {
 	for _, c := range []struct {
 		a, b []float32
