@@ -2,7 +2,10 @@ package gbatch
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
+	"fmt"
+	"html"
 	"math"
 	"os"
 	"os/exec"
@@ -26,23 +29,26 @@ var failing = []string{`results keys=c03 error=3 message="the text has 2231 toke
 	`results keys=c07 error=3 message="the text has 4180 tokens, 2048 are allowed"`, `results keys=c11 error=7 message="blocked"`}
 
 // TestBoard shows a board on a terminal of 80 columns, and on a narrow one. It
-// compares the wide one with the README, but for numbers, times and bars.
+// compares the wide one with docs/board.md, but for numbers, times and bars, and draws
+// the picture of the README from that page.
 func TestBoard(t *testing.T) {
 	env := []string{"NO_COLOR=1", "GBATCH_MAX_COST_PER_DAY=1"}
 	x := start(t, 80, 24, someFailed+"chunks-status kb.duckdb", failing, env...)
 	got := x.end()
-	readme, err := os.ReadFile("README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	blocks, _ := divide(section(t, string(readme), "## The board"))
+	const path, image = "docs/board.md", "docs/board.svg"
+	page := pages(t)[path]
+	blocks, _ := divide(page)
+	shown := blocks[0].text
 	if *update {
-		text := strings.Replace(string(readme), "```text\n"+blocks[0].text, "```text\n"+got, 1)
-		if err := os.WriteFile("README.md", []byte(text), 0o644); err != nil {
+		text := strings.Replace(page, shown, got, 1)
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
-	} else if structure(ids.ReplaceAllString(got, "b01")) != structure(ids.ReplaceAllString(blocks[0].text, "b01")) {
-		t.Errorf("README.md does not show this board; go test . -run TestBoard -update writes it:\n%s", got)
+		if err := os.WriteFile(image, []byte(drawn(got)), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	} else if picture, err := os.ReadFile(image); err != nil || string(picture) != drawn(shown) || structure(ids.ReplaceAllString(got, "b01")) != structure(ids.ReplaceAllString(shown, "b01")) {
+		t.Errorf("%s or %s does not show this board; go test . -run TestBoard -update writes them:\n%s", path, image, got)
 	}
 
 	// The figures are those of the emulator's books and of the job records.
@@ -86,6 +92,30 @@ func TestBoard(t *testing.T) {
 			t.Errorf("on 40 columns %s is missing:\n%s", want, got)
 		}
 	}
+}
+
+// drawn is the text of a terminal as an SVG, with the colors of the board.
+func drawn(text string) string {
+	const width, height, margin = 7.8, 17, 14 // of a column, of a line, around them
+	colors := map[rune]string{'█': "#3fb950", '▒': "#58a6ff", '░': "#6e7681", '×': "#f85149"}
+	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
+	var b strings.Builder
+	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" width="%.0f" height="%d" font-family="ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', monospace" font-size="13">`+"\n", 80*width+2*margin, len(lines)*height+2*margin)
+	b.WriteString(`<rect width="100%" height="100%" rx="6" fill="#0d1117"/>` + "\n")
+	for row, line := range lines {
+		for at, r := range []rune(line) { // a mark is drawn as a rectangle, so that no font moves it
+			if color := colors[r]; color != "" && r != '×' {
+				fmt.Fprintf(&b, `<rect x="%.1f" y="%d" width="%.1f" height="13" fill="%s"/>`+"\n", margin+float64(at)*width, margin+row*height+2, width, color)
+			}
+		}
+		words := regexp.MustCompile(`[^\s█▒░]+( [^\s█▒░]+)*`)
+		for _, at := range words.FindAllStringIndex(line, -1) {
+			word := line[at[0]:at[1]]
+			column, n := utf8.RuneCountInString(line[:at[0]]), utf8.RuneCountInString(word)
+			fmt.Fprintf(&b, `<text x="%.1f" y="%d" textLength="%.1f" fill="%s">%s</text>`+"\n", margin+float64(column)*width, margin+row*height+13, float64(n)*width, cmp.Or(colors[[]rune(word)[0]], "#e6edf3"), html.EscapeString(word))
+		}
+	}
+	return b.String() + "</svg>\n"
 }
 
 var ids = regexp.MustCompile(`b01\w{24}`)

@@ -712,8 +712,8 @@ func TestDocsNames(t *testing.T) {
 			t.Fatal(err)
 		}
 		help.Write(out)
-		if !strings.Contains(all["README.md"], "| `"+name) || !strings.Contains(string(changes), "\n### "+name+"\n") {
-			t.Errorf("README.md or CHANGELOG.md lacks %s", name)
+		if !strings.Contains(all["docs/commands.md"], "| `"+name) || !strings.Contains(string(changes), "\n### "+name+"\n") {
+			t.Errorf("docs/commands.md or CHANGELOG.md lacks %s", name)
 		}
 	}
 	known := regexp.MustCompile(`--[a-z][a-z-]+|GBATCH_[A-Z_]+`).FindAllString(help.String(), -1)

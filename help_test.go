@@ -1,7 +1,6 @@
 package gbatch
 
 import (
-	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -67,16 +66,13 @@ func TestHelp(t *testing.T) {
 	}
 }
 
-// TestOverview compares the tables of the README with the sections of doc.go.
+// TestOverview compares the tables of docs/commands.md with the sections of doc.go.
 func TestOverview(t *testing.T) {
-	readme, err := os.ReadFile("README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
+	page := pages(t)["docs/commands.md"]
 	manual := cli.Comment(Manual("gbatch"))
 	for _, heading := range []string{"Exit codes", "Environment"} {
 		var want []string
-		text := regexp.MustCompile(`\[([^]]*)\]\([^)]*\)`).ReplaceAllString(section(t, string(readme), "## "+heading), "$1")
+		text := regexp.MustCompile(`\[([^]]*)\]\([^)]*\)`).ReplaceAllString(section(t, page, "## "+heading), "$1")
 		for _, row := range regexp.MustCompile(`(?m)^\| (.*) \| (.*) \|$`).FindAllStringSubmatch(strings.ReplaceAll(text, "`", ""), -1)[1:] {
 			want = append(want, row[1]+": "+row[2])
 		}
@@ -87,7 +83,7 @@ func TestOverview(t *testing.T) {
 			got = append(got, m[1]+": "+strings.Join(strings.Fields(m[2]), " "))
 		}
 		if !slices.Equal(got, want) {
-			t.Errorf("%s: doc.go has\n%q, and README.md has\n%q", heading, got, want)
+			t.Errorf("%s: doc.go has\n%q, and docs/commands.md has\n%q", heading, got, want)
 		}
 	}
 }

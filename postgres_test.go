@@ -53,6 +53,10 @@ func (d *desk) postgres(t *testing.T) {
 	server("initdb", "-D", "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
 	server("pg_ctl", "-D", "data", "-l", "log", "-o", "-h '' -k "+dir, "-w", "start")
 	t.Cleanup(func() { server("pg_ctl", "-D", "data", "-m", "immediate", "-w", "stop") })
+	// Otherwise a statement that fails is only a message.
+	if err := os.WriteFile(filepath.Join(d.dir, "home/.psqlrc"), []byte("\\set ON_ERROR_STOP on\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	d.env = append(d.env, "PGHOST="+dir, "PGUSER=postgres", "PGDATABASE=postgres")
 	if d.psql(t, "SELECT count(*) FROM pg_available_extensions WHERE name = 'vector'") == "0" {
 		t.Skip("this page needs pgvector for this PostgreSQL, which is not installed: see .ci/run")

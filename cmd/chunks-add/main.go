@@ -16,7 +16,8 @@
 // With --sync-prefix it also removes the chunks whose ids begin with the prefix and
 // that are not in the input, in the same transaction: those of files or sections that
 // do not exist any more. It never touches other chunks. The vectors of removed chunks
-// stay in the database, so that a chunk that comes back costs nothing. An id that does
+// stay in the database, so that a chunk that comes back costs nothing. End a prefix of a
+// folder with a slash: docs is also the beginning of docs2/a.md. An id that does
 // not begin with the prefix is refused. The last line must be {"end":true}, as
 // text-to-chunks prints it if it left nothing out: if the command before the pipe
 // fails, nothing is removed. --force accepts an input without that line, or without

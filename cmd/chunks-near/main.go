@@ -10,7 +10,8 @@
 //
 // -n is the number of chunks for each vector. --min-score leaves out chunks whose
 // cosine is less. --where selects chunks by a condition in SQL on the columns of your
-// table, such as --where "title LIKE 'Food%'". Only chunks that are READY count: the
+// table, such as --where "title LIKE 'Food%'". It is SQL, which can read any file that you
+// can read: never put the words of others into it. Only chunks that are READY count: the
 // vector of a text that was edited since is not compared.
 //
 // --id takes the vector of a chunk in place of the input, and prints the other chunks
@@ -26,7 +27,7 @@
 // checked.
 //
 // Each vector is compared with all vectors of the table. A million of 768 values take
-// seconds.
+// about five seconds of processor time. --memory-limit bounds the memory.
 //
 // Files that are given are read in place of stdin. --output writes a file whole or not
 // at all: gbatch --help has the rules.

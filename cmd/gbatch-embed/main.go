@@ -35,6 +35,9 @@
 // is then divided until only that text fails, which is free of charge. If the first 10
 // texts are all refused, the run ends.
 //
+// Do not run gbatch-submit on the same database at the same time: both would be given the
+// batches that were claimed before, and the one does not see what the other has sent.
+//
 // Vectors of questions are kept in $XDG_CACHE_HOME/gbatch (~/.cache/gbatch), in files
 // that only you can read, without the texts: the last 10,000 of them. Chunks of batches
 // and chunks with the task type RETRIEVAL_DOCUMENT are not kept. --no-cache neither

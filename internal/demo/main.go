@@ -6,13 +6,13 @@ package main
 import (
 	"bufio"
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"html"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -26,7 +26,6 @@ import (
 	"gbatch/pkg/model"
 	"gbatch/pkg/record"
 	"gbatch/pkg/store"
-	"gbatch/pkg/vector"
 )
 
 const line = "chunks-pending kb.duckdb | to-jsonl | gbatch-submit | gbatch-wait | gbatch-fetch | vectors-apply kb.duckdb"
@@ -78,7 +77,7 @@ func run() error {
 	env := slices.DeleteFunc(os.Environ(), func(v string) bool {
 		return strings.HasPrefix(v, "GBATCH_") || strings.HasPrefix(v, "GOOGLE_API_KEY=")
 	})
-	env = append(env, "GOOGLE_GEMINI_BASE_URL="+url, "GEMINI_API_KEY=demo", "XDG_STATE_HOME="+dir, "GBATCH_INTERVAL=100ms")
+	env = append(env, "GOOGLE_GEMINI_BASE_URL="+url, "GEMINI_API_KEY=demo", "XDG_STATE_HOME="+dir, "XDG_CACHE_HOME="+dir, "GBATCH_INTERVAL=100ms")
 	if *onVertex {
 		env = append(env, strings.Split(vertex(url), " ")...)
 	}
@@ -99,28 +98,26 @@ func run() error {
 		}
 	}
 
-	const text = "When is a send on a channel synchronized before a receive?"
-	fmt.Printf("\nThe passages nearest to %q:\n", text)
-	question, err := embed(url, text)
+	fmt.Println("\nA question, and the passages that are nearest to it:")
+	if _, err := shell("ask kb.duckdb 'When is a send on a channel synchronized before a receive?' -n 3 > nearest.ndjson"); err != nil {
+		return err
+	}
+	nearest, err := os.Open(filepath.Join(dir, "nearest.ndjson"))
 	if err != nil {
 		return err
 	}
-	db := &duck.Database{DB: filepath.Join(dir, "kb.duckdb")}
-	type neighbour struct {
-		id     string
-		cosine float64
-	}
-	var near []neighbour
-	err = store.Each(context.Background(), db, "chunks", "embeddings", func(c store.Chunk) error {
-		near = append(near, neighbour{c.ID, vector.Cosine(question, c.Vector)})
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	slices.SortFunc(near, func(a, b neighbour) int { return cmp.Compare(b.cosine, a.cosine) })
-	for _, n := range near[:3] {
-		fmt.Printf("  %.3f  %s\n", n.cosine, n.id)
+	defer nearest.Close()
+	for d := json.NewDecoder(nearest); ; {
+		var n struct {
+			ID    string
+			Score float64
+		}
+		if err := d.Decode(&n); err == io.EOF {
+			break
+		} else if err != nil {
+			return err
+		}
+		fmt.Printf("  %.3f  %s\n", n.Score, n.ID)
 	}
 
 	fmt.Println("\nThe pipe is run again, and has nothing to do:")
@@ -139,7 +136,7 @@ func run() error {
 	} else if !strings.Contains(out, `"requests":1,`) {
 		return errors.New("more than the edited passage was embedded")
 	}
-	if err := bill(url, db, len(chunks)+1); err != nil {
+	if err := bill(url, &duck.Database{DB: filepath.Join(dir, "kb.duckdb")}, len(chunks)+1); err != nil {
 		return err
 	}
 	more := ""
@@ -196,7 +193,7 @@ func bill(url string, db *duck.Database, texts int) error {
 const next = `
 %[1]s/kb.duckdb is yours to play with, until make demo replaces it. To try next:
 
-  export PATH="$PWD/bin:$PATH" XDG_STATE_HOME="$PWD/%[1]s"
+  export PATH="$PWD/bin:$PATH" XDG_STATE_HOME="$PWD/%[1]s" XDG_CACHE_HOME="$PWD/%[1]s"
   gemini-emulator --dir %[1]s/emulator --listen 127.0.0.1:8787 &
   export GOOGLE_GEMINI_BASE_URL=http://127.0.0.1:8787 GEMINI_API_KEY=demo%[3]s
   cd %[1]s
@@ -204,6 +201,7 @@ const next = `
   echo '{"id":"mine","text":"A text of my own."}' | chunks-add kb.duckdb
   chunks-pending kb.duckdb --dry-run
   %[2]s
+  ask kb.duckdb 'How are strings concatenated?' -n 3
   kill %%1
 `
 
@@ -285,25 +283,4 @@ func start(server *exec.Cmd) (string, error) {
 		err = json.Unmarshal(text, &at)
 	}
 	return at.URL, err
-}
-
-// embed gets the vector of a question with an online call.
-func embed(url, text string) ([]float32, error) {
-	body, err := json.Marshal(map[string]any{"content": map[string]any{"parts": []any{map[string]any{"text": text}}}, "taskType": "RETRIEVAL_QUERY", "outputDimensionality": 768})
-	if err != nil {
-		return nil, err
-	}
-	reply, err := http.Post(url+"/v1beta/models/gemini-embedding-001:embedContent?key=demo", "application/json", bytes.NewReader(body))
-	if err != nil {
-		return nil, err
-	}
-	defer reply.Body.Close()
-	var answer struct{ Embedding struct{ Values []float32 } }
-	if err := json.NewDecoder(reply.Body).Decode(&answer); err != nil {
-		return nil, err
-	}
-	if len(answer.Embedding.Values) == 0 {
-		return nil, fmt.Errorf("the emulator answered %s", reply.Status)
-	}
-	return answer.Embedding.Values, nil
 }

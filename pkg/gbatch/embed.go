@@ -83,7 +83,7 @@ func (e *Embed) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	defer stop()
 	r := &embedding{Embed: e, gemini: g, cache: new(cache), caps: caps, prices: prices, spent: map[string]tokens{}, job: record.Job{Succeeded: new(int), Failed: new(int)}, done: progress.Of(ctx).Flow("texts")}
 	if !e.NoCache {
-		r.cache = openCache()
+		r.cache = openCache(g.base)
 	}
 	texts, calls := make(chan *text, maxTexts), make(chan *call, e.Parallel-1)
 	var readErr error
@@ -337,7 +337,12 @@ func submitted(batch string) error {
 		if ledger.Batch(name) != batch {
 			continue
 		}
-		if m, err := l.Read(name); err != nil || m.Phase != ledger.Upload {
+		sure := false
+		if e, err := l.Try(name); err == nil && e != nil { // no gbatch-submit is working on it
+			sure = e.Mark().Phase == ledger.Upload
+			e.Close()
+		}
+		if !sure {
 			return fmt.Errorf("batch %.100q was submitted as a job, or may have been, and would be paid for twice: run the pipe with gbatch-submit, gbatch-wait and gbatch-fetch, or give the batch back with chunks-release", batch)
 		}
 	}

@@ -6,9 +6,11 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"log/slog"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"gbatch/pkg/vector"
@@ -18,17 +20,18 @@ import (
 const maxCached = 10_000
 
 // A cache holds the vectors of questions, each in a file that only the user may
-// read. The name of the file is the hash of the request, so the cache holds no
-// text. A cache without a folder is always empty. What goes wrong with the cache
+// read. The name of the file is the hash of the server and the request, so the cache
+// holds no text, and no vector of an emulator is taken for Google's. A cache without a folder is always empty. What goes wrong with the cache
 // is never an error: a text is embedded again.
 type cache struct {
 	dir    string
+	server string
 	most   int // files
-	stored bool
+	stored atomic.Bool
 }
 
 // openCache returns the cache in $XDG_CACHE_HOME/gbatch/embeddings.
-func openCache() *cache {
+func openCache(server *url.URL) *cache {
 	home := os.Getenv("XDG_CACHE_HOME")
 	if !filepath.IsAbs(home) { // the XDG specification says so
 		user, err := os.UserHomeDir()
@@ -42,11 +45,11 @@ func openCache() *cache {
 		slog.Debug("no cache", "error", err)
 		return new(cache)
 	}
-	return &cache{dir: dir, most: maxCached}
+	return &cache{dir: dir, server: server.String(), most: maxCached}
 }
 
 func (c *cache) path(request []byte) string {
-	sum := sha256.Sum256(request)
+	sum := sha256.Sum256(append([]byte(c.server+"\n"), request...))
 	return filepath.Join(c.dir, hex.EncodeToString(sum[:]))
 }
 
@@ -86,14 +89,14 @@ func (c *cache) put(request []byte, values []float32) {
 			os.Remove(f.Name())
 		}
 	}
-	if c.stored = true; err != nil {
+	if c.stored.Store(true); err != nil {
 		slog.Debug("not cached", "error", err)
 	}
 }
 
 // prune removes the files that were not used for the longest time.
 func (c *cache) prune() {
-	if !c.stored {
+	if !c.stored.Load() {
 		return
 	}
 	entries, err := os.ReadDir(c.dir)

@@ -18,6 +18,7 @@ import (
 
 	"gbatch/pkg/emulator"
 	"gbatch/pkg/exit"
+	"gbatch/pkg/ledger"
 	"gbatch/pkg/record"
 	"gbatch/pkg/render"
 )
@@ -495,6 +496,15 @@ func TestEmbedCache(t *testing.T) {
 	checkEmbedded(t, g.ok(e, chunkLines(5)), 5, 8)
 	calls(before + 1)
 
+	// Another server has other vectors.
+	other := newGoogle(t, emulator.Options{})
+	counted := other.metered()
+	checkEmbedded(t, other.ok(e, chunkLines(5)), 5, 8)
+	if counted.calls != 1 {
+		t.Errorf("%d calls to another server", counted.calls)
+	}
+	t.Setenv("GOOGLE_GEMINI_BASE_URL", g.url)
+
 	// Without a place for the cache, texts are embedded all the same.
 	t.Setenv("XDG_CACHE_HOME", filepath.Join(dir, entries[0].Name()))
 	checkEmbedded(t, g.ok(e, chunkLines(5)), 5, 8)
@@ -539,4 +549,30 @@ func TestCachePrune(t *testing.T) {
 			t.Errorf("file %d: %v", i, err)
 		}
 	}
+}
+
+// A batch on which gbatch-submit is working is refused. If that was stopped before the
+// create, the batch is embedded.
+func TestEmbedBesideSubmit(t *testing.T) {
+	g := newGoogle(t, emulator.Options{})
+	e := newEmbed(t)
+	e.Dim = 0
+	l, err := ledger.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	entry, err := l.Try("gbatch-b1-0123456789abcdef")
+	if err != nil || entry == nil {
+		t.Fatal(entry, err)
+	}
+	if err := entry.Set(t.Context(), ledger.Mark{Name: "gbatch-b1-0123456789abcdef", Batch: "b1", Phase: ledger.Upload}); err != nil {
+		t.Fatal(err)
+	}
+	in := string(record.AppendHeader(nil, record.Header{Batch: "b1", Count: 2, Model: "gemini-embedding-001", Dim: 8})) + chunkLines(2)
+	g.fails(e, in, exit.Failed, `batch "b1" was submitted as a job, or may have been`)
+	if calls := g.books().Operations["embed"]["200"]; calls != 0 {
+		t.Errorf("%d calls", calls)
+	}
+	entry.Close()
+	g.ok(e, in)
 }

@@ -15,7 +15,7 @@ type cutter struct {
 }
 
 func (c *cutter) fits(title, text string) bool {
-	return c.tokens.Request(title, strings.TrimSpace(text)).Uncut <= c.most
+	return c.tokens.Request(title, trim(text)).Uncut <= c.most
 }
 
 // title returns the headings of a section in one line. It leaves out the outermost

@@ -219,6 +219,14 @@ func TestCutSums(t *testing.T) {
 	}
 }
 
+// The indentation of a chunk's first line counts.
+func TestCutIndented(t *testing.T) {
+	const item = "\t* zstd: Various minor improvements by @greatroar in https://github.com/klauspost/compress/pull/788 https://github.com/klauspost/compress/pull/794 https://github.com/klauspost/compress/pull/795"
+	for end := range len(item) + 1 {
+		check(t, "a.md", "# changelog\n\nfirst words\n\n"+item[:end]+"\n\n"+item+"\n", leastTokens)
+	}
+}
+
 // Ids of different files and sections are different.
 func TestCollisions(t *testing.T) {
 	seen := map[string]string{}

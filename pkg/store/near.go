@@ -49,6 +49,9 @@ type neighbour struct {
 // maxQuestions is how many vectors are read before the database is opened for them.
 const maxQuestions = 1000
 
+// mostNear is the largest -n. The chunks for a vector are held in memory.
+const mostNear = 100_000
+
 // A question is a vector whose neighbours are wanted.
 type question struct {
 	key    string
@@ -60,8 +63,11 @@ type question struct {
 
 // Run answers vector records in their order.
 func (n *Near) Run(ctx context.Context, in io.Reader, out io.Writer) error {
-	if n.Most < 1 {
-		return exit.Errorf(exit.Usage, "-n must be at least 1")
+	if n.Most < 1 || n.Most > mostNear {
+		return exit.Errorf(exit.Usage, "-n must be from 1 to %d", mostNear)
+	}
+	if !(n.MinScore >= -1 && n.MinScore <= 1) {
+		return exit.Errorf(exit.Usage, "--min-score must be from -1 to 1")
 	}
 	defer n.End()
 	switch {

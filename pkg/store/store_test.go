@@ -716,7 +716,7 @@ func TestSources(t *testing.T) {
 		}
 		k.must(k.apply(), k.answers(out))
 		k.expect("SELECT count(*) FROM "+e, "2")
-		k.expect("SELECT DISTINCT embedding_status FROM chunk_status", "READY")
+		k.expect("SELECT DISTINCT embedding_status FROM "+duck.Ident(e+"_status"), "READY")
 	}
 	for from, want := range map[string]string{
 		"nowhere":                               "no table or view",
