@@ -1,5 +1,6 @@
 # make                       builds the program into bin/, and a link to it for each command
 # make demo                  runs the whole pipe on real text against the local emulator
+# make demo-vertex           runs the same pipe against the emulator's Vertex AI and Cloud Storage
 # make test                  runs all tests
 # make embed DB=kb.duckdb    embeds your database with the whole pipe, and waits for the jobs
 # make flush DB=kb.duckdb    submits what is pending in your database, and does not wait
@@ -24,7 +25,7 @@ SEED := 1
 LDFLAGS := -s -w
 TIMEOUT := 60m
 
-.PHONY: build man completions test purego check race lint fuzz torture bench demo test-live install clean release test-release embed flush sync need-db need-cxx
+.PHONY: build man completions test purego check race lint fuzz torture bench demo demo-vertex test-live install clean release test-release embed flush sync need-db need-cxx
 
 # The linker needs the library of C++ only at the end of a long build.
 need-cxx:
@@ -97,6 +98,10 @@ bench: build
 
 demo: build
 	PATH="$(CURDIR)/bin:$$PATH" go run ./internal/demo
+
+# The same, with jobs of Vertex AI and a bucket.
+demo-vertex: build
+	PATH="$(CURDIR)/bin:$$PATH" go run ./internal/demo -vertex
 
 # Sends three chunks to Google's own API, for less than a hundredth of a cent.
 test-live:

@@ -14,6 +14,7 @@ import (
 var owners = map[string][]string{
 	"github.com/duckdb/":              {"gbatch/pkg/duck"},
 	"google.golang.org/genai":         {"gbatch/pkg/gbatch"},
+	"cloud.google.com/go/auth":        {"gbatch/pkg/wire"},
 	"github.com/alecthomas/kong":      {"gbatch/pkg/cli"},
 	"github.com/charmbracelet/log":    {"gbatch/pkg/cli"},
 	"charm.land/bubbles/":             {"gbatch/pkg/progress"},

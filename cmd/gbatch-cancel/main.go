@@ -41,6 +41,10 @@
 // Files that are given are read in place of stdin. --output writes a file whole or not
 // at all: gbatch --help has the rules.
 //
+// Jobs of Vertex AI, projects/…/batchPredictionJobs/…, are handled too, with Google's
+// Application Default Credentials. If GOOGLE_CLOUD_PROJECT is set, there need not be
+// an API key.
+//
 // Environment: GEMINI_API_KEY or GOOGLE_API_KEY (GOOGLE_API_KEY takes precedence if
 // both are set); GOOGLE_GEMINI_BASE_URL for another server; XDG_STATE_HOME for the
 // notes of gbatch-submit.

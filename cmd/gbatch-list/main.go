@@ -28,6 +28,9 @@
 //
 // --output writes a file whole or not at all: gbatch --help has the rules.
 //
+// --backend vertex lists the jobs of Vertex AI, in the project GOOGLE_CLOUD_PROJECT and
+// the location GOOGLE_CLOUD_LOCATION. Their files are objects of your bucket.
+//
 // Environment: GEMINI_API_KEY or GOOGLE_API_KEY (GOOGLE_API_KEY takes precedence if
 // both are set); GOOGLE_GEMINI_BASE_URL for another server.
 //

@@ -53,6 +53,14 @@
 // With --dry-run, gbatch-submit prints for each batch whether it would create a job,
 // adopt one, or wait, because the outcome of a create is unknown. It only reads.
 //
+// With --backend vertex the jobs are created at Vertex AI, for up to a million requests
+// or 1 GB a batch. --bucket gs://BUCKET/FOLDER is where inputs and results are. The
+// requests must have the shape vertex of to-jsonl. The jobs have labels, by which they
+// are found again; --labels adds some:
+//
+//	export GBATCH_BACKEND=vertex GBATCH_BUCKET=gs://my-bucket/kb GOOGLE_CLOUD_PROJECT=my-project GOOGLE_CLOUD_LOCATION=us-central1
+//	chunks-pending kb.duckdb | to-jsonl | gbatch-submit | gbatch-wait | gbatch-fetch | vectors-apply kb.duckdb
+//
 // If the quota is full, gbatch-submit waits for up to --retry-for. If the quota
 // stays full and no other job is active, the batch is larger than the quota, and the
 // exit code is 1.
@@ -63,13 +71,15 @@
 // adopts the jobs.
 //
 // Environment: GEMINI_API_KEY or GOOGLE_API_KEY (GOOGLE_API_KEY takes precedence if
-// both are set); GOOGLE_GEMINI_BASE_URL for another server; TMPDIR for copies of the
+// both are set); GOOGLE_GEMINI_BASE_URL for another server; for Vertex AI
+// GOOGLE_CLOUD_PROJECT, GOOGLE_CLOUD_LOCATION and Google's Application Default
+// Credentials, GOOGLE_VERTEX_BASE_URL and STORAGE_EMULATOR_HOST for other servers; TMPDIR for copies of the
 // present batch and the next one; XDG_STATE_HOME, the parent of the folder with the
 // intents.
 //
 // Exit codes: 0 done, 1 failed, 2 usage, 5 try later, 6 the outcome of a create is
 // unknown, 7 input cut short or malformed, 8 refused by a cap, or a batch over
-// 2 GB.
+// 2 GB (at Vertex AI 1 GB, or a million requests).
 package main
 
 import (

@@ -1,5 +1,6 @@
 // gemini-emulator is a local Gemini server: files and embedding batches, for
-// demos, tests and your own CI. It accepts any API key and costs nothing.
+// demos, tests and your own CI, in Gemini's API and in Vertex AI's with Cloud Storage.
+// It accepts any API key and costs nothing.
 //
 //	gemini-emulator --listen 127.0.0.1:8085 --dir /tmp/emulator &
 //	export GOOGLE_GEMINI_BASE_URL=http://127.0.0.1:8085 GEMINI_API_KEY=any
@@ -41,6 +42,39 @@
 // PROCESSING for --processing status requests. During that time a create that uses
 // the file is refused, and counts as a status request.
 //
+// The emulator also has the JSON API of Cloud Storage: insert (media, multipart,
+// resumable), read with a Range and a generation, list, patch, delete, and the
+// preconditions ifGenerationMatch, ifGenerationNotMatch, ifMetagenerationMatch and
+// ifMetagenerationNotMatch. Every bucket exists, and has no versions. With curl:
+//
+//	curl -s --data-binary @file "$u/upload/storage/v1/b/my-bucket/o?uploadType=media&name=in/file&ifGenerationMatch=0"
+//	curl -s -r 0-99 "$u/storage/v1/b/my-bucket/o/in%2Ffile?alt=media"
+//	curl -s "$u/storage/v1/b/my-bucket/o?prefix=in/"
+//	export STORAGE_EMULATOR_HOST=127.0.0.1:8085    # for Google's libraries, except JavaScript
+//
+// Google's JavaScript library takes the URL as apiEndpoint. An upload that is
+// interrupted keeps whole pieces of 256 KiB. These calls need no credentials. If a
+// call has a token, the token must come from the emulator's metadata server, and is
+// valid for --token-life:
+//
+//	export GCE_METADATA_HOST=127.0.0.1:8085        # for Google's libraries
+//	curl -s -H 'Metadata-Flavor: Google' $u/computeMetadata/v1/instance/service-accounts/default/token
+//
+// Batch prediction of Vertex AI, for embedding models, is at
+// /v1/projects/PROJECT/locations/LOCATION/batchPredictionJobs: create, get, list with
+// filter, pageSize and readMask, cancel and delete. It needs a token. The input is an
+// object, and so are the results: predictions.jsonl in a folder of its own below the
+// output prefix, and the same lines in incremental_predictions/. A job is QUEUED and
+// PENDING before it is RUNNING, and CANCELLING before it is CANCELLED. An input that
+// cannot be read makes the job fail when it ends. The options of a request count only
+// if they are in embed_content_config. Google's SDKs read GOOGLE_VERTEX_BASE_URL:
+//
+//	token=$(curl -s -H 'Metadata-Flavor: Google' $u/computeMetadata/v1/instance/service-accounts/default/token | jq -r .access_token)
+//	curl -s -H "Authorization: Bearer $token" -d '{"displayName":"demo","model":"publishers/google/models/gemini-embedding-001",
+//	  "inputConfig":{"instancesFormat":"jsonl","gcsSource":{"uris":["gs://my-bucket/in/file"]}},
+//	  "outputConfig":{"predictionsFormat":"jsonl","gcsDestination":{"outputUriPrefix":"gs://my-bucket/out"}}}' \
+//	  $u/v1/projects/my-project/locations/us-central1/batchPredictionJobs
+//
 // Faults are lines of words. They are set by --fault, by --fault-file, or at any time
 // by
 //
@@ -63,17 +97,24 @@
 //	results values=nan last=1                     results swap each=5
 //	results line=NaN keys=b                       results set='error={"code":0}' keys=b
 //	create hold=sent when=before                  download hold=half at=5000
+//	object.insert match=claims/ drop when=after   object.read cut=5000 nth=1
+//	object.data take=300000                       object.list status=403
+//	job state=EXPIRED done=4                      cancel done=3
+//	results error=8 keys=b place=file             results files=3
 //
 // Double quotes keep blanks together. Single quotes also keep double quotes.
 //
 // The operations are upload.start, upload.data, file.get, file.list,
-// file.delete, download, create, get, list, cancel, delete, embed, and any,
-// which is all of these; and job and results, which are a job at its end and
-// its results.
+// file.delete, download, create, get, list, cancel, delete, embed; for objects of
+// Cloud Storage object.insert (media and multipart), object.start and object.data (a
+// resumable upload), object.get, object.read (the content), object.list,
+// object.patch, object.delete; metadata; and any, which is all of these; and job
+// and results, which are a job at its end and its results.
 //
 // These words select calls: nth=N or nth=N-M, every=N, times=N, p=P with seed=N,
 // match=TEXT. match=TEXT selects a call that has TEXT in its path, in the display
-// name of the file, upload or job, or in the body of a create.
+// name of the file, upload or job, in the bucket/name of an object, or in the body of
+// a create or of a call for an object (up to 64 kB).
 //
 // These faults take the place of the work (when=before), or of the reply after the
 // work is done (when=after):
@@ -90,7 +131,7 @@
 // With these faults the work is always done:
 //
 //	set=PATH=JSON the real reply with this value at PATH: names and indexes, separated by dots (* is
-//	              every index). set=PATH removes the value. May be repeated. Not for download
+//	              every index). set=PATH removes the value. May be repeated. Not for download and object.read
 //	header=NAME:VALUE  the reply with this header; header=NAME removes it. May be repeated. Also for status= and body=
 //	drip=TIME     the body byte by byte, TIME apart
 //	cut=N         cut the connection after N bytes of the body
@@ -98,22 +139,27 @@
 //	hide=N        list: without the newest N jobs
 //	order=oldest  list: oldest job first; order=shuffled: in a random order
 //	repeat        list: each page begins with the last job of the page before
-//	short=N       download: the file seems to have only N bytes
+//	short=N       download, object.read: the file seems to have only N bytes
+//	take=N        object.data: receive N bytes of the piece, then cut the connection
 //	late=N        cancel: the job is CANCELLED at the Nth status request after this, and not at once
 //
 // With at=N, hang, delay, hold and drip begin after N bytes of the reply's
-// body. With unread, hang, delay and hold of upload.data read the request's body
+// body. With unread, hang, delay and hold of upload.data and object.data read the request's body
 // only after they end, so that the client cannot send all of it. Until then the
 // emulator does not notice that the client disconnects.
 //
 // For job: state=FAILED, CANCELLED or EXPIRED, with code= and message=. With any
-// other state the job ends with results.
+// other state the job ends with results. With done=N a job of Vertex AI has answered N
+// lines at its end, whatever its state is. done=N is also a fault of cancel.
 //
 // For results: the words keys=A,B, each=N, first=N and last=N select lines; without
 // them all lines are selected. The faults are error=CODE or error=JSON (message=,
 // place=response), missing, duplicate, foreign, nokey, swap, length=N, values=nan,
 // nan-string, inf, huge, null-element, empty, null or absent, set=PATH=JSON,
-// line=TEXT, garbage; and half, which cuts the last line of the file.
+// line=TEXT, garbage; and half, which cuts the last line of the file. For Vertex AI an
+// error also has place=status, which is the default and has only the message, code,
+// error, and file, which is errors_0001.jsonl; and files=N writes N files
+// predictions_00001.jsonl and so on.
 //
 // A call at a hold waits until it is released or its client disconnects:
 //

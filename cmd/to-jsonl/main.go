@@ -35,7 +35,7 @@
 // "title: A title | text: Some text", "task: search result | query: …".
 //
 // --shape is the form of a request line. rest is for the Gemini API. vertex is for
-// batch prediction on Google Cloud. sdk is the spelling of Google's SDKs; the
+// batch prediction of Vertex AI, and the default with --backend vertex. sdk is the spelling of Google's SDKs; the
 // embedding endpoint of the Gemini API refuses it.
 //
 // Strings are checked and copied as they are written. Text that is not UTF-8, half a

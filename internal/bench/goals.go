@@ -49,6 +49,11 @@ var goals = []goal{
 	{"… gbatch-submit", "start.gbatch-submit", 10, true, "%s ms", starting},
 	{"… gbatch-wait", "start.gbatch-wait", 10, true, "%s ms", starting},
 	{"… gbatch-fetch", "start.gbatch-fetch", 10, true, "%s ms", starting},
+	{"chunks-pending with nothing to do at the largest size: processor time, compared with the SELECT of all hashes", "idle.id, title, text", 1.3, true, "%s×", nil},
+	{"… with courtesy columns", "idle.with courtesy columns", 1.3, true, "%s×", func(map[string]float64) string {
+		return "the rows are also joined with what was noted of each chunk, by its id"
+	}},
+	{"the whole pipe: the processor time of a script with Google's SDK and DuckDB's client for node, compared with ours", "peer", 8, false, "%s×", nil},
 	{"the whole pipe: time for a chunk at the largest size, compared with the next smaller size", "line.flat", 1.25, true, "%s×", nil},
 }
 

@@ -32,19 +32,21 @@ import (
 // These are the sizes of the data, for a complete run and for -quick.
 type sizes struct {
 	rounds   int
-	fetch    int // result lines of 768 values; a quarter as many lines of 3072 values
-	toJSONL  int // chunks of 1.5 KB
-	pending  int // chunks of 1 KB
-	apply    int // vectors of 768
-	submit   int // requests of 1.5 KB
-	memory   int // the largest result for the memory of fetch, as a multiple of its results
-	versions int // how many times each command is started
+	fetch    int   // result lines of 768 values; a quarter as many lines of 3072 values
+	toJSONL  int   // chunks of 1.5 KB
+	pending  int   // chunks of 1 KB
+	apply    int   // vectors of 768
+	submit   int   // requests of 1.5 KB
+	memory   int   // the largest result for the memory of fetch, as a multiple of its results
+	versions int   // how many times each command is started
+	users    []int // chunks of users' own tables
+	idle     int   // chunks of a table with nothing to do
 	line     []int
 }
 
 var (
-	whole = sizes{rounds: 5, fetch: 20_000, toJSONL: 200_000, pending: 200_000, apply: 50_000, submit: 200_000, memory: 10, versions: 50, line: []int{10_000, 100_000, 1_000_000}}
-	quick = sizes{rounds: 2, fetch: 2_000, toJSONL: 20_000, pending: 20_000, apply: 10_000, submit: 20_000, memory: 5, versions: 10, line: []int{10_000, 20_000}}
+	whole = sizes{rounds: 5, fetch: 20_000, toJSONL: 200_000, pending: 200_000, apply: 50_000, submit: 200_000, memory: 10, versions: 50, users: []int{20_000, 200_000}, idle: 1_000_000, line: []int{10_000, 100_000, 1_000_000}}
+	quick = sizes{rounds: 2, fetch: 2_000, toJSONL: 20_000, pending: 20_000, apply: 10_000, submit: 20_000, memory: 5, versions: 10, users: []int{2_000}, idle: 50_000, line: []int{10_000, 20_000}}
 )
 
 type bench struct {
@@ -72,6 +74,8 @@ var sections = []struct {
 	{"pending", (*bench).pending},
 	{"submit", (*bench).submit},
 	{"apply", (*bench).apply},
+	{"users", (*bench).users},
+	{"peer", (*bench).peer},
 	{"line", (*bench).line},
 	{"start", (*bench).start},
 	{"profiles", (*bench).profiles},

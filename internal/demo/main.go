@@ -9,6 +9,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"html"
 	"io"
@@ -32,7 +33,10 @@ const line = "chunks-pending kb.duckdb | to-jsonl | gbatch-submit | gbatch-wait 
 // folder is where the database, and what the emulator holds, are left behind.
 const folder = "demo"
 
+var onVertex = flag.Bool("vertex", false, "submit to the emulator's Vertex AI, with a bucket")
+
 func main() {
+	flag.Parse()
 	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, "demo: error:", err)
 		os.Exit(1)
@@ -74,6 +78,9 @@ func run() error {
 		return strings.HasPrefix(v, "GBATCH_") || strings.HasPrefix(v, "GOOGLE_API_KEY=")
 	})
 	env = append(env, "GOOGLE_GEMINI_BASE_URL="+url, "GEMINI_API_KEY=demo", "XDG_STATE_HOME="+dir, "XDG_CACHE_HOME="+dir, "GBATCH_INTERVAL=100ms")
+	if *onVertex {
+		env = append(env, strings.Split(vertex(url), " ")...)
+	}
 	shell := func(command string) (out string, err error) {
 		fmt.Println("\n$ " + command)
 		cmd := exec.Command("bash", "-o", "pipefail", "-c", command)
@@ -132,8 +139,18 @@ func run() error {
 	if err := bill(url, &duck.Database{DB: filepath.Join(dir, "kb.duckdb")}, len(chunks)+1); err != nil {
 		return err
 	}
-	fmt.Printf(next, folder, line)
+	more := ""
+	if *onVertex {
+		more = "\n  export " + vertex("http://127.0.0.1:8787")
+	}
+	fmt.Printf(next, folder, line, more)
 	return nil
+}
+
+// vertex returns the variables that name an emulator as Vertex AI.
+func vertex(url string) string {
+	return "GBATCH_BACKEND=vertex GBATCH_BUCKET=gs://demo/kb GOOGLE_CLOUD_PROJECT=demo GOOGLE_CLOUD_LOCATION=us-central1 " +
+		"GOOGLE_VERTEX_BASE_URL=" + url + " STORAGE_EMULATOR_HOST=" + url + " GCE_METADATA_HOST=" + strings.TrimPrefix(url, "http://")
 }
 
 // bill prints what the emulator was paid for. It is an error if that is not one
@@ -178,7 +195,7 @@ const next = `
 
   export PATH="$PWD/bin:$PATH" XDG_STATE_HOME="$PWD/%[1]s" XDG_CACHE_HOME="$PWD/%[1]s"
   gemini-emulator --dir %[1]s/emulator --listen 127.0.0.1:8787 &
-  export GOOGLE_GEMINI_BASE_URL=http://127.0.0.1:8787 GEMINI_API_KEY=demo
+  export GOOGLE_GEMINI_BASE_URL=http://127.0.0.1:8787 GEMINI_API_KEY=demo%[3]s
   cd %[1]s
   chunks-status kb.duckdb
   echo '{"id":"mine","text":"A text of my own."}' | chunks-add kb.duckdb

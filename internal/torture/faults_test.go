@@ -24,6 +24,9 @@ func TestEveryFault(t *testing.T) {
 			if action == "hold" { // what happens at a hold is parts b and d
 				continue
 			}
+			if action == "files" { // of jobs of Vertex AI, which the line does not make
+				continue
+			}
 			tried := slices.ContainsFunc(list, func(c faultCase) bool {
 				return slices.ContainsFunc(c.specs, func(spec string) bool { return strings.HasPrefix(spec, op+" ") && hasAction(spec, action) })
 			})

@@ -78,14 +78,27 @@ func (c *Conn) Exec(sql string, args ...any) error {
 // Query runs a statement and returns its rows. Close the rows before the
 // connection. An argument is a string, an int, an int64, a bool or nil.
 func (c *Conn) Query(sql string, args ...any) (*Rows, error) {
-	r := &Rows{}
-	if len(args) == 0 {
-		state := mapping.Query(c.c, sql, &r.result)
-		return c.started(r, state, sql)
+	var stmts mapping.ExtractedStatements
+	defer mapping.DestroyExtracted(&stmts)
+	n := mapping.ExtractStatements(c.c, sql, &stmts)
+	if n == 0 {
+		return nil, c.failed(mapping.ExtractStatementsError(stmts), sql)
 	}
+	for i := range n - 1 {
+		r, err := c.run(stmts, i, sql, nil)
+		if err != nil {
+			return nil, err
+		}
+		r.Close()
+	}
+	return c.run(stmts, n-1, sql, args)
+}
+
+// run runs one of several statements.
+func (c *Conn) run(stmts mapping.ExtractedStatements, i mapping.IdxT, sql string, args []any) (*Rows, error) {
 	var stmt mapping.PreparedStatement
 	defer mapping.DestroyPrepare(&stmt)
-	if mapping.Prepare(c.c, sql, &stmt) == mapping.StateError {
+	if mapping.PrepareExtractedStatement(c.c, stmts, i, &stmt) == mapping.StateError {
 		return nil, c.failed(mapping.PrepareError(stmt), sql)
 	}
 	for i, arg := range args {
@@ -106,8 +119,29 @@ func (c *Conn) Query(sql string, args ...any) (*Rows, error) {
 			return nil, fmt.Errorf("argument %d (%T) of %q has a type that is not supported", i+1, arg, firstLine(sql))
 		}
 	}
-	state := mapping.ExecutePrepared(stmt, &r.result)
-	return c.started(r, state, sql)
+	var pending mapping.PendingResult
+	defer mapping.DestroyPending(&pending)
+	if mapping.PendingPrepared(stmt, &pending) == mapping.StateError {
+		return nil, c.failed(mapping.PendingError(pending), sql)
+	}
+	// This thread works with DuckDB's threads. When no work is left for it, it
+	// sleeps. In DuckDB's own call, it would ask for work all the time.
+	const shortest, longest = 20 * time.Microsecond, time.Millisecond
+	pause := shortest
+	for {
+		switch mapping.PendingExecuteTask(pending) {
+		case mapping.PendingStateResultReady:
+			r := &Rows{}
+			return c.started(r, mapping.ExecutePending(pending, &r.result), sql)
+		case mapping.PendingStateError:
+			return nil, c.failed(mapping.PendingError(pending), sql)
+		case mapping.PendingStateNoTasksAvailable:
+			time.Sleep(pause)
+			pause = min(2*pause, longest)
+		default:
+			pause = shortest
+		}
+	}
 }
 
 func (c *Conn) started(r *Rows, state mapping.State, sql string) (*Rows, error) {

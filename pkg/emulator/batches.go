@@ -49,6 +49,8 @@ type job struct {
 	Error                           *rpcStatus
 	CancelAt                        int // the status GET at which a cancel ends the job; 0: none
 	Deleted                         bool
+	Done                            *int64     // the lines that were done when the job ended; nil: all
+	Vertex                          *vertexJob // nil for a job of the Gemini API
 
 	working chan struct{} // closed when the worker ends; nil before it starts
 }
@@ -310,13 +312,18 @@ func (s *Server) jobGet(w http.ResponseWriter, r *http.Request, c *call) error {
 		j.Polls++
 		if j.State == pending && j.Polls >= s.opts.Polls {
 			j.State = running
+			if j.Vertex != nil {
+				j.Vertex.Started = time.Now()
+			}
 			if err := s.change(j); err != nil {
 				return err
 			}
 		}
 		switch {
 		case j.CancelAt > 0 && j.Polls >= j.CancelAt:
-			if err := s.endCancelled(j); err != nil {
+			if j.Vertex != nil && j.working == nil {
+				s.startWork(j) // some lines may be done
+			} else if err := s.endCancelled(j); err != nil {
 				return err
 			}
 		case j.CancelAt == 0 && j.Polls > s.opts.Polls && time.Since(j.Created) >= s.opts.Delay:
@@ -347,6 +354,14 @@ func (s *Server) jobList(w http.ResponseWriter, r *http.Request, c *call) error 
 			mine = append(mine, j)
 		}
 	}
+	q := r.URL.Query()
+	if c.vertex != "" {
+		selected, err := parseFilter(q.Get("filter"))
+		if err != nil {
+			return err
+		}
+		mine = slices.DeleteFunc(mine, func(j *job) bool { return !selected(j) })
+	}
 	newestFirst := func(j *job) int64 { return j.Seq }
 	rank := newestFirst
 	switch c.order {
@@ -364,6 +379,21 @@ func (s *Server) jobList(w http.ResponseWriter, r *http.Request, c *call) error 
 	shown, next, err := page(r, mine, rank, 50, c.repeat)
 	if err != nil {
 		return err
+	}
+	if c.vertex != "" {
+		reply := map[string]any{}
+		var list []any
+		for _, j := range shown {
+			list = append(list, masked(j.vertexReply(), q.Get("readMask")))
+		}
+		if list != nil {
+			reply["batchPredictionJobs"] = list
+		}
+		if next != "" {
+			reply["nextPageToken"] = next
+		}
+		writeJSON(w, http.StatusOK, reply)
+		return nil
 	}
 	reply := struct {
 		Operations []*operation `json:"operations,omitempty"`
@@ -395,6 +425,11 @@ func (s *Server) jobCancel(w http.ResponseWriter, _ *http.Request, c *call) erro
 		e.status = "FAILED_PRECONDITION"
 		return e
 	}
+	if j.Vertex != nil {
+		c.late = max(1, c.late) // it is CANCELLING at first
+		done := int64(c.done)
+		j.Done = &done
+	}
 	if j.CancelAt = j.Polls + c.late; c.late > 0 {
 		err = s.change(j)
 	} else {
@@ -409,8 +444,10 @@ func (s *Server) jobCancel(w http.ResponseWriter, _ *http.Request, c *call) erro
 
 // endCancelled ends a job as CANCELLED. The caller must hold s.mu.
 func (s *Server) endCancelled(j *job) error {
-	return s.end(j, cancelled, &rpcStatus{Code: 1, Message: "The operation was cancelled."})
+	return s.end(j, cancelled, wasCancelled)
 }
+
+var wasCancelled = &rpcStatus{Code: 1, Message: "The operation was cancelled."}
 
 // jobDelete hides a job. According to the reference it does not cancel the job:
 // a job that was deleted before its end counts as paid in the books.
@@ -421,12 +458,21 @@ func (s *Server) jobDelete(w http.ResponseWriter, _ *http.Request, c *call) erro
 	if err != nil {
 		return err
 	}
+	if j.Vertex != nil && !ended(j.State) {
+		e := errorf(http.StatusBadRequest, "The BatchPredictionJob is in state %s: only a job that has ended can be deleted.", j.vertexState())
+		e.status = "FAILED_PRECONDITION"
+		return e
+	}
 	j.Deleted = true
 	if err := s.change(j); err != nil {
 		return err
 	}
 	os.Remove(s.jobPath(j.ID, ".input"))
 	os.Remove(s.jobPath(j.ID, ".results"))
+	if j.Vertex != nil {
+		writeJSON(w, http.StatusOK, map[string]any{"name": j.Vertex.Parent + "/operations/" + newDigits(19), "done": true})
+		return nil
+	}
 	writeJSON(w, http.StatusOK, struct{}{})
 	return nil
 }
@@ -534,6 +580,17 @@ func resultFile(j *job) string { return resultPrefix + j.ID }
 
 // sendOperation needs s.mu held.
 func (s *Server) sendOperation(w http.ResponseWriter, c *call, j *job) error {
+	if j.Vertex != nil {
+		reply := j.vertexReply()
+		if c.state != "" {
+			reply["state"] = c.state
+			for _, name := range []string{"endTime", "error", "outputInfo", "completionStats"} {
+				delete(reply, name)
+			}
+		}
+		writeJSON(w, http.StatusOK, reply)
+		return nil
+	}
 	op, err := s.operation(j, c.op == "get")
 	if err != nil {
 		return err

@@ -486,7 +486,7 @@ func BenchmarkCheapResults(b *testing.B) {
 	c.create(model001, c.upload(input.String())).ok(b)
 	for _, j := range c.s.jobs {
 		for b.Loop() {
-			done, err := c.s.makeResults(j, nil)
+			done, err := c.s.makeResults(j, nil, j.Requests)
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -155,7 +155,9 @@ func (s *Server) Books() (*Books, error) {
 	for i := range jobs {
 		b.Creates++
 		b.Jobs[jobs[i].State]++
-		if s := jobs[i].State; !ended(s) || hasResults(s) {
+		if s := jobs[i].State; jobs[i].Vertex != nil && ended(s) {
+			b.Tokens += jobs[i].Vertex.Tokens
+		} else if !ended(s) || hasResults(s) {
 			b.Tokens += jobs[i].Tokens
 		}
 		if jobs[i].Deleted {
@@ -201,7 +203,8 @@ func (s *Server) eachPaid(jobs []job, visit func(j *job, hash []byte, kind byte,
 
 func (s *Server) jobPaid(j *job, visit func(j *job, hash []byte, kind byte, rawKey []byte, outcome string)) error {
 	outcomes := map[int]string{}
-	if hasResults(j.State) {
+	worked := hasResults(j.State) || j.Vertex != nil && j.Vertex.Directory != ""
+	if worked {
 		data, err := os.ReadFile(s.jobPath(j.ID, ".outcome"))
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
@@ -228,7 +231,7 @@ func (s *Server) jobPaid(j *job, visit func(j *job, hash []byte, kind byte, rawK
 			return errors.New("a damaged line in the books of " + j.ID)
 		}
 		outcome := outcomes[i]
-		if ended(j.State) && !hasResults(j.State) {
+		if ended(j.State) && !worked {
 			outcome = "unpaid"
 		}
 		visit(j, line[:hashDigits], line[hashDigits+1], line[hashDigits+3:], outcome)

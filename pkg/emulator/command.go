@@ -32,6 +32,7 @@ type Emulator struct {
 	QuotaJobs   int           `help:"Most jobs per project that have not ended. A create above this is a 429." default:"100"`
 	QuotaTokens int64         `help:"Most tokens per project in jobs that have not ended. A create above this is a 429. 0 is no limit." default:"0"`
 	MaxFile     int64         `help:"Size in bytes of the largest file that may be uploaded." default:"2147483648"`
+	TokenLife   time.Duration `help:"How long a token of the metadata server is valid." default:"1h"`
 	Fault       []string      `help:"A fault to inject; may be repeated." sep:"none" placeholder:"SPEC"`
 	FaultFile   string        `help:"A file with one fault in each line." type:"path"`
 }
@@ -59,7 +60,7 @@ func (e *Emulator) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	s, err := New(Options{
 		Dir: e.Dir, BasePath: e.BasePath, Key: e.Key, Polls: e.Polls, Delay: e.Delay, Processing: e.Processing,
 		Cheap: e.Vectors == "cheap", Float64Digits: e.Digits == "float64", Tokens: e.Tokens, InOrder: e.InOrder, Spaces: e.Spaces, MaxJobs: e.QuotaJobs, MaxTokens: e.QuotaTokens, MaxFile: e.MaxFile,
-		Faults: faults,
+		TokenLife: e.TokenLife, Faults: faults,
 	})
 	if err != nil {
 		return err

@@ -30,7 +30,11 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if nodeDir != "" {
+		os.RemoveAll(nodeDir)
+	}
+	os.Exit(code)
 }
 
 const (

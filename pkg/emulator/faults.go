@@ -25,28 +25,29 @@ type fault struct {
 	p        float64
 	random   *rand.Rand
 
-	do         string // the name of the action
-	after      bool
-	status     int
-	message    string
-	retry      time.Duration
-	headers    []header
-	body       *string
-	edits      []edit
-	wait       time.Duration // of delay and drip
-	name       string        // of hold
-	unread     bool
-	at         int64 // bytes, of hang, delay, hold, drip, cut and short; -1 if not given
-	state      string
-	code       int             // gRPC
-	error      json.RawMessage // an error that is more than a code and a message
-	keys       []string
-	each       int
-	first      int
-	last       int
-	count      int    // of hide, late and length
-	what       string // of values, order and line
-	inResponse bool
+	do      string // the name of the action
+	after   bool
+	status  int
+	message string
+	retry   time.Duration
+	headers []header
+	body    *string
+	edits   []edit
+	wait    time.Duration // of delay and drip
+	name    string        // of hold
+	unread  bool
+	at      int64 // bytes, of hang, delay, hold, drip, cut, short and take; -1 if not given
+	state   string
+	code    int             // gRPC
+	error   json.RawMessage // an error that is more than a code and a message
+	keys    []string
+	each    int
+	first   int
+	last    int
+	count   int    // of hide, late and length
+	what    string // of values, order and line
+	place   string // of error
+	done    int    // lines that a job has done when it ends; -1: all
 
 	calls, fired int
 }
@@ -74,14 +75,17 @@ type faultSet struct {
 // Double quotes keep blanks together. Single quotes also keep double quotes.
 //
 // OPERATION is upload.start, upload.data, file.get, file.list, file.delete,
-// download, create, get, list, cancel, delete, embed, or any, which stands for
-// all of these calls. Two more operations are not calls: job is a job that is
+// download, create, get, list, cancel, delete, embed, object.insert (also
+// multipart), object.start and object.data (a resumable upload), object.get,
+// object.read, object.list, object.patch, object.delete, metadata, or any, which
+// stands for all of these calls. Two more operations are not calls: job is a job that is
 // about to end, and results is a job whose results are about to be written.
 //
 // WHICH selects calls. Without it the fault strikes each call. Calls are
 // counted from 1, from the moment the fault was set. Only matching calls count:
 //
-//	match=TEXT     the path, the display name, or the body of a create, an embed or an upload.start contains TEXT
+//	match=TEXT     the path, the display name, or the body of a create, an embed or an upload.start contains TEXT;
+//	               for an object also bucket/name, and a body of at most 64 kB
 //	nth=N, nth=N-M the Nth call, or the Nth to the Mth
 //	every=N        each Nth call
 //	times=N        at most N times
@@ -111,22 +115,27 @@ type faultSet struct {
 //	drip=50ms      send the reply's body byte by byte, 50 ms apart
 //	cut=N          cut the connection after N bytes of the reply's body; its Content-Length is that of the whole body
 //	at=N           detail of hang, delay, hold and drip: begin after N bytes of the reply's body
-//	unread         detail of hang, delay and hold, for upload.data: wait before the request's body is read
+//	unread         detail of hang, delay and hold, for upload.data and object.data: wait before the request's body is read
 //	state=NAME     get: this state, in this reply only
 //	hide=N         list: without the newest N jobs, as if the list lagged
 //	order=oldest   list: oldest job first; order=shuffled is a fixed random order
 //	repeat         list: each page begins with the last job of the page before
-//	short=N        download: the file seems to have only N bytes, one less if a line ends at N
+//	short=N        download, object.read: the file seems to have only N bytes, one less if a line ends at N
+//	take=N         object.data: the first N bytes of the piece are received, then the connection is cut
 //	late=N         cancel: the job is CANCELLED at the Nth status GET after this call, and not at once
 //
 // ACTION for job: state=NAME. With FAILED, CANCELLED and EXPIRED the job ends
 // without results, with code=13 and message="…". With any other name, such as
 // PARTIALLY_SUCCEEDED or one that Google does not have, it ends with results.
+// With done=N, a job of Vertex AI has done N lines at its end, whatever its state
+// is: these have results and are paid for. done=N is also a detail of cancel.
 //
 // ACTION for results. keys=a,b,c, each=N, first=N and last=N select lines, in the
 // order of the input. Without them the action applies to all lines:
 //
-//	error=13       an error in place of the vector, with this gRPC code and message="…"; place=response puts it inside response
+//	error=13       an error in place of the vector, with this gRPC code and message="…"; place=response puts it inside response.
+//	               Vertex AI: place=status (the default, the message only), code (a status object), response, error, and file
+//	               (in errors_0001.jsonl)
 //	error=JSON     this error
 //	missing        no line
 //	duplicate      the line twice
@@ -139,6 +148,7 @@ type faultSet struct {
 //	set=PATH=JSON  another value in the line; set=PATH removes it; may be repeated
 //	line=TEXT      TEXT in place of the line
 //	garbage        a line that is not JSON
+//	files=N        Vertex AI: N files predictions_00001.jsonl and so on
 //	half           the last line of the file is cut in half, whatever lines are selected
 //
 // The results of an inline job are part of one JSON document. So values=nan,
@@ -200,7 +210,7 @@ func (fs *faultSet) results(j *job) (end *fault, lines []*fault) {
 		}
 	}
 	for _, f := range fs.list {
-		if f.op == "results" && (end == nil || hasResults(end.state)) && f.strikes(j.DisplayName) {
+		if f.op == "results" && (end == nil || hasResults(end.state) || end.done > 0) && f.strikes(j.DisplayName) {
 			lines = append(lines, f)
 		}
 	}
@@ -243,7 +253,8 @@ func (f *fault) selects(i, n int, key []byte) bool {
 
 var callOps = []string{
 	"any", "upload.start", "upload.data", "file.get", "file.list", "file.delete", "download", "create", "get", "list", "cancel",
-	"delete", "embed",
+	"delete", "embed", "object.insert", "object.start", "object.data", "object.get", "object.read", "object.list", "object.patch",
+	"object.delete", "metadata",
 }
 
 // actions are the actions of one operation, in addition to callActions.
@@ -252,9 +263,11 @@ var actions = map[string][]string{
 	"get":         {"state"},
 	"list":        {"hide", "order", "repeat"},
 	"download":    {"short"},
+	"object.data": {"take"},
+	"object.read": {"short"},
 	"cancel":      {"late"},
 	"job":         {"state"},
-	"results":     {"error", "missing", "duplicate", "foreign", "nokey", "swap", "length", "values", "set", "line", "garbage", "half"},
+	"results":     {"error", "missing", "duplicate", "foreign", "nokey", "swap", "length", "values", "set", "line", "garbage", "half", "files"},
 }
 
 var callActions = []string{"status", "drop", "hang", "delay", "hold", "set", "drip", "cut"}
@@ -278,7 +291,7 @@ func parseFault(spec string) (*fault, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &fault{spec: spec, op: words[0], at: -1, code: 13}
+	f := &fault{spec: spec, op: words[0], at: -1, code: 13, done: -1}
 	isCall := slices.Contains(callOps, f.op)
 	if !isCall && f.op != "job" && f.op != "results" {
 		return nil, fmt.Errorf("unknown operation %q", f.op)
@@ -295,6 +308,8 @@ func parseFault(spec string) (*fault, error) {
 	// These words are the action if there is no other action.
 	switch {
 	case f.do != "":
+	case f.op == "cancel" && f.done >= 0:
+		f.do, f.count = "late", 1
 	case f.body != nil:
 		f.do, f.status = "status", http.StatusOK
 	case f.edits != nil, f.headers != nil:
@@ -308,16 +323,18 @@ func parseFault(spec string) (*fault, error) {
 		return nil, fmt.Errorf("%s has no action %s", f.op, f.do)
 	case f.after && (!slices.Contains(afterActions, f.do) || f.at >= 0 || f.unread):
 		return nil, fmt.Errorf("%s cannot be used with when=after", f.do)
-	case f.after && f.op == "download":
+	case f.after && (f.op == "download" || f.op == "object.read"):
 		return nil, errors.New("a download does not allow when=after: use cut, or hold with at")
 	case f.body != nil && f.do != "status":
 		return nil, fmt.Errorf("%s has no body", f.do)
 	case f.headers != nil && (!isCall || f.do != "status" && f.do != "set"):
 		return nil, fmt.Errorf("%s has no header", f.do)
-	case f.edits != nil && (f.do != "set" || f.op == "download"):
+	case f.edits != nil && (f.do != "set" || f.op == "download" || f.op == "object.read"):
 		return nil, fmt.Errorf("%s %s has no set", f.op, f.do)
-	case f.unread && (!waits || f.op != "upload.data" || f.at >= 0):
-		return nil, errors.New("unread can only be used with hang, delay and hold of upload.data")
+	case f.unread && (!waits || f.op != "upload.data" && f.op != "object.data" || f.at >= 0):
+		return nil, errors.New("unread can only be used with hang, delay and hold of upload.data and object.data")
+	case f.done >= 0 && f.op != "job" && f.do != "late":
+		return nil, errors.New("done can only be used with job and with late")
 	case f.op == "job":
 		f.state = "BATCH_STATE_" + strings.TrimPrefix(f.state, "BATCH_STATE_")
 		if f.state == pending || f.state == running || f.state == succeeded {
@@ -419,10 +436,12 @@ func (f *fault) word(w string, seed *uint64) error {
 		f.name = value
 	case "unread":
 		f.unread = true
-	case "cut", "short":
+	case "cut", "short", "take":
 		err = do(true)
 		f.at = int64(number(0))
-	case "hide", "late":
+	case "done":
+		f.done = number(0)
+	case "hide", "late", "files":
 		err = do(true)
 		f.count = number(1)
 	case "order":
@@ -451,7 +470,7 @@ func (f *fault) word(w string, seed *uint64) error {
 			f.code = number(0)
 		}
 	case "place":
-		f.inResponse = oneOf("response") == "response"
+		f.place = oneOf("response", "error", "status", "code", "file")
 	case "length":
 		err = do(true)
 		f.count = number(-maxDim)

@@ -575,19 +575,24 @@ func (s *Server) download(w http.ResponseWriter, r *http.Request, c *call) error
 		return errorf(http.StatusBadRequest, "files/%s cannot be downloaded: it was uploaded, not generated", f.ID)
 	}
 	w.Header().Set("Content-Type", "application/octet-stream")
+	return c.serve(w, r, f.Created, data, f.Size)
+}
+
+// serve sends the bytes of a file, all or a Range. With the fault short the file
+// ends in the middle of a line: if the cut is between two lines, the file has one
+// byte less.
+func (c *call) serve(w http.ResponseWriter, r *http.Request, modified time.Time, data *os.File, size int64) error {
 	if c.short < 0 {
-		http.ServeContent(w, r, "", f.Created, data)
+		http.ServeContent(w, r, "", modified, data)
 		return nil
 	}
-	// The file ends in the middle of a line: if the cut is between two lines, the
-	// file has one byte less.
-	n := min(c.short, f.Size)
+	n := min(c.short, size)
 	if n > 0 {
 		var last [1]byte
 		if _, err := data.ReadAt(last[:], n-1); err == nil && last[0] == '\n' {
 			n--
 		}
 	}
-	http.ServeContent(w, r, "", f.Created, io.NewSectionReader(data, 0, n))
+	http.ServeContent(w, r, "", modified, io.NewSectionReader(data, 0, n))
 	return nil
 }

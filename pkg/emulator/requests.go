@@ -27,6 +27,7 @@ import (
 type item struct {
 	key      []byte // unescaped
 	rawKey   []byte // as written, with its quotes; nil if the line has no key
+	request  []byte // the request, as written
 	metadata []byte // metadata of an inline request, as written
 	model    []byte
 	text     []byte // the parts joined by newlines, because several parts make one vector
@@ -59,6 +60,7 @@ const (
 // parser reads one line at a time and keeps its buffers.
 type parser struct {
 	generate bool // also accepts contents and config, as the generic create does
+	vertex   bool // ignores options that are not in the config
 	b        []byte
 	i        int
 	item     item
@@ -87,7 +89,10 @@ func (p *parser) line(b []byte) (*item, error) {
 			p.item.metadata = p.b[start:p.i]
 		case "request":
 			seen = true
+			p.space()
+			start := p.i
 			err = p.request()
+			p.item.request = p.b[start:p.i]
 		default:
 			err = p.skip(0)
 		}
@@ -170,7 +175,9 @@ func (p *parser) request() error {
 		}
 		return err
 	})
-	p.item.title, p.item.task, p.item.dim = top.title, top.task, top.dim
+	if !p.vertex { // whether Vertex AI reads them in a batch is unknown
+		p.item.title, p.item.task, p.item.dim = top.title, top.task, top.dim
+	}
 	if config.title != nil {
 		p.item.title = config.title
 	}
@@ -607,7 +614,7 @@ const listedErrors = 1000
 // Google's does.
 func checkInput(j *job, input io.Reader, paid io.Writer) error {
 	lines := lineReader{r: bufio.NewReaderSize(input, 1<<20)}
-	p := parser{generate: j.Generate}
+	p := parser{generate: j.Generate, vertex: j.Vertex != nil}
 	var bad []string
 	more := 0
 	var entry []byte

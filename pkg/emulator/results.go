@@ -33,6 +33,10 @@ func (s *Server) startWork(j *job) {
 		if end != nil {
 			state = end.state
 		}
+		if j.Vertex != nil {
+			s.predict(j, end, lines)
+			return
+		}
 		if !hasResults(state) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
@@ -41,7 +45,7 @@ func (s *Server) startWork(j *job) {
 			}
 			return
 		}
-		done, err := s.makeResults(j, lines)
+		done, err := s.makeResults(j, lines, j.Requests)
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if err == nil && !ended(j.State) && !j.Deleted {
@@ -52,6 +56,63 @@ func (s *Server) startWork(j *job) {
 			s.end(j, failed, &rpcStatus{Code: 13, Message: err.Error()})
 		}
 	}()
+}
+
+// predict makes the results of a job of Vertex AI, whatever state it ends in: what
+// was done before is written, and paid for. The caller must not hold s.mu.
+func (s *Server) predict(j *job, end *fault, lines []*fault) {
+	state, status := succeeded, (*rpcStatus)(nil)
+	s.mu.Lock()
+	switch {
+	case j.Vertex.Bad != nil:
+		state, status = failed, j.Vertex.Bad
+	case j.CancelAt > 0:
+		state, status = cancelled, wasCancelled
+	case end != nil:
+		state = end.state
+		if !hasResults(state) {
+			status = &rpcStatus{Code: end.code, Message: end.message}
+			j.Done = new(int64)
+		}
+		if end.done >= 0 {
+			done := int64(end.done)
+			j.Done = &done
+		}
+	}
+	limit := j.Requests
+	if j.Done != nil {
+		limit = min(limit, *j.Done)
+	}
+	nothing := j.Vertex.Bad != nil || limit == 0
+	s.mu.Unlock()
+	var done *made
+	var directory string
+	var err error
+	if !nothing {
+		files := 1
+		for _, f := range lines {
+			if f.do == "files" {
+				files = f.count
+			}
+		}
+		if done, err = s.makeResults(j, lines, limit); err == nil {
+			directory, err = s.addPredictions(j, files)
+		}
+		os.Remove(s.jobPath(j.ID, ".results.tmp"))
+		os.Remove(s.jobPath(j.ID, ".errors.tmp"))
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case ended(j.State) || j.Deleted || err == errStopped:
+		return
+	case err != nil:
+		state, status = failed, &rpcStatus{Code: 13, Message: err.Error()}
+	case done != nil:
+		j.Vertex.Directory, j.Vertex.Tokens = directory, done.tokens
+		j.Failed, j.Succeeded = done.failed, limit-done.failed
+	}
+	s.end(j, state, status)
 }
 
 // publish needs s.mu held. It writes the job's JSON last. Until the JSON has the
@@ -80,12 +141,13 @@ func (s *Server) publish(j *job, state string, done *made) error {
 type made struct {
 	failed int64 // lines with an error
 	bytes  int64
+	tokens int64
 }
 
 // makeResults writes the results of j to .results.tmp, and the outcome of its
 // lines to .outcome. It reads the input line by line, and needs 12 bytes of
-// memory for each line.
-func (s *Server) makeResults(j *job, faults []*fault) (*made, error) {
+// memory for each line. The lines after the first limit lines get no answer.
+func (s *Server) makeResults(j *job, faults []*fault, limit int64) (*made, error) {
 	input, err := os.Open(s.jobPath(j.ID, ".input"))
 	if err != nil {
 		return nil, err
@@ -98,6 +160,7 @@ func (s *Server) makeResults(j *job, faults []*fault) (*made, error) {
 	n := len(starts) - 1
 	m := &resultMaker{s: s, j: j, input: input, starts: starts, faults: faults, partner: map[int]int{}}
 	m.parser.generate, m.other.generate = j.Generate, j.Generate
+	m.parser.vertex, m.other.vertex = j.Vertex != nil, j.Vertex != nil
 	if err := m.pairUp(); err != nil {
 		return nil, err
 	}
@@ -120,6 +183,10 @@ func (s *Server) makeResults(j *job, faults []*fault) (*made, error) {
 		rand.New(rand.NewPCG(1, uint64(n))).Shuffle(n, func(a, b int) { order[a], order[b] = order[b], order[a] })
 	}
 	for at, i := range order {
+		if int64(at) >= limit {
+			fmt.Fprintf(outcome, "%d unpaid\n", i)
+			continue
+		}
 		if err = s.stopped(j, at); err == nil {
 			err = m.line(int(i), at, at == n-1)
 		}
@@ -131,7 +198,7 @@ func (s *Server) makeResults(j *job, faults []*fault) (*made, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &made{failed: m.failed, bytes: m.bytes}, nil
+	return &made{failed: m.failed, bytes: m.bytes, tokens: m.spent}, nil
 }
 
 // stopped returns errStopped if the worker must stop. It checks the job's state
@@ -188,6 +255,7 @@ type resultMaker struct {
 	outcome *outFile
 	failed  int64
 	bytes   int64
+	spent   int64 // tokens
 
 	parser, other parser
 	raw, rawOther []byte
@@ -265,11 +333,17 @@ func (m *resultMaker) line(i, at int, last bool) error {
 	if err != nil {
 		return err
 	}
+	if m.j.Vertex != nil {
+		m.spent += it.tokens(m.j.Model)
+	}
 	var spoil, wrong *fault
 	var edits []edit
 	half, changed := false, false
 	copies, foreign := 1, false
 	for _, f := range m.faults {
+		if f.do == "files" {
+			continue
+		}
 		if f.do == "half" {
 			half = half || last
 			continue
@@ -319,6 +393,10 @@ func (m *resultMaker) line(i, at int, last bool) error {
 	for range copies {
 		start := len(m.buf)
 		switch {
+		case wrong != nil && m.j.Vertex != nil:
+			if err := m.vertexError(it, key, at, wrong); err != nil {
+				return err
+			}
 		case wrong != nil:
 			m.put(it, key, at, func() { m.errorBody(wrong) })
 		case spoil == nil:
@@ -383,6 +461,10 @@ func (m *resultMaker) comma() {
 // put writes one line of results: the key and the body. In every third line the
 // key comes first. An inline job has the metadata in place of the key.
 func (m *resultMaker) put(it *item, key []byte, at int, body func()) {
+	if m.j.Vertex != nil {
+		m.putVertex(it, key, at, true, body)
+		return
+	}
 	label, value := "key", key
 	if m.j.Inline {
 		label, value = "metadata", it.metadata
@@ -440,7 +522,7 @@ func (m *resultMaker) tokens(it *item, at int) {
 
 // errorBody adds the body of an answer with an error.
 func (m *resultMaker) errorBody(f *fault) {
-	if f.inResponse {
+	if f.place == "response" {
 		m.name("response")
 		m.add('{')
 		defer m.add('}')

@@ -1,6 +1,7 @@
 // Package emulator is a local Gemini server: the Files and Batches calls that
-// embedding in batches needs. It is an http.Handler with state on disk, faults
-// on demand, and books of what was paid for.
+// embedding in batches needs, the batch prediction of Vertex AI, and Cloud Storage's
+// JSON API. It is an http.Handler with state on disk, faults on demand, and books of
+// what was paid for.
 //
 // It imports only the standard library, so that it cannot share a mistake about
 // the API with the client. Its replies follow Google's REST reference
@@ -21,6 +22,8 @@
 //	jobs/<id>.json             jobs, also deleted ones (a tombstone, for the books)
 //	jobs/<id>.input            the job's input, while it runs
 //	jobs/<id>.paid, .outcome   what each line of the job cost (books.go)
+//	objects/<id>.json, .data   objects of Cloud Storage
+//	sessions/<id>.json, .data  resumable uploads of objects, also finished ones
 //	ops.log                    one line per call answered, append-only
 //
 // # Keys and projects
@@ -29,6 +32,9 @@
 // part after its last @, or the whole key if it has no @. So "alice@p" and
 // "bob@p" share project p. Only keys of the same project see a file or a job.
 // Keys are never written to disk. The hash of a project is.
+//
+// The calls for Vertex AI take a token in place of a key, and those for Cloud Storage
+// a token or nothing: see metadata.go. Every token sees all projects and objects.
 package emulator
 
 import (
@@ -70,6 +76,7 @@ type Options struct {
 	MaxJobs       int           // jobs not ended, per project; 0 is Google's 100
 	MaxTokens     int64         // tokens enqueued by jobs not ended, per project; 0 is no limit
 	MaxFile       int64         // bytes of one uploaded file; 0 is Google's 2 GB
+	TokenLife     time.Duration // of the tokens of the metadata server; 0 is an hour
 	Faults        []string      // see faults.go
 }
 
@@ -83,14 +90,17 @@ type Server struct {
 	done   chan struct{}
 	work   sync.WaitGroup // job workers
 
-	mu      sync.Mutex // guards the fields below and their files
-	seq     int64      // of the newest file or job: the order of lists
-	files   map[string]*file
-	uploads map[string]*upload
-	jobs    map[string]*job
-	ops     map[string]map[string]int64
-	online  int64 // tokens of the online calls
-	opsLog  *os.File
+	mu         sync.Mutex // guards the fields below and their files
+	seq        int64      // of the newest file or job: the order of lists
+	files      map[string]*file
+	uploads    map[string]*upload
+	jobs       map[string]*job
+	objects    map[string]*object // by bucket/name
+	sessions   map[string]*session
+	generation int64 // the newest of an object
+	ops        map[string]map[string]int64
+	online     int64 // tokens of the online calls
+	opsLog     *os.File
 }
 
 // New opens or creates the state in opts.Dir.
@@ -101,6 +111,9 @@ func New(opts Options) (*Server, error) {
 	if opts.MaxFile == 0 {
 		opts.MaxFile = 2 << 30
 	}
+	if opts.TokenLife == 0 {
+		opts.TokenLife = time.Hour
+	}
 	switch opts.Tokens {
 	case "":
 		opts.Tokens = "string"
@@ -110,7 +123,8 @@ func New(opts Options) (*Server, error) {
 	}
 	s := &Server{
 		opts: opts, dir: opts.Dir, done: make(chan struct{}),
-		files: map[string]*file{}, uploads: map[string]*upload{}, jobs: map[string]*job{}, ops: map[string]map[string]int64{},
+		files: map[string]*file{}, uploads: map[string]*upload{}, jobs: map[string]*job{},
+		objects: map[string]*object{}, sessions: map[string]*session{}, ops: map[string]map[string]int64{},
 	}
 	if base := strings.Trim(opts.BasePath, "/"); base != "" {
 		s.base = "/" + base
@@ -126,7 +140,7 @@ func New(opts Options) (*Server, error) {
 		}
 		s.dir = dir
 	}
-	for _, sub := range []string{"files", "uploads", "jobs"} {
+	for _, sub := range []string{"files", "uploads", "jobs", "objects", "sessions"} {
 		if err := os.MkdirAll(filepath.Join(s.dir, sub), 0o700); err != nil {
 			return nil, err
 		}
@@ -159,6 +173,9 @@ func (s *Server) load() error {
 		return err
 	}
 	if err := s.loadJobs(); err != nil {
+		return err
+	}
+	if err := s.loadObjects(); err != nil {
 		return err
 	}
 	for _, f := range s.files {
@@ -206,16 +223,21 @@ func (s *Server) tally(op, outcome string) {
 type call struct {
 	op      string // upload.start, upload.data, file.get, … as in faults.go
 	project string // hash of the project; "" for upload data, which is authorised by its URL
-	id      string // file, job or upload
+	id      string // file, job, upload or session
+	vertex  string // projects/NUMBER/locations/LOCATION, for a call of Vertex AI
+	bucket  string
+	object  string // the name of an object
 	model   string // without models/
 	verb    string // the part after the colon of a model's path
 
+	take   int64  // number of bytes of a piece that are received; -1 for all
 	short  int64  // number of bytes that the downloaded file seems to have; -1 for all
 	hide   int    // how many of the newest jobs a list leaves out
 	order  string // of a list: oldest, shuffled, or "" for newest first
 	repeat bool   // each page of a list begins with the last job of the page before
 	state  string // state in the reply to a status GET
 	late   int    // number of status GETs until a cancel ends its job; 0: at once
+	done   int    // lines that a cancelled job has done, at Vertex AI
 	edits  []edit // changes of the reply
 }
 
@@ -226,7 +248,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if below {
 		r = r.Clone(r.Context())
 		r.URL.Path = "/" + path
-	} else if !strings.HasPrefix(r.URL.Path, "/emulator/") {
+		r.URL.RawPath = strings.TrimPrefix(r.URL.RawPath, s.base)
+	} else if !strings.HasPrefix(r.URL.Path, "/emulator/") && !strings.HasPrefix(r.URL.Path, metadataPath) {
 		writeError(w, errorf(http.StatusNotFound, "no such path: %s; the calls are below %s", r.URL.Path, s.base))
 		return
 	}
@@ -261,8 +284,17 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // route finds the operation for a method and path. The handler is nil if the
 // emulator does not have that path.
 func (s *Server) route(r *http.Request) (*call, handler) {
-	c := &call{short: -1}
+	c := &call{short: -1, take: -1}
 	path := r.URL.Path
+	if h := s.routeStorage(r, c); h != nil {
+		return c, h
+	}
+	if h := s.routeMetadata(r, c); h != nil {
+		return c, h
+	}
+	if h := s.routeVertex(r, c); h != nil {
+		return c, h
+	}
 	is := func(method, op string) bool {
 		if r.Method != method {
 			return false
@@ -334,8 +366,19 @@ func (s *Server) route(r *http.Request) (*call, handler) {
 
 // authorize sets the project of the call. The texts and codes are Google's.
 func (s *Server) authorize(r *http.Request, c *call) error {
-	if c.op == "upload.data" {
+	switch {
+	case c.op == "upload.data", c.op == "object.data":
 		return nil // the upload URL is sufficient, as at Google
+	case c.op == "metadata":
+		return checkFlavor(r)
+	case isStorage(c.op):
+		return checkBearer(r)
+	case c.vertex != "":
+		c.project = hashed("vertex " + c.vertex)
+		if r.Header.Get("Authorization") == "" {
+			return errorf(http.StatusUnauthorized, "Request is missing required authentication credential. Expected OAuth 2 access token, login cookie or other valid authentication credential.")
+		}
+		return checkBearer(r)
 	}
 	key := r.Header.Get("X-Goog-Api-Key")
 	if key == "" {
@@ -354,16 +397,22 @@ func (s *Server) authorize(r *http.Request, c *call) error {
 	if i := strings.LastIndexByte(key, '@'); i >= 0 {
 		key = key[i+1:]
 	}
-	sum := sha256.Sum256([]byte(key))
-	c.project = hex.EncodeToString(sum[:8])
+	c.project = hashed(key)
 	return nil
+}
+
+// hashed returns what is stored of the name of a project.
+func hashed(s string) string {
+	sum := sha256.Sum256([]byte(s))
+	return hex.EncodeToString(sum[:8])
 }
 
 // serveWithFaults runs h, with the faults that strike before, during and after
 // it.
 func (s *Server) serveWithFaults(w http.ResponseWriter, r *http.Request, c *call, h handler) {
 	subject := r.URL.Path + " " + s.displayName(c)
-	if c.op == "create" || c.op == "embed" || c.op == "upload.start" && r.Header.Get("X-Goog-Upload-Protocol") == "resumable" {
+	if c.op == "create" || c.op == "embed" || c.op == "upload.start" && r.Header.Get("X-Goog-Upload-Protocol") == "resumable" ||
+		isStorage(c.op) && r.ContentLength > 0 && r.ContentLength <= matchedBody {
 		// The body is read here, because a fault may match it. The handler refuses
 		// a body that is too long.
 		body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
@@ -390,7 +439,7 @@ func (s *Server) serveWithFaults(w http.ResponseWriter, r *http.Request, c *call
 			err = h(w, r, c)
 		}
 		if err != nil {
-			writeError(w, err)
+			writeError(w, c.styled(err))
 		}
 	}
 	if len(after) == 0 && c.edits == nil {
@@ -417,6 +466,9 @@ func (s *Server) serveWithFaults(w http.ResponseWriter, r *http.Request, c *call
 func (s *Server) displayName(c *call) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if isStorage(c.op) {
+		return s.objectName(c)
+	}
 	id := c.id
 	switch c.op {
 	case "upload.data":
@@ -446,6 +498,8 @@ type apiError struct {
 	message string
 	details []any
 	header  http.Header
+	reason  string // of an error of Cloud Storage, which has no status
+	plain   bool   // the body is the message
 }
 
 func (e *apiError) Error() string { return e.message }
@@ -494,7 +548,19 @@ func writeError(w http.ResponseWriter, err error) {
 	for k, v := range e.header {
 		w.Header()[k] = v
 	}
-	body := map[string]any{"code": e.code, "message": e.message, "status": status}
+	if e.plain {
+		w.Header().Set("Content-Type", "text/html; charset=UTF-8")
+		w.Header().Set("Content-Length", strconv.Itoa(len(e.message)))
+		w.WriteHeader(e.code)
+		io.WriteString(w, e.message)
+		return
+	}
+	body := map[string]any{"code": e.code, "message": e.message}
+	if e.reason != "" {
+		body["errors"] = []any{map[string]any{"message": e.message, "domain": "global", "reason": e.reason}}
+	} else {
+		body["status"] = status
+	}
 	if len(e.details) > 0 {
 		body["details"] = e.details
 	}
@@ -620,6 +686,16 @@ func (s *Server) control(w http.ResponseWriter, r *http.Request) {
 // ---- helpers
 
 const idLetters = "abcdefghijklmnopqrstuvwxyz0123456789"
+
+// newDigits returns n random digits, the first not 0.
+func newDigits(n int) string {
+	b := []byte(newID(n))
+	for i := range b {
+		b[i] = '0' + b[i]%10
+	}
+	b[0] = max(b[0], '1')
+	return string(b)
+}
 
 // newID returns n random letters and digits.
 func newID(n int) string {

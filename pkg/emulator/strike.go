@@ -15,7 +15,7 @@ import (
 func (s *Server) strike(w http.ResponseWriter, r *http.Request, c *call, f *fault) (http.ResponseWriter, bool) {
 	switch f.do {
 	case "status":
-		return w, f.answer(w)
+		return w, f.answer(w, c)
 	case "nostatus":
 		writeJSON(w, http.StatusOK, struct{}{})
 		return w, true
@@ -55,10 +55,12 @@ func (s *Server) strike(w http.ResponseWriter, r *http.Request, c *call, f *faul
 		}
 	case "short":
 		c.short = f.at
+	case "take":
+		c.take = f.at
 	case "hide":
 		c.hide = f.count
 	case "late":
-		c.late = f.count
+		c.late, c.done = f.count, max(0, f.done)
 	case "order":
 		c.order = f.what
 	case "repeat":
@@ -105,7 +107,7 @@ func untilClosed(ctx context.Context, w http.ResponseWriter) (context.Context, c
 
 // answer sends the reply of a status fault. It reports whether the reply is
 // final: after an interim reply (1xx, except 101) the call continues.
-func (f *fault) answer(w http.ResponseWriter) (final bool) {
+func (f *fault) answer(w http.ResponseWriter, c *call) (final bool) {
 	setHeaders(w, f.headers)
 	switch {
 	case f.status < 200 && f.status != http.StatusSwitchingProtocols:
@@ -115,7 +117,7 @@ func (f *fault) answer(w http.ResponseWriter) (final bool) {
 		}
 		return false
 	case f.body == nil && f.status >= 300:
-		writeError(w, f.apiError())
+		writeError(w, c.styled(f.apiError()))
 	case f.body == nil || *f.body == "empty":
 		w.WriteHeader(f.status)
 	case *f.body == "html":

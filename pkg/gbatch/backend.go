@@ -6,19 +6,22 @@
 // best practices). So everything around the call is built for the case that its
 // reply is lost: see submit.go.
 //
-// The files from the bottom up: errors, retry, transport, paging and download
-// talk HTTP. backend is what submit, wait and fetch need from one of Google's
-// services, and gemini… is the Gemini API. The package ledger records how far
-// each submission has come.
+// backend is what submit, wait and fetch need from one of Google's services, gemini…
+// is the Gemini API, and vertex is Vertex AI. The package wire talks HTTP, and the package ledger
+// records how far each submission has come.
 package gbatch
 
 import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"os"
+	"sync"
 	"time"
 
+	"gbatch/pkg/gcs"
 	"gbatch/pkg/model"
 	"gbatch/pkg/record"
 )
@@ -63,27 +66,45 @@ type backend interface {
 	hide(text string) string
 }
 
-// backends are the services that jobs can belong to.
-type backends struct{ gemini backend }
+// backends are the services that jobs can belong to. Each is set up from the
+// environment when the first of its jobs comes.
+type backends struct{ gemini, vertex func() (backend, error) }
 
-// newBackends sets up the services from the environment. Transient errors are
-// retried for up to patience.
-func newBackends(patience time.Duration) (*backends, error) {
-	g, err := newGemini(patience)
-	if err != nil {
-		return nil, err
+// lazyBackends retries transient errors for up to patience.
+func lazyBackends(patience time.Duration) *backends {
+	return &backends{
+		sync.OnceValues(func() (backend, error) { return newGemini(patience) }),
+		sync.OnceValues(func() (backend, error) { return newVertex(patience) }),
 	}
-	return &backends{g}, nil
+}
+
+// newBackends is lazyBackends, and checks the Gemini API's key at once, unless only
+// Vertex AI is set up.
+func newBackends(patience time.Duration) (*backends, error) {
+	b := lazyBackends(patience)
+	if os.Getenv("GOOGLE_CLOUD_PROJECT") != "" && os.Getenv("GOOGLE_API_KEY")+os.Getenv("GEMINI_API_KEY") == "" {
+		return b, nil
+	}
+	_, err := b.gemini()
+	return b, err
 }
 
 // of returns the service of a job, by the form of the job's name. It refuses any
 // other name, because the name becomes part of a URL.
 func (b *backends) of(job *record.Job) (backend, error) {
-	if geminiJobs.MatchString(job.Job) {
-		return b.gemini, geminiInput(job)
+	switch {
+	case geminiJobs.MatchString(job.Job):
+		if err := geminiInput(job); err != nil {
+			return nil, err
+		}
+		return b.gemini()
+	case vertexJobs.MatchString(job.Job):
+		if _, err := gcs.ParseURI(job.Input); job.Input != "" && err != nil {
+			return nil, fmt.Errorf("job %s: its input %w", job.Job, err)
+		}
+		return b.vertex()
 	}
-	// projects/…/batchPredictionJobs/… would be a job of Vertex AI.
-	return nil, errors.New("not a job: a record with job batches/… is expected")
+	return nil, errors.New("not a job: a record with job batches/… or projects/…/batchPredictionJobs/… is expected")
 }
 
 // An operation is what a service knows about a job.

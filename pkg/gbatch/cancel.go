@@ -15,6 +15,7 @@ import (
 	"gbatch/pkg/ledger"
 	"gbatch/pkg/ndjson"
 	"gbatch/pkg/record"
+	"gbatch/pkg/wire"
 )
 
 // Cancel cancels jobs that have not ended, and deletes files that no active job
@@ -33,7 +34,7 @@ func (c *Cancel) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	r := cancelling{Cancel: c, services: services, at: services.gemini}
+	r := cancelling{Cancel: c, services: services}
 	defer r.tell()
 	lines, late := ndjson.NewReader(in), 0
 	var refused refusals
@@ -95,8 +96,8 @@ func keepResults(file string) error {
 // oneBatch if the other records can still be handled.
 func about(name string, err error) error {
 	err = fmt.Errorf("%s: %w", name, err)
-	var e *apiError
-	if !transient(err) && (errors.As(err, new(permanent)) || errors.As(err, &e) && !e.auth()) {
+	var e *wire.Error
+	if !wire.Transient(err) && (wire.IsPermanent(err) || errors.As(err, &e) && !e.Auth()) {
 		return &oneBatch{err}
 	}
 	return err
@@ -115,6 +116,9 @@ func (r *cancelling) handle(ctx context.Context, line []byte) ([]byte, error) {
 		if !geminiFiles.MatchString(f.File) {
 			return nil, malformed(fmt.Errorf("%.100q is not a name of a file", f.File))
 		}
+		if r.at, err = r.services.gemini(); err != nil {
+			return nil, err
+		}
 		if f, err = r.file(ctx, f); err != nil {
 			return nil, err
 		}
@@ -130,7 +134,7 @@ func (r *cancelling) handle(ctx context.Context, line []byte) ([]byte, error) {
 	if job.Display != "" && !ours(job.Display) {
 		return nil, notOurs(job.Job, job.Display)
 	}
-	if _, err := r.services.of(job); err != nil {
+	if r.at, err = r.services.of(job); err != nil {
 		return nil, malformed(err)
 	}
 	if err := r.job(ctx, job); err != nil {
@@ -165,7 +169,7 @@ func (r *cancelling) job(ctx context.Context, job *record.Job) error {
 	}
 	if !r.DryRun {
 		refusal := r.at.cancel(ctx, op.name)
-		if missing(refusal) || refusal != nil && (ctx.Err() != nil || transient(refusal)) {
+		if wire.Missing(refusal) || refusal != nil && (ctx.Err() != nil || wire.Transient(refusal)) {
 			return aboutJob(op.name, refusal)
 		}
 		// Google may also refuse a cancel if the job has just ended, or if an earlier
@@ -191,7 +195,7 @@ func (r *cancelling) job(ctx context.Context, job *record.Job) error {
 }
 
 func (r *cancelling) status(ctx context.Context, job string) (op *operation, err error) {
-	err = retry(ctx, r.RetryFor, func() error {
+	err = wire.Retry(ctx, r.RetryFor, func() error {
 		op, err = r.at.status(ctx, job)
 		return err
 	})
@@ -199,7 +203,7 @@ func (r *cancelling) status(ctx context.Context, job string) (op *operation, err
 }
 
 func aboutJob(name string, err error) error {
-	if missing(err) {
+	if wire.Missing(err) {
 		return &oneBatch{fmt.Errorf("job %s is not visible to this key: it belongs to another project or was deleted", name)}
 	}
 	return about(name, err)
@@ -219,7 +223,7 @@ func (r *cancelling) file(ctx context.Context, f *record.File) (*record.File, er
 	}
 	at, err := r.at.file(ctx, f.File)
 	switch {
-	case missing(err):
+	case wire.Missing(err):
 		slog.Warn("a file is not visible to this key: it was deleted, has expired or belongs to another project", "file", f.File)
 		return f, nil
 	case err != nil:
@@ -308,7 +312,7 @@ func (r *cancelling) hold(ctx context.Context, file, display string) (ledger.Ent
 	case ledger.Created:
 		op, e := r.status(ctx, m.Job)
 		switch {
-		case missing(e): // the job was deleted
+		case wire.Missing(e): // the job was deleted
 		case e != nil:
 			err = about(m.Job, e)
 		case !(&record.Job{State: op.state}).Ended() && (op.input == file || op.input == ""):

@@ -17,6 +17,7 @@ import (
 	"gbatch/pkg/progress"
 	"gbatch/pkg/record"
 	"gbatch/pkg/vector"
+	"gbatch/pkg/wire"
 )
 
 // blockSize is how much of a result one worker parses at a time. Larger blocks
@@ -188,7 +189,7 @@ func (c *converter) block(b *block) {
 		}
 		if err != nil {
 			if b.got.unreadable == 0 {
-				b.got.firstBad, b.got.reason = b.line, c.hide(oneLine(err.Error()))
+				b.got.firstBad, b.got.reason = b.line, c.hide(wire.OneLine(err.Error()))
 			}
 			b.got.unreadable++
 			continue
@@ -251,7 +252,7 @@ func salvage(line []byte, cause error) (*record.Response, error) {
 }
 
 func internal(format string, args ...any) *record.Status {
-	return &record.Status{Code: 13, Message: oneLine(fmt.Sprintf(format, args...))}
+	return &record.Status{Code: 13, Message: wire.OneLine(fmt.Sprintf(format, args...))}
 }
 
 // check returns what is wrong with an answer, or nil if its vector can be

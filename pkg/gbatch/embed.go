@@ -21,6 +21,7 @@ import (
 	"gbatch/pkg/record"
 	"gbatch/pkg/render"
 	"gbatch/pkg/vector"
+	"gbatch/pkg/wire"
 )
 
 const (
@@ -448,9 +449,9 @@ func (r *embedding) embed(ctx context.Context, c *call, texts []*text) error {
 		return fmt.Errorf("the first %d texts were refused, so the cause is not the texts: %w", hopeless, err)
 	}
 	status := internal("%v", err)
-	var e *apiError
+	var e *wire.Error
 	if errors.As(err, &e) {
-		status = &record.Status{Code: e.http, Status: e.status, Message: e.message}
+		status = &record.Status{Code: e.HTTP, Status: e.Status, Message: e.Message}
 	}
 	texts[0].err = canonical(*status)
 	return nil
@@ -458,9 +459,9 @@ func (r *embedding) embed(ctx context.Context, c *call, texts []*text) error {
 
 // ofText reports whether a call may have failed because of one of its texts.
 func ofText(err error) bool {
-	var e *apiError
+	var e *wire.Error
 	if errors.As(err, &e) {
-		return !e.auth() && (e.http == 413 || e.http == 400 && e.status != codeName(9)) // FAILED_PRECONDITION is about the project
+		return !e.Auth() && (e.HTTP == 413 || e.HTTP == 400 && e.Status != codeName(9)) // FAILED_PRECONDITION is about the project
 	}
 	return errors.As(err, new(wrongReply))
 }

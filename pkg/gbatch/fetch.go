@@ -14,6 +14,7 @@ import (
 	"gbatch/pkg/ndjson"
 	"gbatch/pkg/progress"
 	"gbatch/pkg/record"
+	"gbatch/pkg/wire"
 )
 
 // Fetch prints the results of jobs: a vector or an error for each key, then the
@@ -79,7 +80,7 @@ func (f *Fetch) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 		default:
 			return err
 		}
-		came.Error = &record.Status{Code: 15, Status: codeName(15), Message: oneLine(err.Error())}
+		came.Error = &record.Status{Code: 15, Status: codeName(15), Message: wire.OneLine(err.Error())}
 		if err := printJob(out, &came); err != nil {
 			return err
 		}
@@ -126,8 +127,8 @@ func (f *Fetch) fetch(ctx context.Context, job task, patience time.Duration, out
 		got, err := f.results(ctx, job, patience, out)
 		if err != nil {
 			err = fmt.Errorf("%s: %w", job.Job.Job, err)
-			var e *apiError
-			if !transient(err) && (errors.As(err, new(permanent)) || errors.As(err, &e) && !e.auth()) {
+			var e *wire.Error
+			if !wire.Transient(err) && (wire.IsPermanent(err) || errors.As(err, &e) && !e.Auth()) {
 				err = &oneBatch{err}
 			}
 			return err
@@ -216,12 +217,12 @@ func (a *answers) short(op *operation, job *record.Job) error {
 // results prints the answers of a job that succeeded.
 func (f *Fetch) results(ctx context.Context, job task, patience time.Duration, out io.Writer) (got answers, err error) {
 	var op *operation
-	err = retry(ctx, patience, func() error {
+	err = wire.Retry(ctx, patience, func() error {
 		op, err = job.at.status(ctx, job.Job.Job)
 		return err
 	})
 	if err != nil {
-		if missing(err) {
+		if wire.Missing(err) {
 			err = fmt.Errorf("not visible to this key: it belongs to another project or was deleted%s: %w", giveBack(job.Batch), err)
 		}
 		return got, err
@@ -257,7 +258,7 @@ func (f *Fetch) results(ctx context.Context, job task, patience time.Duration, o
 		source = all()
 	}
 	got, err = convert(source, stop, &converter{Fetch: f, job: job.Job, hide: job.at.hide, answers: t.Count("answers")}, out)
-	if missing(err) {
+	if wire.Missing(err) {
 		err = fmt.Errorf("its results have expired, were deleted or belong to another project%s: %w", giveBack(job.Batch), err)
 	}
 	if err == nil {

@@ -22,6 +22,7 @@ import (
 	"gbatch/pkg/exit"
 	"gbatch/pkg/record"
 	"gbatch/pkg/vector"
+	"gbatch/pkg/wire"
 )
 
 // ended submits batches and waits for their jobs.
@@ -667,7 +668,7 @@ func TestDownloadChanges(t *testing.T) {
 			}))
 			d := resultFile(t, 5*time.Second)
 			data, err := io.ReadAll(d)
-			if err == nil || !strings.Contains(err.Error(), c.said) || transient(err) {
+			if err == nil || !strings.Contains(err.Error(), c.said) || wire.Transient(err) {
 				t.Errorf("%v after %q", err, data)
 			}
 		})

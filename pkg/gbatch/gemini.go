@@ -23,6 +23,7 @@ import (
 
 	"gbatch/pkg/exit"
 	"gbatch/pkg/record"
+	"gbatch/pkg/wire"
 )
 
 // maxReply bounds the size of a status reply, which may hold all answers inline.
@@ -47,7 +48,7 @@ func geminiInput(job *record.Job) error {
 // results without the SDK, because the SDK loses parts of them. All calls use
 // one [transport].
 type gemini struct {
-	*transport
+	*wire.Transport
 	http     *http.Client
 	sdk      *genai.Client
 	base     *url.URL
@@ -70,30 +71,46 @@ func newGemini(patience time.Duration) (*gemini, error) {
 	case strings.ContainsFunc(key, func(r rune) bool { return r <= ' ' || r >= 0x7f }):
 		return nil, exit.Errorf(exit.Usage, "%s is not an API key: it contains a line break, a blank or another character that no API key has", variable)
 	}
-	base := cmp.Or(os.Getenv("GOOGLE_GEMINI_BASE_URL"), "https://generativelanguage.googleapis.com/")
-	u, err := url.Parse(base)
-	switch {
-	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
-		return nil, exit.Errorf(exit.Usage, "GOOGLE_GEMINI_BASE_URL is not the URL of a server: set it to https://… or leave it out")
-	case u.Scheme == "http" && !loopback(u.Hostname()):
-		return nil, exit.Errorf(exit.Usage, "GOOGLE_GEMINI_BASE_URL would send the API key to %s unencrypted: use https", u.Hostname())
+	u, err := serverURL("GOOGLE_GEMINI_BASE_URL", "https://generativelanguage.googleapis.com/", "the API key")
+	if err != nil {
+		return nil, err
 	}
 	// The SDK writes to the standard logger: that CreateEmbeddings is
 	// experimental, and which of two keys it uses.
 	log.SetOutput(io.Discard)
-	t := newTransport(credential{key, "the API key was refused, check " + variable})
-	g := &gemini{transport: t, http: t.client(), base: u, patience: patience}
+	t := wire.NewTransport(wire.Credential{Secret: key, Refused: "the API key was refused, check " + variable})
+	g := &gemini{Transport: t, http: t.Client(), base: u, patience: patience}
 	g.http.Transport = sdkTransport{t, strings.TrimSuffix(u.Path, "/")}
 	g.sdk, err = genai.NewClient(context.Background(), &genai.ClientConfig{
 		APIKey:      key,
 		Backend:     genai.BackendGeminiAPI, // else GOOGLE_GENAI_USE_VERTEXAI decides
 		HTTPClient:  g.http,
-		HTTPOptions: genai.HTTPOptions{BaseURL: base},
+		HTTPOptions: genai.HTTPOptions{BaseURL: u.String()},
 	})
 	if err != nil { // err's text holds the whole configuration, with the key
 		return nil, errors.New("the client of the Gemini API could not be set up")
 	}
 	return g, nil
+}
+
+func (g *gemini) hide(text string) string { return g.Hide(text) }
+
+// serverURL reads the URL of a server from a variable. It returns nil if neither the
+// variable nor otherwise says one. It refuses a URL that would send the secret
+// unencrypted.
+func serverURL(variable, otherwise, secret string) (*url.URL, error) {
+	base := cmp.Or(os.Getenv(variable), otherwise)
+	if base == "" {
+		return nil, nil
+	}
+	u, err := url.Parse(base)
+	switch {
+	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
+		return nil, exit.Errorf(exit.Usage, "%s is not the URL of a server: set it to https://… or leave it out", variable)
+	case u.Scheme == "http" && !loopback(u.Hostname()):
+		return nil, exit.Errorf(exit.Usage, "%s would send %s to %s unencrypted: use https", variable, secret, u.Hostname())
+	}
+	return u, nil
 }
 
 func loopback(host string) bool {
@@ -103,29 +120,18 @@ func loopback(host string) bool {
 
 // get sends a GET below v1beta/, without the SDK. A reply that is not 2xx is an
 // error.
-func (g *gemini) get(ctx context.Context, path, query string, header http.Header) (resp *http.Response, err error) {
+func (g *gemini) get(ctx context.Context, path, query string, header http.Header) (*http.Response, error) {
 	u := g.base.JoinPath("v1beta", path)
 	u.RawQuery = query
-	err = g.do(ctx, func(ctx context.Context) error {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
-		if err != nil {
-			return err
-		}
-		if header != nil {
-			req.Header = header
-		}
-		req.Header.Set("x-goog-api-key", g.secret)
-		resp, err = g.http.Do(req)
-		if err == nil && resp.StatusCode/100 != 2 {
-			resp.Body.Close()
-			err = fmt.Errorf("status %d", resp.StatusCode) // g.do returns the outcome's error, which says more
-		}
-		return err
-	})
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
 		return nil, err
 	}
-	return resp, nil
+	if header != nil {
+		req.Header = header
+	}
+	req.Header.Set("x-goog-api-key", g.Secret)
+	return g.Send(req)
 }
 
 // read is get, and returns the whole body.
@@ -149,20 +155,20 @@ func (g *gemini) read(ctx context.Context, path, query string) ([]byte, error) {
 // name of the member that holds the items. A page that fails with a transient
 // error is requested again.
 func (g *gemini) list(ctx context.Context, path, member string, each func(items []json.RawMessage) (more bool, err error)) error {
-	return everyPage(ctx, path, func(ctx context.Context, token string) (p page, err error) {
-		query := url.Values{"pageSize": {strconv.Itoa(pageSize)}}
+	return wire.EveryPage(ctx, path, func(ctx context.Context, token string) (p wire.Page, err error) {
+		query := url.Values{"pageSize": {strconv.Itoa(wire.PageSize)}}
 		if token != "" {
 			query.Set("pageToken", token)
 		}
-		err = retry(ctx, g.patience, func() error {
+		err = wire.Retry(ctx, g.patience, func() error {
 			body, err := g.read(ctx, path, query.Encode())
 			if err == nil {
-				p, err = decodePage(body, member)
+				p, err = wire.DecodePage(body, member)
 			}
 			return err
 		})
 		return p, err
-	}, func(p page) (bool, error) { return each(p.items) })
+	}, func(p wire.Page) (bool, error) { return each(p.Items) })
 }
 
 // holds asks for the file, because files expire.
@@ -171,7 +177,7 @@ func (g *gemini) holds(ctx context.Context, input string) (bool, error) {
 		return false, nil
 	}
 	_, err := g.file(ctx, input)
-	if missing(err) {
+	if wire.Missing(err) {
 		return false, nil
 	}
 	return err == nil, err
@@ -179,7 +185,7 @@ func (g *gemini) holds(ctx context.Context, input string) (bool, error) {
 
 func (g *gemini) create(ctx context.Context, p *payload, input string) (*operation, error) {
 	var made *genai.BatchJob
-	sent, err := g.once(ctx, func(ctx context.Context) (err error) {
+	err := g.Once(ctx, func(ctx context.Context) (err error) {
 		defer recoverSDK(&err)
 		if g.generate {
 			made, err = g.sdk.Batches.Create(ctx, p.Model, &genai.BatchJobSource{FileName: input}, &genai.CreateBatchJobConfig{DisplayName: p.label()})
@@ -189,8 +195,6 @@ func (g *gemini) create(ctx context.Context, p *payload, input string) (*operati
 		return err
 	})
 	switch {
-	case err != nil && !sent && ctx.Err() == nil:
-		return nil, notSent{err}
 	case err != nil:
 		return nil, err
 	case !geminiJobs.MatchString(made.Name):
@@ -212,12 +216,12 @@ func (g *gemini) status(ctx context.Context, job string) (*operation, error) {
 	if err != nil {
 		return nil, err
 	}
-	op, err := decodeOperation(body, g.secret)
+	op, err := decodeOperation(body, g.Secret)
 	switch {
 	case err != nil:
 		return nil, err
 	case op.name != "" && op.name != job:
-		return nil, permanent{fmt.Errorf("google was asked for job %s and answered with %.100q", job, op.name)}
+		return nil, wire.Permanent(fmt.Errorf("google was asked for job %s and answered with %.100q", job, op.name))
 	}
 	op.name = job
 	return op, nil
@@ -227,19 +231,19 @@ func (g *gemini) results(ctx context.Context, op *operation) (io.ReadCloser, err
 	switch {
 	case op.output != "":
 		if !geminiFiles.MatchString(op.output) {
-			return nil, permanent{fmt.Errorf("its results are in %q, which is not the name of a file", op.output)}
+			return nil, wire.Permanent(fmt.Errorf("its results are in %q, which is not the name of a file", op.output))
 		}
-		return newDownload(ctx, op.output, g.patience, func(header http.Header) (*http.Response, error) {
+		return wire.NewDownload(ctx, op.output, g.patience, func(header http.Header) (*http.Response, error) {
 			return g.get(ctx, op.output+":download", "alt=media", header)
 		}), nil
 	case op.inlined != nil:
 		lines, err := keyed(op.inlined)
 		if err != nil {
-			return nil, permanent{err}
+			return nil, wire.Permanent(err)
 		}
 		return io.NopCloser(bytes.NewReader(lines)), nil
 	}
-	return nil, permanent{errors.New("it succeeded but has no results, neither in a file nor inline")}
+	return nil, wire.Permanent(errors.New("it succeeded but has no results, neither in a file nor inline"))
 }
 
 func (g *gemini) drop(ctx context.Context, input string) {
@@ -252,17 +256,17 @@ func (g *gemini) drop(ctx context.Context, input string) {
 }
 
 func (g *gemini) remove(ctx context.Context, name string) error {
-	return retry(ctx, g.patience, func() error { return g.delete(ctx, name) })
+	return wire.Retry(ctx, g.patience, func() error { return g.delete(ctx, name) })
 }
 
 // delete deletes a file. A missing file counts as deleted.
 func (g *gemini) delete(ctx context.Context, name string) error {
-	err := g.do(ctx, func(ctx context.Context) (err error) {
+	err := g.Do(ctx, func(ctx context.Context) (err error) {
 		defer recoverSDK(&err)
 		_, err = g.sdk.Files.Delete(ctx, name, nil)
 		return err
 	})
-	if missing(err) {
+	if wire.Missing(err) {
 		return nil
 	}
 	return err
@@ -270,8 +274,8 @@ func (g *gemini) delete(ctx context.Context, name string) error {
 
 // cancel retries transient errors: a second cancel does no harm.
 func (g *gemini) cancel(ctx context.Context, job string) error {
-	return retry(ctx, g.patience, func() error {
-		return g.do(ctx, func(ctx context.Context) (err error) {
+	return wire.Retry(ctx, g.patience, func() error {
+		return g.Do(ctx, func(ctx context.Context) (err error) {
 			defer recoverSDK(&err)
 			return g.sdk.Batches.Cancel(ctx, job, nil)
 		})

@@ -11,6 +11,7 @@ import (
 	"strconv"
 
 	"gbatch/pkg/vector"
+	"gbatch/pkg/wire"
 )
 
 // A wrongReply is a reply with the code 200 that is not what was asked for. It
@@ -24,7 +25,7 @@ type wrongReply struct{ error }
 func (g *gemini) embedContents(ctx context.Context, modelName string, requests [][]byte) (values [][]float32, tokens int64, err error) {
 	body := slices.Concat([]byte(`{"requests":[`), bytes.Join(requests, []byte(",")), []byte("]}"))
 	var reply []byte
-	err = retry(ctx, g.patience, func() error {
+	err = wire.Retry(ctx, g.patience, func() error {
 		reply, err = g.post(ctx, "models/"+modelName+":batchEmbedContents", body)
 		return err
 	})
@@ -40,24 +41,21 @@ func (g *gemini) embedContents(ctx context.Context, modelName string, requests [
 // post sends a body below v1beta/, without the SDK, and returns the whole reply. A
 // reply that is not 2xx is an error.
 func (g *gemini) post(ctx context.Context, path string, body []byte) (reply []byte, err error) {
-	err = g.do(ctx, func(ctx context.Context) error {
-		req, err := http.NewRequestWithContext(ctx, http.MethodPost, g.base.JoinPath("v1beta", path).String(), bytes.NewReader(body))
-		if err != nil {
-			return err
-		}
-		req.Header.Set("x-goog-api-key", g.secret)
-		req.Header.Set("Content-Type", "application/json")
-		resp, err := g.http.Do(req)
-		if err != nil {
-			return err
-		}
-		defer resp.Body.Close()
-		if resp.StatusCode/100 != 2 {
-			return fmt.Errorf("status %d", resp.StatusCode) // g.do returns the outcome's error, which says more
-		}
-		reply, err = io.ReadAll(io.LimitReader(resp.Body, maxReply))
-		return err
-	})
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, g.base.JoinPath("v1beta", path).String(), bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("x-goog-api-key", g.Secret)
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := g.Send(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	reply, err = io.ReadAll(io.LimitReader(resp.Body, maxReply))
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
 	return reply, err
 }
 

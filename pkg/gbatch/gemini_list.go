@@ -88,7 +88,7 @@ func listOf[T any](ctx context.Context, g *gemini, path, member string, decode f
 	return g.list(ctx, path, member, func(items []json.RawMessage) (more bool, err error) {
 		page := make([]T, len(items))
 		for i, item := range items {
-			if page[i], err = decode(item, g.secret); err != nil {
+			if page[i], err = decode(item, g.Secret); err != nil {
 				return false, err
 			}
 		}

@@ -11,6 +11,7 @@ import (
 
 	"gbatch/pkg/model"
 	"gbatch/pkg/record"
+	"gbatch/pkg/wire"
 )
 
 // A maybe is a member of a reply. A member of another type than T counts as
@@ -71,7 +72,7 @@ func decodeOperation(body []byte, key string) (*operation, error) {
 		return nil, fmt.Errorf("the reply is not an operation: %w", err)
 	}
 	if doc.Metadata.v == nil && !doc.Done.v {
-		return nil, fmt.Errorf("the reply is not an operation: %.200s", redact(oneLine(string(body)), key))
+		return nil, fmt.Errorf("the reply is not an operation: %.200s", wire.Redact(wire.OneLine(string(body)), key))
 	}
 	op := doc.operation(key)
 	if doc.Done.v && !(&record.Job{State: op.state}).Ended() {
@@ -81,7 +82,7 @@ func decodeOperation(body []byte, key string) (*operation, error) {
 		case op.output != "" || op.inlined != nil:
 			op.state = record.Succeeded
 		default:
-			return nil, permanent{fmt.Errorf("google says that the job is done, with state %s, but gives neither results nor a reason", op.state)}
+			return nil, wire.Permanent(fmt.Errorf("google says that the job is done, with state %s, but gives neither results nor a reason", op.state))
 		}
 	}
 	return op, nil
@@ -94,11 +95,11 @@ func decodeListed(item []byte, key string) (*operation, error) {
 	err := json.Unmarshal(item, &doc)
 	m := doc.Metadata.v
 	if err != nil || doc.Name.v == "" || m == nil || m.DisplayName.v+m.State.v+m.CreateTime.v == "" {
-		return nil, permanent{fmt.Errorf("the list of jobs has an entry that is not a job: %.200s", redact(oneLine(string(item)), key))}
+		return nil, wire.Permanent(fmt.Errorf("the list of jobs has an entry that is not a job: %.200s", wire.Redact(wire.OneLine(string(item)), key)))
 	}
 	op := doc.operation(key)
 	if _, _, _, ours := parseLabel(op.display); ours && !geminiJobs.MatchString(op.name) {
-		return nil, permanent{fmt.Errorf("the list of jobs has %q under the name %.100q", op.display, op.name)}
+		return nil, wire.Permanent(fmt.Errorf("the list of jobs has %q under the name %.100q", op.display, op.name))
 	}
 	op.inlined = nil
 	return op, nil
@@ -131,17 +132,24 @@ func (doc *geminiOperation) operation(key string) *operation {
 			op.answers, op.failed = int64(*well+*failed), int64(*failed)
 		}
 	}
-	if len(doc.Error) > 0 && string(doc.Error) != "null" {
-		var e struct {
-			Code            number
-			Status, Message maybe[string]
-		}
-		if json.Unmarshal(doc.Error, &e) != nil {
-			e.Message.v = string(doc.Error)
-		}
-		op.err = canonical(record.Status{Code: int(e.Code), Status: redact(e.Status.v, key), Message: oneLine(redact(e.Message.v, key))})
-	}
+	op.err = operationError(doc.Error, func(s string) string { return wire.Redact(s, key) })
 	return op
+}
+
+// operationError decodes the error of a job, nil if it has none. hide removes the
+// credential from texts.
+func operationError(value json.RawMessage, hide func(string) string) *record.Status {
+	if len(value) == 0 || string(value) == "null" {
+		return nil
+	}
+	var e struct {
+		Code            number
+		Status, Message maybe[string]
+	}
+	if json.Unmarshal(value, &e) != nil {
+		e.Message.v = string(value)
+	}
+	return canonical(record.Status{Code: int(e.Code), Status: hide(e.Status.v), Message: wire.OneLine(hide(e.Message.v))})
 }
 
 // jobState maps Google's names: JOB_STATE_X of the SDK and BATCH_STATE_X of the

@@ -17,18 +17,19 @@ import (
 	"google.golang.org/genai"
 
 	"gbatch/pkg/progress"
+	"gbatch/pkg/wire"
 )
 
 func (g *gemini) upload(ctx context.Context, p *payload, again bool) (name string, err error) {
 	f, err := g.store(ctx, p, again)
 	// A create with a file that is still being processed would be refused.
-	for b := newBackoff(g.patience); err == nil && f.state == "PROCESSING"; {
-		if err = b.pause(ctx, fmt.Errorf("the uploaded file %s is still being processed", f.name)); err == nil {
+	for b := wire.NewBackoff(g.patience); err == nil && f.state == "PROCESSING"; {
+		if err = b.Pause(ctx, fmt.Errorf("the uploaded file %s is still being processed", f.name)); err == nil {
 			f, err = g.file(ctx, f.name)
 		}
 	}
 	if err == nil && f.state == "FAILED" {
-		err = permanent{fmt.Errorf("google could not process the uploaded file %s", f.name)}
+		err = wire.Permanent(fmt.Errorf("google could not process the uploaded file %s", f.name))
 	}
 	if err != nil {
 		return "", err
@@ -39,20 +40,20 @@ func (g *gemini) upload(ctx context.Context, p *payload, again bool) (name strin
 // store uploads p. If an attempt fails, its reply may have been lost, so the
 // files at Google are examined before the next attempt.
 func (g *gemini) store(ctx context.Context, p *payload, again bool) (f *storedFile, err error) {
-	for b := newBackoff(g.patience); ; {
+	for b := wire.NewBackoff(g.patience); ; {
 		if again {
 			if f, err = g.sweep(ctx, p, ""); f != nil || err != nil {
 				return f, err
 			}
 		}
-		err = g.do(ctx, func(ctx context.Context) (err error) {
+		err = g.Do(ctx, func(ctx context.Context) (err error) {
 			f, err = g.uploadOnce(ctx, p)
 			return err
 		})
-		if err == nil || !transient(err) {
+		if err == nil || !wire.Transient(err) {
 			return f, err
 		}
-		if again, err = true, b.pause(ctx, err); err != nil {
+		if again, err = true, b.Pause(ctx, err); err != nil {
 			return f, err
 		}
 	}
@@ -86,10 +87,10 @@ func (g *gemini) uploadOnce(ctx context.Context, p *payload) (f *storedFile, err
 }
 
 func (g *gemini) file(ctx context.Context, name string) (f *storedFile, err error) {
-	err = retry(ctx, g.patience, func() error {
+	err = wire.Retry(ctx, g.patience, func() error {
 		body, err := g.read(ctx, name, "")
 		if err == nil {
-			f, err = decodeFile(body, g.secret)
+			f, err = decodeFile(body, g.Secret)
 		}
 		return err
 	})
@@ -109,7 +110,7 @@ func decodeFile(item []byte, key string) (*storedFile, error) {
 		SizeBytes *number
 	}
 	if err := json.Unmarshal(item, &f); err != nil || !geminiFiles.MatchString(f.Name.v) {
-		return nil, fmt.Errorf("the reply has an entry that is not a file: %.100s", redact(oneLine(string(item)), key))
+		return nil, fmt.Errorf("the reply has an entry that is not a file: %.100s", wire.Redact(wire.OneLine(string(item)), key))
 	}
 	size := int64(-1)
 	if f.SizeBytes != nil {
@@ -164,13 +165,13 @@ func (f *storedFile) holds(p *payload) bool {
 
 // An sdkTransport adapts a transport to the SDK's upload.
 type sdkTransport struct {
-	*transport
+	*wire.Transport
 	path string // of the base URL, without a final slash
 }
 
 func (t sdkTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if !strings.HasPrefix(req.Header.Get("X-Goog-Upload-Command"), "upload") {
-		return t.transport.RoundTrip(req)
+		return t.Transport.RoundTrip(req)
 	}
 	// Google gives a URL for the upload of the bytes. The SDK replaces its host
 	// by that of the base URL, but does not add the path of the base URL.
@@ -181,15 +182,13 @@ func (t sdkTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.Body != nil {
 		req.Body = counted{req.Body, progress.Of(req.Context()).Flow("bytes")}
 	}
-	resp, err := t.transport.RoundTrip(req)
+	resp, err := t.Transport.RoundTrip(req)
 	if err != nil || resp.Header.Get("X-Goog-Upload-Status") != "" {
 		return resp, err
 	}
 	// If a reply does not have this header, the SDK sends the same bytes three
 	// more times, sleeps in between, and then loses the error.
 	resp.Body.Close()
-	if o, _ := req.Context().Value(outcomeKey{}).(*outcome); o != nil && o.err == nil {
-		o.err = errors.New("the reply to the upload has no status")
-	}
+	wire.Fail(req, errors.New("the reply to the upload has no status"))
 	return nil, errors.New("the upload failed") // the outcome's error says more
 }

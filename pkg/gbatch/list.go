@@ -15,16 +15,16 @@ import (
 type List struct {
 	cli.Output `embed:""`
 	Files      bool          `help:"List files instead of jobs."`
+	Backend    string        `help:"Google's service: gemini (the Gemini API) or vertex (Vertex AI)." enum:"gemini,vertex" default:"gemini"`
 	RetryFor   time.Duration `help:"How long to retry transient failures." default:"10m"`
 }
 
 // Run prints the list page by page. It reads nothing from in.
 func (l *List) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
-	services, err := newBackends(l.RetryFor)
+	at, err := l.service()
 	if err != nil {
 		return err
 	}
-	at := services.gemini
 	if l.Files {
 		return at.files(ctx, printPages(out,
 			func(f *storedFile) string { return f.name },
@@ -33,6 +33,17 @@ func (l *List) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 	return at.jobs(ctx, printPages(out,
 		func(op *operation) string { return op.name },
 		func(op *operation) *record.Job { return op.listed(at.hide) }))
+}
+
+func (l *List) service() (backend, error) {
+	if l.Backend != "vertex" {
+		return newGemini(l.RetryFor)
+	}
+	v, err := newVertex(l.RetryFor)
+	if err == nil {
+		err = v.place()
+	}
+	return v, err
 }
 
 // printPages returns a function that prints the pages of a list. It leaves out an

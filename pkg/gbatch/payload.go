@@ -11,6 +11,7 @@ import (
 	"hash/maphash"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"regexp"
 	"strconv"
@@ -23,9 +24,25 @@ import (
 	"gbatch/pkg/record"
 )
 
-// maxPayload is Google's limit for an input file
+// maxPayload is the limit of the Gemini API for an input file
 // (ai.google.dev/gemini-api/docs/batch-api).
 const maxPayload = 2e9
+
+// checkSize returns an error if the service does not take p with one more line and
+// size bytes.
+func (c *cutter) checkSize(p *payload, size int64) error {
+	large, many := int64(maxPayload), math.MaxInt
+	if c.Backend == "vertex" {
+		large, many = vertexBytes, vertexRequests
+	}
+	switch {
+	case size > large:
+		return exit.With(exit.Refused, c.in.Errorf("%s is larger than %d GB, google's limit for an input file: cut smaller batches", p, large/1e9))
+	case p.Count == many:
+		return exit.With(exit.Refused, c.in.Errorf("%s has more than %s requests, google's limit for a job: cut smaller batches", p, commas(many)))
+	}
+	return nil
+}
 
 // A payload is a batch as it is sent: its request lines in a file without a
 // name, so that nothing is left on disk however the process ends.
@@ -165,8 +182,8 @@ func (c *cutter) fill(p *payload, w *spool) error {
 			return nil
 		}
 		c.held = nil
-		if grown > maxPayload {
-			return exit.With(exit.Refused, c.in.Errorf("%s is larger than 2 GB, google's limit for an input file: cut smaller batches", p))
+		if err := c.checkSize(p, grown); err != nil {
+			return err
 		}
 		// A collision of two hashes refuses a good line once in 10^13 batches. The
 		// next run has another seed.
@@ -214,6 +231,11 @@ func (c *cutter) scan(headed bool) error {
 		return nil
 	}
 	r := &request{line: c.parser.Line, key: c.parser.Key}
+	if c.Backend == "vertex" {
+		if err := c.parser.CheckVertex(); err != nil {
+			return c.in.Errorf("key %.100q: %w; nothing of the batch is sent: make the requests with to-jsonl --shape vertex", r.key, err)
+		}
+	}
 	if c.parser.Claimed && !headed {
 		return c.in.Errorf("key %.100q is a request of a claimed batch, without its header: nothing of the batch is sent; run the whole pipe again, and keep each header and its requests together and in order", r.key)
 	}

@@ -17,15 +17,16 @@ import (
 	"gbatch/pkg/exit"
 	"gbatch/pkg/ledger"
 	"gbatch/pkg/record"
+	"gbatch/pkg/wire"
 )
 
 const createPath = ":asyncBatchEmbedContent"
 
 // quickly shortens the time that a test waits for a silent server.
 func quickly(t *testing.T, d time.Duration) {
-	old := replyTimeout
-	replyTimeout = d
-	t.Cleanup(func() { replyTimeout = old })
+	old := wire.ReplyTimeout
+	wire.ReplyTimeout = d
+	t.Cleanup(func() { wire.ReplyTimeout = old })
 }
 
 // The time of --settle begins when the attempt has ended, not when the create is
@@ -341,7 +342,7 @@ func (l *jobsList) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		Operations    []any  `json:"operations"`
 		NextPageToken string `json:"nextPageToken,omitempty"`
 	}
-	for i := at; i < min(at+pageSize, l.n); i++ {
+	for i := at; i < min(at+wire.PageSize, l.n); i++ {
 		age := time.Duration(i) * 10 * time.Minute
 		if l.shuffle && i == 5 {
 			age = 0
@@ -349,8 +350,8 @@ func (l *jobsList) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		page.Operations = append(page.Operations, map[string]any{"name": fmt.Sprint("batches/x", i), "metadata": map[string]any{
 			"state": "BATCH_STATE_SUCCEEDED", "createTime": time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).Add(-age)}})
 	}
-	if at+pageSize < l.n {
-		page.NextPageToken = fmt.Sprint(at + pageSize)
+	if at+wire.PageSize < l.n {
+		page.NextPageToken = fmt.Sprint(at + wire.PageSize)
 	}
 	json.NewEncoder(w).Encode(page)
 }
@@ -377,7 +378,7 @@ func TestListIsReadOnce(t *testing.T) {
 // A long list is logged. A list whose pages repeat is an error.
 func TestLongList(t *testing.T) {
 	g := newGoogle(t, emulator.Options{})
-	g.serve(&jobsList{google: g, n: 60 * pageSize})
+	g.serve(&jobsList{google: g, n: 60 * wire.PageSize})
 	g.ok(newSubmit(), batch("b1", 1, 4))
 	if !strings.Contains(g.log.String(), "list is long") {
 		t.Error("nothing is said of 60 pages")

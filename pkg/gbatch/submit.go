@@ -9,15 +9,18 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"time"
 
 	"gbatch/pkg/cli"
 	"gbatch/pkg/exit"
+	"gbatch/pkg/gcs"
 	"gbatch/pkg/ledger"
 	"gbatch/pkg/model"
 	"gbatch/pkg/ndjson"
 	"gbatch/pkg/progress"
 	"gbatch/pkg/record"
+	"gbatch/pkg/wire"
 )
 
 // googleJobs is how many active jobs Google allows at a time
@@ -38,6 +41,10 @@ type Submit struct {
 	Model        string        `help:"Model of requests that have no header." default:"${model}"`
 	MaxRequests  int           `help:"Most requests per batch, for requests without a header." default:"10000"`
 	MaxBytes     cli.Size      `help:"Most bytes per batch, for requests without a header." default:"100MB"`
+
+	Backend string            `help:"Google's service: gemini (the Gemini API) or vertex (batch prediction of Vertex AI)." enum:"gemini,vertex" default:"gemini"`
+	Bucket  string            `placeholder:"gs://BUCKET/FOLDER" help:"For Vertex AI: the folder of Cloud Storage for inputs and results."`
+	Labels  map[string]string `placeholder:"NAME=VALUE" help:"For Vertex AI: labels of the jobs, for billing. May be repeated."`
 
 	Caps   `embed:""`
 	DryRun bool `help:"Submit nothing. Print for each batch whether a job would be created or adopted."`
@@ -69,11 +76,10 @@ func (s *Submit) Run(ctx context.Context, in io.Reader, out io.Writer) (err erro
 	if caps != nil && s.Method != "embed" {
 		return exit.Errorf(exit.Usage, "--max-cost and --max-total-tokens are for --method embed only: what a model generates has no upper bound here")
 	}
-	at, err := newGemini(s.RetryFor)
+	at, err := s.service()
 	if err != nil {
 		return err
 	}
-	at.generate = s.Method == "generate"
 	open := ledger.Open
 	if s.DryRun {
 		open = ledger.Look
@@ -86,7 +92,7 @@ func (s *Submit) Run(ctx context.Context, in io.Reader, out io.Writer) (err erro
 	defer stop()
 	payloads, failed := newCutter(s, in).cut(cutting)
 
-	sub := &submission{Submit: s, at: at, ledger: intents, notes: intents, caps: caps, prices: prices, out: ndjson.NewWriter(out)}
+	sub := &submission{Submit: s, at: at, services: lazyBackends(s.RetryFor), ledger: intents, notes: intents, caps: caps, prices: prices, out: ndjson.NewWriter(out)}
 	submit := sub.submit
 	if s.DryRun {
 		submit = sub.plan
@@ -124,6 +130,39 @@ func (s *Submit) Run(ctx context.Context, in io.Reader, out io.Writer) (err erro
 	return refused.first
 }
 
+// service sets up the service that the jobs are created at.
+func (s *Submit) service() (backend, error) {
+	if s.Backend != "vertex" {
+		if s.Bucket != "" || len(s.Labels) > 0 {
+			return nil, exit.Errorf(exit.Usage, "--bucket and --labels are for --backend vertex")
+		}
+		g, err := newGemini(s.RetryFor)
+		if err == nil {
+			g.generate = s.Method == "generate"
+		}
+		return g, err
+	}
+	folder, err := gcs.ParseURI(s.Bucket)
+	switch {
+	case s.Method != "embed":
+		return nil, exit.Errorf(exit.Usage, "--method generate is not for --backend vertex")
+	case s.Bucket == "":
+		return nil, exit.Errorf(exit.Usage, "--backend vertex needs --bucket gs://BUCKET/FOLDER, for inputs and results")
+	case err != nil:
+		return nil, exit.Errorf(exit.Usage, "--bucket: %w", err)
+	}
+	for name, value := range s.Labels {
+		if name == "" || name == batchLabel || name == hashLabel || labelOf(name) != name || labelOf(value) != value {
+			return nil, exit.Errorf(exit.Usage, "--labels %s=%s: names and values have at most 63 lower-case letters, digits, dashes and underscores; %s and %s are taken", name, value, batchLabel, hashLabel)
+		}
+	}
+	v, err := newVertex(s.RetryFor)
+	if err == nil {
+		v.bucket, v.labels, err = folder, s.Labels, v.place()
+	}
+	return v, err
+}
+
 // OutputLost says what to do if the file of --output cannot be written.
 func (*Submit) OutputLost() string {
 	return "the jobs that were created are not lost: run the whole pipe again, which adopts them and pays for nothing twice"
@@ -132,13 +171,14 @@ func (*Submit) OutputLost() string {
 // A submission is what the batches of one run share.
 type submission struct {
 	*Submit
-	at     backend
-	ledger ledger.Ledger
-	notes  *ledger.Files // the ledger, for a dry run
-	caps   model.Caps
-	prices model.Prices
-	out    *ndjson.Writer
-	warned bool // the warning about MaxJobs was given
+	at       backend
+	services *backends // of jobs that were created at another service than at
+	ledger   ledger.Ledger
+	notes    *ledger.Files // the ledger, for a dry run
+	caps     model.Caps
+	prices   model.Prices
+	out      *ndjson.Writer
+	warned   bool // the warning about MaxJobs was given
 
 	printed bool // a job was printed
 }
@@ -174,7 +214,7 @@ func (s *submission) job(ctx context.Context, p *payload, e ledger.Entry) (*reco
 		// soon as the failure is applied. That may have happened already.
 		case err == nil && (lives(op.state) || p.Batch != "") && sameModel(op.model, p.Model):
 			return p.adopted(ctx, op), nil
-		case missing(err):
+		case wire.Missing(err):
 			return s.unseen(ctx, p, e)
 		case err != nil:
 			return nil, err
@@ -184,6 +224,9 @@ func (s *submission) job(ctx context.Context, p *payload, e ledger.Entry) (*reco
 	// backup claims them again, under another name.
 	var same []string // names of jobs
 	unknown := left.Phase == ledger.Create
+	if unknown && s.elsewhere(left.Input) {
+		return nil, exit.Errorf(exit.Unknown, "the outcome of creating the job for %s is unknown, and its input is %s: run the whole pipe again with the --backend that it was submitted with", p, left.Input)
+	}
 	for _, m := range s.ledger.Others(p.name(), p.hash) {
 		unknown = unknown || m.Phase == ledger.Create
 		if m.Phase == ledger.Created {
@@ -259,7 +302,7 @@ func (s *submission) sameLines(ctx context.Context, p *payload, jobs []string) (
 	slices.Sort(jobs)
 	for _, name := range slices.Compact(jobs) {
 		op, err := s.status(ctx, name)
-		if missing(err) {
+		if wire.Missing(err) {
 			continue
 		}
 		if err != nil {
@@ -270,7 +313,11 @@ func (s *submission) sameLines(ctx context.Context, p *payload, jobs []string) (
 		}
 		open := op.state != record.Succeeded
 		if !open {
-			if open, err = s.at.holds(ctx, op.input); err != nil {
+			at, err := s.placeOf(name)
+			if err == nil {
+				open, err = at.holds(ctx, op.input)
+			}
+			if err != nil {
 				return nil, err
 			}
 		}
@@ -291,7 +338,7 @@ const createTimeout = 3 * time.Minute
 // create makes p's job from an input. It sends the create again only after an
 // error that certainly created nothing, and after another look-up.
 func (s *submission) create(ctx context.Context, p *payload, e ledger.Entry, input string, active int) (*record.Job, error) {
-	for b := newBackoff(s.RetryFor); ; {
+	for b := wire.NewBackoff(s.RetryFor); ; {
 		if err := e.Set(ctx, p.mark(ledger.Create, input, "")); err != nil {
 			return nil, err
 		}
@@ -304,33 +351,33 @@ func (s *submission) create(ctx context.Context, p *payload, e ledger.Entry, inp
 			job := p.record(op)
 			s.receipt(ctx, p, e, job)
 			return job, nil
-		case refused(err):
+		case wire.Refused(err):
 			s.at.drop(ctx, input)
 			e.Forget()
-			a := new(apiError)
+			a := new(wire.Error)
 			meant := ""
-			if errors.As(err, &a) && a.http == 404 {
+			if errors.As(err, &a) && a.HTTP == 404 {
 				meant = model.Meant(p.Model)
 			}
 			err = fmt.Errorf("google refused %s: %w%s", p, err, meant)
-			if a.http == 400 && !a.auth() {
+			if a.HTTP == 400 && !a.Auth() {
 				err = &oneBatch{err} // the lines are the reason
 			}
 			return nil, err
-		case !notDone(err):
+		case !wire.NotDone(err):
 			return s.afterUnknown(ctx, p, e, err)
 		}
 		if err := e.Set(ctx, p.mark(ledger.Upload, input, "")); err != nil {
 			return nil, err
 		}
 		cause := err
-		if err := b.pause(ctx, cause); err != nil {
+		if err := b.Pause(ctx, cause); err != nil {
 			// If Google cannot be reached, the file is kept, and the next run uses
 			// it.
-			if exit.Code(err) == exit.TryLater && !errors.As(err, new(notSent)) {
+			if exit.Code(err) == exit.TryLater && !wire.IsNotSent(err) {
 				s.at.drop(ctx, input)
 				e.Forget()
-				if a := new(apiError); active == 0 && errors.As(cause, &a) && a.wait == 0 {
+				if a := new(wire.Error); active == 0 && errors.As(cause, &a) && a.Wait == 0 {
 					err = &oneBatch{fmt.Errorf("%w; no other job is active, so this batch alone is larger than the quota: give it back with chunks-release, and cut smaller batches with chunks-pending --max-tokens", cause)}
 				}
 			}
@@ -381,7 +428,7 @@ func (s *submission) settle(ctx context.Context, p *payload, unknown bool) (foun
 			return found, err
 		}
 		slog.Info("looking for the job again", "batch", p.Batch, "until", end.Format(time.TimeOnly))
-		if err := sleep(ctx, min(wait/2+rand.N(wait), time.Until(end))); err != nil {
+		if err := wire.Sleep(ctx, min(wait/2+rand.N(wait), time.Until(end))); err != nil {
 			return nil, err
 		}
 	}
@@ -433,11 +480,29 @@ func (s *submission) lookUp(ctx context.Context, p *payload) (*jobsFound, error)
 
 // status asks for the status of a job, and retries transient errors.
 func (s *submission) status(ctx context.Context, job string) (op *operation, err error) {
-	err = retry(ctx, s.RetryFor, func() error {
-		op, err = s.at.status(ctx, job)
+	at, err := s.placeOf(job)
+	if err != nil {
+		return nil, err
+	}
+	err = wire.Retry(ctx, s.RetryFor, func() error {
+		op, err = at.status(ctx, job)
 		return err
 	})
 	return op, err
+}
+
+// placeOf returns the service that a job belongs to.
+func (s *submission) placeOf(job string) (backend, error) {
+	if s.elsewhere(job) {
+		return s.services.of(&record.Job{Job: job})
+	}
+	return s.at, nil
+}
+
+// elsewhere reports whether a job or an input belongs to another service than the
+// one of this run.
+func (s *submission) elsewhere(name string) bool {
+	return name != "" && (vertexJobs.MatchString(name) || strings.HasPrefix(name, "gs://")) != (s.Backend == "vertex")
 }
 
 // room returns an error if no more jobs may be created.

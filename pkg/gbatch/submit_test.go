@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -120,73 +119,6 @@ func TestCreateIsSentOnce(t *testing.T) {
 	g.ok(newSubmit(), batch("b1", 1, 4)+batch("b2", 1, 4))
 	if creates.Load() != 2 || closing.Load() != 2 {
 		t.Errorf("%d creates, %d on a connection of their own", creates.Load(), closing.Load())
-	}
-}
-
-// A create uses a new connection also with a server that speaks HTTP/2, as
-// Google's servers do.
-func TestCreateOverTLS(t *testing.T) {
-	var mu sync.Mutex
-	creates := map[string]int{} // by protocol and address
-	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		mu.Lock()
-		defer mu.Unlock()
-		io.WriteString(w, "{}")
-		if r.Method == http.MethodPost {
-			creates[r.Proto+" "+r.RemoteAddr]++
-		} else if r.ProtoMajor != 2 {
-			t.Errorf("%s over %s", r.URL, r.Proto)
-		}
-	}))
-	server.EnableHTTP2 = true
-	server.StartTLS()
-	defer server.Close()
-	transport := newTransport(credential{})
-	for _, tr := range []*http.Transport{transport.pooled, transport.fresh} {
-		tr.TLSClientConfig.RootCAs = server.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
-	}
-	c := http.Client{Transport: transport}
-	for range 2 {
-		for _, method := range []string{"GET", "POST"} {
-			path := map[string]string{"GET": "/v1beta/batches", "POST": "/v1beta/models/m:asyncBatchEmbedContent"}[method]
-			req, err := http.NewRequest(method, server.URL+path, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			send := func(ctx context.Context) error {
-				resp, err := c.Do(req.WithContext(ctx))
-				if err == nil {
-					resp.Body.Close()
-				}
-				return err
-			}
-			if method == "POST" {
-				_, err = transport.once(t.Context(), send)
-			} else {
-				err = transport.do(t.Context(), send)
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	mu.Lock()
-	defer mu.Unlock()
-	if len(creates) != 2 || strings.Contains(fmt.Sprint(creates), "HTTP/2") {
-		t.Errorf("creates: %v", creates)
-	}
-}
-
-// If no connection can be made, nothing was sent: the outcome is not unknown.
-func TestCreateNotSent(t *testing.T) {
-	tr := newTransport(credential{})
-	sent, err := tr.once(t.Context(), func(ctx context.Context) error {
-		req, _ := http.NewRequestWithContext(ctx, "POST", "http://127.0.0.1:1/v1beta/models/m:asyncBatchEmbedContent", nil)
-		_, err := tr.client().Do(req)
-		return err
-	})
-	if sent || err == nil {
-		t.Errorf("sent %v, error %v", sent, err)
 	}
 }
 

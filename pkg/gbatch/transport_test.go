@@ -2,7 +2,6 @@ package gbatch
 
 import (
 	"context"
-	"errors"
 	"io"
 	"log/slog"
 	"net/http"
@@ -10,11 +9,11 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"gbatch/pkg/emulator"
 	"gbatch/pkg/exit"
+	"gbatch/pkg/wire"
 )
 
 // quiet drops the log, for tests with a thousand attempts.
@@ -22,66 +21,6 @@ func quiet(t *testing.T) {
 	old := slog.Default()
 	slog.SetDefault(slog.New(slog.DiscardHandler))
 	t.Cleanup(func() { slog.SetDefault(old) })
-}
-
-// pause waits as long as Google asks for, and not much longer.
-func TestPauseAsAsked(t *testing.T) {
-	quiet(t)
-	for _, said := range []struct{ header, body string }{
-		{"30", `{}`},
-		{"", `{"error":{"details":[{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"30s"}]}}`},
-		{"10", `{"error":{"details":[{"retryDelay":"30s"}]}}`},
-		{time.Date(2000, 1, 1, 0, 0, 30, 0, time.UTC).Format(http.TimeFormat), ``},
-	} {
-		synctest.Test(t, func(t *testing.T) { // its clock begins at 2000-01-01
-			cause := newAPIError(&http.Response{StatusCode: 429, Header: http.Header{"Retry-After": {said.header}}}, []byte(said.body), credential{})
-			b := newBackoff(time.Hour)
-			begun := time.Now()
-			if err := b.pause(t.Context(), cause); err != nil {
-				t.Fatal(err)
-			}
-			if waited := time.Since(begun); waited < 30*time.Second || waited > 40*time.Second {
-				t.Errorf("%+v: waited %v", said, waited)
-			}
-		})
-	}
-}
-
-// If Google gives no time, the pauses grow, are never equal, and end in time.
-func TestPauseJitters(t *testing.T) {
-	quiet(t)
-	synctest.Test(t, func(t *testing.T) {
-		cause := &apiError{http: 503}
-		firsts := map[time.Duration]bool{}
-		for range 20 {
-			b := newBackoff(time.Hour)
-			step, begun, n := time.Second, time.Now(), 0
-			for ; ; n++ {
-				before := time.Now()
-				err := b.pause(t.Context(), cause)
-				waited := time.Since(before)
-				if err != nil {
-					if exit.Code(err) != exit.TryLater || !errors.Is(err, cause) || waited > 0 {
-						t.Errorf("%v, after another %v", err, waited)
-					}
-					break
-				}
-				if waited > step {
-					t.Errorf("attempt %d: waited %v, at most %v is meant", n, waited, step)
-				}
-				if n == 0 {
-					firsts[waited] = true
-				}
-				step = min(2*step+1, time.Minute)
-			}
-			if took := time.Since(begun); took > time.Hour || took < 59*time.Minute || n < 50 || n > 400 {
-				t.Errorf("%d attempts in %v", n, took)
-			}
-		}
-		if len(firsts) < 10 {
-			t.Errorf("the first pauses are alike: %v", firsts)
-		}
-	})
 }
 
 // If another process creates the job while this one waits for the quota, that
@@ -152,9 +91,9 @@ func TestRedirects(t *testing.T) {
 // A silent server ends the request, before a reply and during one, and the
 // request is retried.
 func TestSilence(t *testing.T) {
-	old := replyTimeout
-	replyTimeout = 300 * time.Millisecond
-	defer func() { replyTimeout = old }()
+	old := wire.ReplyTimeout
+	wire.ReplyTimeout = 300 * time.Millisecond
+	defer func() { wire.ReplyTimeout = old }()
 	g := newGoogle(t, emulator.Options{})
 	const n, dim = 60, 768
 	var lists, gets, downloads atomic.Int32

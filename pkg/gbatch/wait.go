@@ -15,6 +15,7 @@ import (
 	"gbatch/pkg/ndjson"
 	"gbatch/pkg/progress"
 	"gbatch/pkg/record"
+	"gbatch/pkg/wire"
 )
 
 // pollers is how many status requests are sent at the same time.
@@ -106,7 +107,7 @@ func (w *Wait) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 			switch {
 			case ctx.Err() != nil && r.err != nil:
 				running++ // stopped before it ended: the case below counts it
-			case missing(r.err):
+			case wire.Missing(r.err):
 				unseen, unseenBatches = append(unseen, r.job.Job), append(unseenBatches, r.job.Batch)
 			case r.err != nil: // the other jobs are still waited for
 				refusal.add(fmt.Errorf("%s: %w", r.job.Job, r.err))
@@ -151,7 +152,7 @@ func goOn(jobs int) string {
 // watch polls one job until it has ended, or once, and updates its record.
 func (w *Wait) watch(ctx context.Context, job task, slots chan struct{}, view *overview) error {
 	begun := time.Now()
-	failures := newBackoff(w.RetryFor)
+	failures := wire.NewBackoff(w.RetryFor)
 	for {
 		select {
 		case slots <- struct{}{}:
@@ -161,15 +162,15 @@ func (w *Wait) watch(ctx context.Context, job task, slots chan struct{}, view *o
 		op, err := job.at.status(ctx, job.Job.Job)
 		<-slots
 		if err != nil {
-			if !transient(err) {
+			if !wire.Transient(err) {
 				return err
 			}
-			if err := failures.pause(ctx, err); err != nil {
+			if err := failures.Pause(ctx, err); err != nil {
 				return err
 			}
 			continue
 		}
-		failures = newBackoff(w.RetryFor)
+		failures = wire.NewBackoff(w.RetryFor)
 		if op.state != job.State {
 			slog.Debug("the job changed", "job", op.name, "state", op.state, "was", job.State)
 		}
@@ -178,7 +179,7 @@ func (w *Wait) watch(ctx context.Context, job task, slots chan struct{}, view *o
 		if job.Ended() || w.Once {
 			return nil
 		}
-		if err := sleep(ctx, w.pause(time.Since(begun))); err != nil {
+		if err := wire.Sleep(ctx, w.pause(time.Since(begun))); err != nil {
 			return err
 		}
 	}

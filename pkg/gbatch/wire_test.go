@@ -1,80 +1,23 @@
 package gbatch
 
 import (
-	"bytes"
-	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"gbatch/pkg/cli"
 	"gbatch/pkg/emulator"
 	"gbatch/pkg/exit"
 	"gbatch/pkg/record"
+	"gbatch/pkg/wire"
 )
-
-// If a server takes no bytes of a request, the command does not wait for ever.
-func TestSendingHasALimit(t *testing.T) {
-	quickly(t, 200*time.Millisecond)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	go func() {
-		for {
-			c, err := l.Accept() // the test reads nothing from it
-			if err != nil {
-				return
-			}
-			defer c.Close()
-		}
-	}()
-	for _, once := range []bool{false, true} {
-		tr := newTransport(credential{})
-		send := func(ctx context.Context) error {
-			req, _ := http.NewRequestWithContext(ctx, "POST", "http://"+l.Addr().String()+"/", bytes.NewReader(make([]byte, 64<<20)))
-			_, err := tr.client().Do(req)
-			return err
-		}
-		if once {
-			_, err = tr.once(t.Context(), send)
-		} else {
-			err = tr.do(t.Context(), send)
-		}
-		if err == nil || !strings.Contains(err.Error(), "took no bytes of the request for 200ms") || !transient(err) {
-			t.Errorf("%v", err)
-		}
-	}
-}
-
-// A server that reads slowly is waited for.
-func TestSendingSlowly(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		ctx, cancel := context.WithCancelCause(t.Context())
-		s := newSending(io.NopCloser(bytes.NewReader(make([]byte, 100))), cancel)
-		for range 10 {
-			time.Sleep(replyTimeout - time.Second)
-			if _, err := s.Read(make([]byte, 1)); err != nil || ctx.Err() != nil {
-				t.Fatal(err, context.Cause(ctx))
-			}
-		}
-		time.Sleep(replyTimeout + time.Second)
-		if !errors.As(context.Cause(ctx), new(silence)) {
-			t.Errorf("the sending did not end: %v", context.Cause(ctx))
-		}
-		s.Close()
-	})
-}
 
 // A reply that drips is ended: that of a list, a status, a create and an error.
 func TestDrippingReplies(t *testing.T) {
@@ -353,34 +296,20 @@ func TestPermanentErrors(t *testing.T) {
 		}
 	}
 	for err, want := range map[error]bool{
-		&tls.CertificateVerificationError{}:       false,
-		http.ErrSchemeMismatch:                    false,
-		permanent{errors.New("x")}:                false,
-		&apiError{http: 302}:                      false,
-		&apiError{http: 501}:                      true,
-		&apiError{http: 425}:                      true,
-		&apiError{http: 409}:                      true,
-		&apiError{http: 412}:                      false,
-		io.ErrUnexpectedEOF:                       true,
-		fmt.Errorf("x: %w", &apiError{http: 403}): false,
+		&tls.CertificateVerificationError{}:         false,
+		http.ErrSchemeMismatch:                      false,
+		wire.Permanent(errors.New("x")):             false,
+		&wire.Error{HTTP: 302}:                      false,
+		&wire.Error{HTTP: 501}:                      true,
+		&wire.Error{HTTP: 425}:                      true,
+		&wire.Error{HTTP: 409}:                      true,
+		&wire.Error{HTTP: 412}:                      false,
+		io.ErrUnexpectedEOF:                         true,
+		fmt.Errorf("x: %w", &wire.Error{HTTP: 403}): false,
 	} {
-		if transient(err) != want {
+		if wire.Transient(err) != want {
 			t.Errorf("%T %v: transient %v", err, err, !want)
 		}
-	}
-}
-
-// A base URL may have a typing error in its host. The name is looked up again,
-// but the error is not transient.
-func TestUnknownHost(t *testing.T) {
-	quiet(t)
-	b := newBackoff(0)
-	err := b.pause(t.Context(), &net.OpError{Op: "dial", Err: &net.DNSError{Name: "gemini.example", IsNotFound: true}})
-	if exit.Code(err) != exit.Failed {
-		t.Errorf("exit %d: %v", exit.Code(err), err)
-	}
-	if err := newBackoff(0).pause(t.Context(), &net.DNSError{IsTimeout: true}); exit.Code(err) != exit.TryLater {
-		t.Errorf("exit %d: %v", exit.Code(err), err)
 	}
 }
 
@@ -476,7 +405,7 @@ func TestDownloadRanges(t *testing.T) {
 				c.next(w)
 			}))
 			data, err := io.ReadAll(resultFile(t, time.Second))
-			if (err == nil) != (c.said == "") || err != nil && (!strings.Contains(err.Error(), c.said) || transient(err)) || err == nil && string(data) != c.want {
+			if (err == nil) != (c.said == "") || err != nil && (!strings.Contains(err.Error(), c.said) || wire.Transient(err)) || err == nil && string(data) != c.want {
 				t.Errorf("%q, %v", data, err)
 			}
 		})

@@ -16,9 +16,19 @@ const hexDigits = "0123456789abcdef"
 func AppendString(dst []byte, s string) []byte {
 	dst = append(dst, '"')
 	from := 0
-	for i := 0; i < len(s); i++ {
+	for i := 0; ; i++ {
+		for ; len(s)-i >= 8; i += 8 {
+			w := uint64(s[i]) | uint64(s[i+1])<<8 | uint64(s[i+2])<<16 | uint64(s[i+3])<<24 | uint64(s[i+4])<<32 | uint64(s[i+5])<<40 | uint64(s[i+6])<<48 | uint64(s[i+7])<<56
+			if hit := specials(w); hit != 0 {
+				i += bits.TrailingZeros64(hit) / 8
+				break
+			}
+		}
+		if i == len(s) {
+			break
+		}
 		c := s[i]
-		if c >= ' ' && c != '"' && c != '\\' {
+		if c >= ' ' && c != '"' && c != '\\' { // one of the last seven bytes
 			continue
 		}
 		dst = append(dst, s[from:i]...)

@@ -117,6 +117,20 @@ func askedDim(w *ndjson.Walker) (dim int, err error) {
 	return dim, nil
 }
 
+// CheckVertex refuses a request with options that Vertex AI may ignore in a batch: it
+// is known to read those in embed_content_config only.
+func (r *Request) CheckVertex() error {
+	var w ndjson.Walker
+	for w.Begin(r.request); w.Next(); {
+		switch name := string(w.Name()); name {
+		case "content", "embedContentConfig", "embed_content_config":
+		default:
+			return fmt.Errorf("the request has %.50q beside its content, where Vertex AI may not read it", name)
+		}
+	}
+	return w.Err()
+}
+
 // Canary returns the line of the request with the key of canary i.
 func (r *Request) Canary(i int) []byte {
 	return appendRequest(nil, ndjson.AppendString(nil, CanaryPrefix+strconv.Itoa(i)+":"+r.Key), r.request)

@@ -13,6 +13,11 @@ import (
 //
 //	{"response":{"tokenCount":"3","embedding":{"values":[-0.034,0.0025]}},"key":"chunk_123"}
 //	{"key":"chunk_456","error":{"code":13,"message":"An internal error has occurred"}}
+//
+// A line of Vertex AI repeats the request. Its status is empty, or says why there is
+// no vector:
+//
+//	{"key":"chunk_123","request":{…},"status":"","response":{"tokenCount":"3","embedding":{"values":[-0.034]}}}
 type Response struct {
 	Key    string    // with escapes resolved
 	HasKey bool      // false if the line has no key; then Key is empty
@@ -41,8 +46,9 @@ type ResponseParser struct {
 	walker ndjson.Walker
 	r      Response
 	values []float32
-	usage  int64  // the count of usageMetadata
-	reason string // why there is no vector
+	usage  int64   // the count of usageMetadata
+	status *Status // of the line; it counts if there is no vector
+	reason string  // why there is no vector
 }
 
 // Parse reads a line. The Response is valid until the next call.
@@ -56,7 +62,7 @@ func (p *ResponseParser) Parse(line []byte) (*Response, error) {
 	if p.values == nil {
 		p.values = make([]float32, 0, 1024)
 	}
-	p.r, p.usage, p.reason = Response{Tokens: -1}, -1, ""
+	p.r, p.usage, p.status, p.reason = Response{Tokens: -1}, -1, nil, ""
 	w := &p.walker
 	for w.Begin(line); w.Next(); {
 		switch string(w.Name()) {
@@ -73,6 +79,8 @@ func (p *ResponseParser) Parse(line []byte) (*Response, error) {
 			if s := googleStatus(present(w)); s != nil {
 				p.r.Err = s
 			}
+		case "status":
+			p.status = googleStatus(present(w))
 		case "response":
 			if p.enter() {
 				p.response()
@@ -84,6 +92,9 @@ func (p *ResponseParser) Parse(line []byte) (*Response, error) {
 	}
 	if p.r.Tokens < 0 {
 		p.r.Tokens = p.usage
+	}
+	if p.r.Err == nil && p.r.Values == nil {
+		p.r.Err = p.status
 	}
 	switch {
 	case p.r.Err != nil:

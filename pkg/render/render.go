@@ -5,6 +5,7 @@
 package render
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"hash/maphash"
@@ -25,7 +26,8 @@ type ToJSONL struct {
 	cli.Files  `embed:""`
 	cli.Output `embed:""`
 	SpaceFlags `embed:""`
-	Shape      string `help:"Form of the request lines: rest, vertex or sdk." enum:"rest,vertex,sdk" default:"rest"`
+	Shape      string `help:"Form of the request lines: rest, vertex or sdk. The default is rest, and vertex with --backend vertex." enum:"rest,vertex,sdk," default:""`
+	Backend    string `help:"The service that the requests are for: gemini (the Gemini API) or vertex (Vertex AI)." enum:"gemini,vertex" default:"gemini"`
 }
 
 // Run renders in to out, one line at a time. Memory is bounded by the longest
@@ -36,7 +38,13 @@ func (c *ToJSONL) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if c.Shape != "" && !slices.Contains(shapes, c.Shape) {
+	shape := cmp.Or(c.Shape, "rest")
+	if c.Backend == "vertex" {
+		if shape = cmp.Or(c.Shape, "vertex"); shape != "vertex" {
+			return exit.Errorf(exit.Usage, "--shape %s is not for --backend vertex, which needs the shape vertex", shape)
+		}
+	}
+	if !slices.Contains(shapes, shape) {
 		return exit.With(exit.Usage, fmt.Errorf("unknown shape %q: use %s", c.Shape, strings.Join(shapes, ", ")))
 	}
 	w := ndjson.NewWriter(out)
@@ -44,7 +52,8 @@ func (c *ToJSONL) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 		ToJSONL: c,
 		r:       ndjson.NewReader(in),
 		w:       w,
-		plain:   newForm(c.Shape, false, plain),
+		shape:   shape,
+		plain:   newForm(shape, false, plain),
 	}
 	r.form = r.plain
 	r.keys.reset()
@@ -60,6 +69,7 @@ type run struct {
 	*ToJSONL
 	r     *ndjson.Reader
 	w     *ndjson.Writer
+	shape string
 	plain *form // for chunks without a header
 	form  *form // for the present batch
 	batch record.Header
@@ -134,7 +144,7 @@ func (r *run) header(line []byte, h record.Header) error {
 		h.Model, h.Dim = full.Model, full.Dim
 		err = r.w.Encode(h)
 	}
-	r.form, r.batch, r.left = newForm(r.Shape, true, full), h, h.Count
+	r.form, r.batch, r.left = newForm(r.shape, true, full), h, h.Count
 	r.keys.reset()
 	if r.left == 0 {
 		r.close()

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"strings"
 
 	"gbatch/pkg/cli"
 	"gbatch/pkg/duck"
@@ -356,19 +357,18 @@ func (p *Claim) cut(c *duck.Conn, s *source, r *round, plan *plan) error {
 // first holds it, and the others are its twins.
 func (p *Claim) put(c *duck.Conn, s *source, plan *plan) (batches []string, err error) {
 	batches = batchNames(len(plan.cuts))
-	if err := c.Exec("CREATE OR REPLACE TEMP TABLE gbatch_cut (batch VARCHAR, low BIGINT, high BIGINT)"); err != nil {
+	var values []string
+	for i, cut := range plan.cuts {
+		values = append(values, fmt.Sprintf("(%s, %d, %d, %d, %d, %d, %s)", duck.Literal(batches[i]), cut.low, cut.high, cut.requests, cut.tokens.Likely, cut.tokens.Max, cut.plain()))
+	}
+	err = c.Exec("CREATE OR REPLACE TEMP TABLE gbatch_cut AS FROM (VALUES " + strings.Join(values, ", ") + ") v(batch, low, high, asked, likely, most, plain)")
+	if err != nil {
 		return nil, err
 	}
-	for i, cut := range plan.cuts {
-		err := c.Exec("INSERT INTO gbatch_cut VALUES (?, ?, ?)", batches[i], cut.low, cut.high)
-		if err == nil {
-			err = c.Exec(`INSERT INTO gbatch.jobs (batch, model, dim, task_type, requests, claimed_at, source, embeddings, vector_column, tokens_likely, tokens_max, tokens_plain)
-				VALUES (?, ?, ?, ?, ?, ?::TIMESTAMP, ?, ?, nullif(?, ''), ?, ?, ?)`, batches[i], p.Model, p.Dim, p.TaskType, cut.requests, now(), p.From, p.Embeddings, p.Column,
-				cut.tokens.Likely, cut.tokens.Max, cut.plain())
-		}
-		if err != nil {
-			return nil, err
-		}
+	err = c.Exec(`INSERT INTO gbatch.jobs (batch, model, dim, task_type, requests, claimed_at, source, embeddings, vector_column, tokens_likely, tokens_max, tokens_plain)
+		SELECT batch, ?, ?, ?, asked, ?::TIMESTAMP, ?, ?, nullif(?, ''), likely, most, plain FROM gbatch_cut`, p.Model, p.Dim, p.TaskType, now(), p.From, p.Embeddings, p.Column)
+	if err != nil {
+		return nil, err
 	}
 	err = c.Exec(`CREATE OR REPLACE TEMP TABLE gbatch_chosen AS SELECT cut.batch, p.* FROM gbatch_picked p JOIN gbatch_cut cut ON p.first BETWEEN cut.low AND cut.high;
 		CREATE OR REPLACE TEMP TABLE gbatch_next AS SELECT coalesce(max(seq) + 1, 0) AS seq FROM gbatch.items`)
@@ -383,14 +383,19 @@ func (p *Claim) put(c *duck.Conn, s *source, plan *plan) (batches []string, err 
 		}
 	}
 	// The texts are hashed as they are taken: a vector belongs to the text that
-	// was sent, not to what the source gave when the chunks were picked.
+	// was sent, not to what the source gave when the chunks were picked. In stored
+	// columns the two are the same.
+	same := " AND s.text_hash = p.text_hash"
+	if s.stored {
+		same = ""
+	}
 	err = c.Exec(fmt.Sprintf(`INSERT INTO gbatch.items
 		SELECT p.batch, p.seq + (SELECT seq FROM gbatch_next), p.key, CASE WHEN p.seq = p.first THEN s.title END, CASE WHEN p.seq = p.first THEN s.body END, p.text_hash, p.seq <> p.first
-		FROM (SELECT %s AS rid, %s AS title, %s AS body, %s AS text_hash FROM %s %s) s JOIN gbatch_chosen p ON s.rid = p.rid AND s.text_hash = p.text_hash;
+		FROM (SELECT %s AS rid, %s AS title, %s AS body, %s AS text_hash FROM %s %s) s JOIN gbatch_chosen p ON s.rid = p.rid%s;
 		RESET disabled_optimizers;
 		UPDATE gbatch.jobs AS j SET first_seq = i.first_seq, last_seq = i.last_seq
 		FROM (SELECT batch, min(seq) AS first_seq, max(seq) AS last_seq FROM gbatch.items WHERE seq >= (SELECT seq FROM gbatch_next) GROUP BY batch) i
-		WHERE j.batch = i.batch`, s.rid(), s.title(), s.body(), s.hash(), s.sql, plan.where))
+		WHERE j.batch = i.batch`, s.rid(), s.title(), s.body(), s.hash(), s.sql, plan.where, same))
 	if err != nil {
 		return nil, err
 	}

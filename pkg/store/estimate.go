@@ -60,13 +60,13 @@ func (s *sum) add(o sum) {
 	s.overLong = s.overLong || o.overLong
 }
 
-// plain is the value of tokens_plain: nil if the tokens cannot be compared with
-// Google's count.
-func (s *sum) plain() any {
+// plain is the SQL for the value of tokens_plain: NULL if the tokens cannot be
+// compared with Google's count.
+func (s *sum) plain() string {
 	if s.overLong {
-		return nil
+		return "NULL"
 	}
-	return s.tokens.Plain
+	return fmt.Sprint(s.tokens.Plain)
 }
 
 // estimateOlder estimates the tokens of the open batches that an older version
@@ -86,7 +86,7 @@ func estimateOlder(c *duck.Conn) error {
 		}
 		var all sum
 		if all, err = estimateItems(c, b.space, b.items); err == nil {
-			err = c.Exec("UPDATE gbatch.jobs SET tokens_likely = ?, tokens_max = ?, tokens_plain = ? WHERE batch = ?", all.tokens.Likely, all.tokens.Max, all.plain(), b.name)
+			err = c.Exec("UPDATE gbatch.jobs SET tokens_likely = ?, tokens_max = ?, tokens_plain = "+all.plain()+" WHERE batch = ?", all.tokens.Likely, all.tokens.Max, b.name)
 		}
 	}
 	return err

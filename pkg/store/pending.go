@@ -1,7 +1,6 @@
 package store
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,7 +9,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 
 	"gbatch/pkg/cli"
 	"gbatch/pkg/duck"
@@ -18,7 +16,6 @@ import (
 	"gbatch/pkg/model"
 	"gbatch/pkg/ndjson"
 	"gbatch/pkg/progress"
-	"gbatch/pkg/record"
 )
 
 // Pending is chunks-pending: it claims the chunks that need a vector, cuts
@@ -190,139 +187,6 @@ func (p *Pending) prepare(c *duck.Conn) error {
 		return err
 	}
 	return s.view(c, p.Embeddings)
-}
-
-// print writes batches to out, and returns how many of them cannot be sent.
-// While it writes one, it reads the next: so the file is never held while out
-// blocks.
-func (p *Pending) print(ctx context.Context, out io.Writer, batches []string) (broken int, err error) {
-	if len(batches) == 0 {
-		return 0, nil
-	}
-	printed, chunks := progress.Of(ctx).Count("batches"), progress.Of(ctx).Flow("chunks")
-	ctx, cancel := context.WithCancel(ctx)
-	type payload struct {
-		lines  []byte
-		chunks int
-		err    error
-	}
-	read, free := make(chan payload), make(chan []byte, 2)
-	free <- nil
-	free <- nil
-	defer func() {
-		cancel()
-		for range read {
-		}
-	}()
-	go func() {
-		defer close(read)
-		for _, b := range batches {
-			select {
-			case buf := <-free:
-				lines, chunks, err := p.batch(ctx, buf[:0], b)
-				select {
-				case read <- payload{lines, chunks, err}:
-				case <-ctx.Done():
-					return
-				}
-				if err != nil && !errors.Is(err, errBroken) {
-					return
-				}
-			case <-ctx.Done():
-				return
-			}
-		}
-	}()
-	for b := range read {
-		switch {
-		case errors.Is(b.err, errBroken):
-			slog.Warn("a batch cannot be sent: its chunks stay claimed", "error", b.err)
-			broken++
-		case b.err != nil:
-			return broken, b.err
-		default:
-			if _, err := out.Write(b.lines); err != nil {
-				return broken, err
-			}
-			printed.Add(1)
-			chunks.Add(int64(b.chunks))
-		}
-		free <- b.lines
-	}
-	return broken, context.Cause(ctx)
-}
-
-// errBroken is the error of a claimed batch that no later command would take.
-// This version claims none, an older one did.
-var errBroken = errors.New("it cannot be sent")
-
-// batch appends the lines of a claimed batch to buf, or none if the batch has a
-// job by now. It also returns the number of chunks.
-func (p *Pending) batch(ctx context.Context, buf []byte, name string) (lines []byte, chunks int, err error) {
-	err = transact(ctx, &p.Database, duck.Read, func(c *duck.Conn) error {
-		var h record.Header
-		var lines string
-		found, err := c.One(func(r *duck.Rows) {
-			h = record.Header{Batch: name, Count: int(r.Int(0)), Model: r.Text(1), Dim: int(r.Int(2)), TaskType: r.Text(3), Tokens: r.Int(6), TokensMax: r.Int(7)}
-			lines = items(name, r.Int(4), r.Int(5))
-		}, "SELECT requests, model, dim, task_type, first_seq, last_seq, tokens_likely, tokens_max FROM gbatch.jobs WHERE batch = ? AND job IS NULL AND closed_at IS NULL", name)
-		if err != nil || !found {
-			return err
-		}
-		if _, err := (model.Space{Model: h.Model, Dim: h.Dim, TaskType: h.TaskType}).Checked(); err != nil {
-			return fmt.Errorf("batch %s: %w: %w", name, errBroken, err)
-		}
-		if n, err := c.Count("SELECT count(*) FROM " + lines + " WHERE NOT twin"); err != nil {
-			return err
-		} else if int(n) != h.Count {
-			return fmt.Errorf("batch %s: %w: it has %d requests, and its header would announce %d", name, errBroken, n, h.Count)
-		}
-		var keys record.KeySum
-		h.Keys = keys.String()
-		if buf, keys, err = appendChunks(c, record.AppendHeader(buf, h), lines); err == nil {
-			h.Keys = keys.String()
-			copy(buf, record.AppendHeader(nil, h)) // of the same length
-			chunks = h.Count
-		}
-		return err
-	})
-	return buf, chunks, err
-}
-
-// appendChunks appends the chunk lines of a SELECT of items to buf, in the order
-// of seq, and returns the sum of their keys too. DuckDB's threads may write blocks of items out of order. The lines are
-// sorted here, because DuckDB takes longer to sort rows with texts.
-func appendChunks(c *duck.Conn, buf []byte, items string) (lines []byte, keys record.KeySum, err error) {
-	r, err := c.Query("SELECT chunk_id, text, title, seq FROM " + items + " WHERE NOT twin")
-	if err != nil {
-		return buf, keys, err
-	}
-	defer r.Close()
-	type block struct {
-		seq        int64 // of its first line
-		start, end int
-	}
-	var blocks []block
-	head := len(buf)
-	for last := int64(-2); r.Next(); last = r.Int(3) {
-		if r.Int(3) != last+1 {
-			blocks = append(blocks, block{seq: r.Int(3), start: len(buf)})
-		}
-		buf = record.AppendChunk(buf, r.Borrow(0), r.Borrow(1), r.Borrow(2))
-		blocks[len(blocks)-1].end = len(buf)
-		keys.Add(r.Borrow(0))
-	}
-	bySeq := func(a, b block) int { return cmp.Compare(a.seq, b.seq) }
-	if slices.IsSortedFunc(blocks, bySeq) {
-		return buf, keys, nil
-	}
-	slices.SortFunc(blocks, bySeq)
-	sorted := make([]byte, head, len(buf))
-	copy(sorted, buf)
-	for _, b := range blocks {
-		sorted = append(sorted, buf[b.start:b.end]...)
-	}
-	return sorted, keys, nil
 }
 
 // planned is the size of a batch, as --dry-run prints it.

@@ -2,7 +2,6 @@ package store
 
 import (
 	"fmt"
-	"strings"
 
 	"gbatch/pkg/duck"
 )
@@ -136,5 +135,5 @@ func (p *Claim) rehearseVectors(c *duck.Conn, s *source, hash string) error {
 
 // anyVector is the SQL for a vector.
 func anyVector(dim int) string {
-	return "[1" + strings.Repeat(",0", dim-1) + fmt.Sprintf("]::FLOAT[%d]", dim)
+	return fmt.Sprintf("list_resize([1], %d, 0)::FLOAT[%[1]d]", dim)
 }

@@ -62,10 +62,16 @@ func (r *round) scan(c *duck.Conn, s *source, embeddings string) (where string, 
 	if err != nil {
 		return "", err
 	}
+	vectors, err := c.Count("SELECT count(*) FROM " + duck.Ident(embeddings))
+	if err != nil {
+		return "", err
+	}
 	from, found := r.low, 0
 	into := "CREATE OR REPLACE TEMP TABLE gbatch_work AS "
 	for width := int64(r.size); ; {
-		if r.size <= 0 { // all of it
+		// Each part is joined with all vectors. If probably no more than r.size chunks
+		// have none, a single part is cheaper.
+		if r.size <= 0 || r.low == 0 && end-vectors < int64(r.size) {
 			width = end + 1
 		}
 		part := fmt.Sprintf("WHERE rowid BETWEEN %d AND %d", r.low, r.low+width-1)

@@ -22,6 +22,7 @@ type source struct {
 	schema  string      // schema of a table or view
 	name    string
 	table   bool // a base table: it has rowids and can be updated
+	stored  bool // a base table whose columns are all stored: a transaction reads the same each time
 	idType  string
 	columns map[string]string // type by name in lower case
 
@@ -106,11 +107,11 @@ func notFound(c *duck.Conn, from string) error {
 // name may follow its schema and a dot, and also its database and a dot.
 func locate(c *duck.Conn, s *source, name string) (found bool, err error) {
 	return c.One(func(r *duck.Rows) {
-		s.schema, s.name, s.table = r.Text(0), r.Text(1), r.Bool(2)
+		s.schema, s.name, s.table, s.stored = r.Text(0), r.Text(1), r.Bool(2), r.Bool(5)
 		s.sql = qualified(s.schema, s.name, r.Text(3), r.Bool(4))
-	}, `SELECT schema_name, name, is_table, current_database(), lower(schema_name) IN (SELECT lower(database_name) FROM duckdb_databases()) FROM (
-			SELECT schema_name, table_name AS name, true AS is_table FROM duckdb_tables() WHERE database_name = current_database()
-			UNION ALL SELECT schema_name, view_name, false FROM duckdb_views() WHERE database_name = current_database() AND NOT internal)
+	}, `SELECT schema_name, name, is_table, current_database(), lower(schema_name) IN (SELECT lower(database_name) FROM duckdb_databases()), is_stored FROM (
+			SELECT schema_name, table_name AS name, true AS is_table, NOT contains(sql, 'GENERATED ALWAYS') AS is_stored FROM duckdb_tables() WHERE database_name = current_database()
+			UNION ALL SELECT schema_name, view_name, false, false FROM duckdb_views() WHERE database_name = current_database() AND NOT internal)
 		WHERE (schema_name = current_schema() AND lower(name) = lower($1)) OR lower($1) IN (lower(schema_name || '.' || name), lower(current_database() || '.' || schema_name || '.' || name))
 		ORDER BY schema_name = current_schema() DESC LIMIT 1`, name)
 }

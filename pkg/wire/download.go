@@ -1,4 +1,4 @@
-package gbatch
+package wire
 
 import (
 	"cmp"
@@ -12,19 +12,19 @@ import (
 	"time"
 )
 
-// goesOn is how many bytes must arrive until a download counts as working
+// GoesOn is how many bytes must arrive until a download counts as working
 // again.
-const goesOn = 64 << 10
+const GoesOn = 64 << 10
 
-// A download reads a result file from its beginning to its end. If a connection
+// A Download reads a result file from its beginning to its end. If a connection
 // breaks, it continues at the next byte, so that its reader sees every byte of
 // the file exactly once.
-type download struct {
+type Download struct {
 	ctx      context.Context
 	name     string
 	patience time.Duration
 	get      func(header http.Header) (*http.Response, error)
-	failures *backoff
+	failures *Backoff
 
 	body    io.ReadCloser // nil if not connected
 	begun   int64         // value of off when the present failures began
@@ -34,13 +34,13 @@ type download struct {
 	version string        // ETag or Last-Modified
 }
 
-// newDownload returns a download of the file that get requests. It retries
+// NewDownload returns a download of the file that get requests. It retries
 // transient errors for up to patience, counted from the last byte that arrived.
-func newDownload(ctx context.Context, name string, patience time.Duration, get func(header http.Header) (*http.Response, error)) *download {
-	return &download{ctx: ctx, name: name, patience: patience, get: get, failures: newBackoff(patience), size: -1}
+func NewDownload(ctx context.Context, name string, patience time.Duration, get func(header http.Header) (*http.Response, error)) *Download {
+	return &Download{ctx: ctx, name: name, patience: patience, get: get, failures: NewBackoff(patience), size: -1}
 }
 
-func (d *download) Read(p []byte) (int, error) {
+func (d *Download) Read(p []byte) (int, error) {
 	for {
 		if d.off == d.size {
 			return 0, io.EOF
@@ -48,8 +48,8 @@ func (d *download) Read(p []byte) (int, error) {
 		n, err := d.try(p)
 		switch {
 		case n > 0:
-			if d.off-d.begun >= goesOn {
-				d.failures, d.begun = newBackoff(d.patience), d.off
+			if d.off-d.begun >= GoesOn {
+				d.failures, d.begun = NewBackoff(d.patience), d.off
 			}
 			return n, nil // the next call returns err
 		case err == nil:
@@ -57,13 +57,13 @@ func (d *download) Read(p []byte) (int, error) {
 			return 0, context.Cause(d.ctx)
 		case err == io.EOF && d.off == d.size:
 			return 0, io.EOF
-		case !transient(err):
+		case !Transient(err):
 			return 0, err
 		default:
 			if err == io.EOF {
 				err = io.ErrUnexpectedEOF
 			}
-			if err := d.failures.pause(d.ctx, fmt.Errorf("download %s: %w", d.name, err)); err != nil {
+			if err := d.failures.Pause(d.ctx, fmt.Errorf("download %s: %w", d.name, err)); err != nil {
 				return 0, err
 			}
 		}
@@ -71,7 +71,7 @@ func (d *download) Read(p []byte) (int, error) {
 }
 
 // try reads once. After an error the download is not connected.
-func (d *download) try(p []byte) (n int, err error) {
+func (d *Download) try(p []byte) (n int, err error) {
 	if d.body == nil {
 		if err := d.open(); err != nil {
 			d.Close()
@@ -90,13 +90,13 @@ func (d *download) try(p []byte) (n int, err error) {
 		d.size = d.off // the end of the body gives the size
 	}
 	if d.size >= 0 && d.off > d.size {
-		return 0, permanent{fmt.Errorf("%s is longer than %d bytes, the size that google gave", d.name, d.size)}
+		return 0, Permanent(fmt.Errorf("%s is longer than %d bytes, the size that google gave", d.name, d.size))
 	}
 	return n, err
 }
 
 // Close may be called more than once.
-func (d *download) Close() error {
+func (d *Download) Close() error {
 	if d.body != nil {
 		d.body.Close()
 		d.body = nil
@@ -105,7 +105,7 @@ func (d *download) Close() error {
 }
 
 // open requests the file from byte d.off on.
-func (d *download) open() error {
+func (d *Download) open() error {
 	header := http.Header{}
 	if d.off > 0 {
 		header.Set("Range", fmt.Sprintf("bytes=%d-", d.off))
@@ -114,8 +114,8 @@ func (d *download) open() error {
 		}
 	}
 	resp, err := d.get(header)
-	var e *apiError
-	if errors.As(err, &e) && e.http == http.StatusRequestedRangeNotSatisfiable && d.off > 0 && (e.size < 0 || e.size == d.off) {
+	var e *Error
+	if errors.As(err, &e) && e.HTTP == http.StatusRequestedRangeNotSatisfiable && d.off > 0 && (e.size < 0 || e.size == d.off) {
 		d.size = d.off // the connection broke at the file's end
 		return io.EOF
 	}
@@ -127,12 +127,12 @@ func (d *download) open() error {
 	if resp.StatusCode == http.StatusPartialContent {
 		said := resp.Header.Get("Content-Range")
 		if from, size, err = contentRange(said); err != nil || from != d.off {
-			return permanent{fmt.Errorf("%s: the bytes from %d on were requested, google sent %q", d.name, d.off, said)}
+			return Permanent(fmt.Errorf("%s: the bytes from %d on were requested, google sent %q", d.name, d.off, said))
 		}
 	}
 	version := cmp.Or(resp.Header.Get("ETag"), resp.Header.Get("Last-Modified"))
 	if version != "" && d.version != "" && version != d.version || d.size >= 0 && size >= 0 && size != d.size {
-		return permanent{fmt.Errorf("%s changed while it was read: fetch it again", d.name)}
+		return Permanent(fmt.Errorf("%s changed while it was read: fetch it again", d.name))
 	}
 	d.version, d.skip = cmp.Or(version, d.version), d.off-from
 	if size >= 0 {

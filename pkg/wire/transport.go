@@ -1,4 +1,9 @@
-package gbatch
+// Package wire sends the calls to Google's services over HTTP.
+//
+// It sends a call that must not be repeated once, says what its error means, removes
+// secrets from messages, and retries the other calls. download reads a long reply
+// to its end although connections break; list reads the pages of a list.
+package wire
 
 import (
 	"context"
@@ -10,6 +15,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -20,32 +26,48 @@ const (
 	maxErrorBody = 64 << 10
 )
 
-// replyTimeout is how long a server may take no bytes of a request, and how long
+// ReplyTimeout is how long a server may take no bytes of a request, and how long
 // it may send nothing before and during a reply.
-var replyTimeout = 2 * time.Minute
+var ReplyTimeout = 2 * time.Minute
 
 // slowest is the lowest rate of a reply in bytes per second. It is the average
 // over the time spent waiting for the reply, and counts once that is
-// replyTimeout.
+// ReplyTimeout.
 const slowest = 1 << 10
 
-// A credential is what the caller authenticates with.
-type credential struct {
-	secret  string // never part of a message
-	refused string // the message if the server refuses the secret: it says what to check
+// A Credential is what the caller authenticates with.
+type Credential struct {
+	Secret  string                                    // never part of a message
+	Token   func(ctx context.Context) (string, error) // returns the bearer token of a request; nil for none
+	Refused string                                    // the message if the server refuses the credential: it says what to check
+	more    []string                                  // secrets of one request
 }
 
-// A transport sends the requests of one command and keeps the outcome of each
-// request for [transport.do].
-type transport struct {
+// of returns c with the secrets of a request: its token, and the id of an upload,
+// which is sufficient to write to it.
+func (c Credential) of(req *http.Request) Credential {
+	c.more = nil
+	if token, ok := strings.CutPrefix(req.Header.Get("Authorization"), "Bearer "); ok {
+		c.more = append(c.more, token)
+	}
+	if id := req.URL.Query().Get("upload_id"); id != "" {
+		c.more = append(c.more, id)
+	}
+	return c
+}
+
+// A Transport sends the requests of one command and keeps the outcome of each
+// request for [Transport.Do].
+type Transport struct {
 	pooled, fresh *http.Transport
-	credential
+	Credential
 }
 
-func newTransport(c credential) *transport {
+// NewTransport returns a transport that authenticates with c.
+func NewTransport(c Credential) *Transport {
 	pooled := http.DefaultTransport.(*http.Transport).Clone()
 	pooled.DialContext = (&net.Dialer{Timeout: dialTimeout}).DialContext
-	pooled.ResponseHeaderTimeout = replyTimeout
+	pooled.ResponseHeaderTimeout = ReplyTimeout
 	// A Range counts bytes as they are transferred. So a download that continues
 	// after a break must not be compressed.
 	pooled.DisableCompression = true
@@ -56,12 +78,23 @@ func newTransport(c credential) *transport {
 	fresh.Protocols = new(http.Protocols)
 	fresh.Protocols.SetHTTP1(true)
 	fresh.TLSClientConfig = new(tls.Config) // the cloned configuration still offers HTTP/2
-	return &transport{pooled, fresh, c}
+	return &Transport{pooled, fresh, c}
 }
 
-// client returns an HTTP client that follows no redirect: a redirect would send
+// NewStreams is [NewTransport] for several long transfers at a time: each has a
+// connection of its own, since those of HTTP/2 would share one.
+func NewStreams(c Credential) *Transport {
+	t := NewTransport(c)
+	t.pooled.Protocols = new(http.Protocols)
+	t.pooled.Protocols.SetHTTP1(true)
+	t.pooled.TLSClientConfig = new(tls.Config)
+	t.pooled.MaxIdleConnsPerHost = 16
+	return t
+}
+
+// Client returns an HTTP client that follows no redirect: a redirect would send
 // the credential to another server, or a create twice.
-func (t *transport) client() *http.Client {
+func (t *Transport) Client() *http.Client {
 	return &http.Client{
 		Transport:     t,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -73,26 +106,54 @@ func (t *transport) client() *http.Client {
 type outcome struct {
 	once bool  // the request uses a new connection
 	sent bool  // the request may have reached the server
-	err  error // an *apiError, or the reason why there was no reply
+	err  error // an *[Error], or the reason why there was no reply
 }
 
 type outcomeKey struct{}
 
-// do makes one call. Its error is that of the last request, or the cause if ctx
+// Do makes one call. Its error is that of the last request, or the cause if ctx
 // has ended.
-func (t *transport) do(ctx context.Context, call func(ctx context.Context) error) error {
+func (t *Transport) Do(ctx context.Context, call func(ctx context.Context) error) error {
 	return t.call(ctx, new(outcome), call)
 }
 
-// once is do for a call that must not be repeated. It also reports whether the
-// request may have reached the server.
-func (t *transport) once(ctx context.Context, call func(ctx context.Context) error) (sent bool, err error) {
+// Once is Do for a call that must not be repeated. [IsNotSent] reports whether its
+// error means that nothing reached the server.
+func (t *Transport) Once(ctx context.Context, call func(ctx context.Context) error) error {
 	o := &outcome{once: true}
-	err = t.call(ctx, o, call)
-	return o.sent, err
+	err := t.call(ctx, o, call)
+	if err != nil && !o.sent && ctx.Err() == nil {
+		return notSent{err}
+	}
+	return err
 }
 
-func (t *transport) call(ctx context.Context, o *outcome, call func(ctx context.Context) error) error {
+// Fail sets the error that [Transport.Do] returns for the last request, if that
+// has no error yet.
+func Fail(req *http.Request, err error) {
+	if o, _ := req.Context().Value(outcomeKey{}).(*outcome); o != nil && o.err == nil {
+		o.err = err
+	}
+}
+
+// Send sends one request. A reply whose status is neither 2xx nor in accept is an
+// [Error].
+func (t *Transport) Send(req *http.Request, accept ...int) (resp *http.Response, err error) {
+	err = t.Do(req.Context(), func(ctx context.Context) error {
+		resp, err = t.Client().Do(req.WithContext(ctx))
+		if err == nil && resp.StatusCode/100 != 2 && !slices.Contains(accept, resp.StatusCode) {
+			resp.Body.Close()
+			err = fmt.Errorf("status %d", resp.StatusCode) // the outcome's error says more
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return resp, nil
+}
+
+func (t *Transport) call(ctx context.Context, o *outcome, call func(ctx context.Context) error) error {
 	err := call(context.WithValue(ctx, outcomeKey{}, o))
 	switch {
 	case err == nil:
@@ -105,7 +166,7 @@ func (t *transport) call(ctx context.Context, o *outcome, call func(ctx context.
 	return t.redacted(err)
 }
 
-func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
+func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	o, _ := req.Context().Value(outcomeKey{}).(*outcome)
 	if o == nil {
 		o = new(outcome)
@@ -115,6 +176,16 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if o.once {
 		via = t.fresh
 	}
+	if t.Token != nil {
+		token, err := t.Token(req.Context())
+		if err != nil {
+			o.err = t.redacted(err)
+			return nil, o.err
+		}
+		req = req.Clone(req.Context())
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	c := t.of(req)
 	begun := time.Now()
 	ctx, cancel := context.WithCancelCause(req.Context())
 	req = req.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
@@ -125,13 +196,13 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		req.GetBody = nil // a copy of the body would have no time limit
 	}
 	resp, err := via.RoundTrip(req)
-	took, path := time.Since(begun).Round(time.Millisecond), redact(req.URL.Path, t.secret)
+	took, path := time.Since(begun).Round(time.Millisecond), c.Hide(req.URL.Path)
 	if err != nil {
 		if cause := context.Cause(ctx); errors.As(cause, new(silence)) {
 			err = cause
 		}
 		cancel(nil)
-		o.err = t.redacted(err)
+		o.err = c.redacted(err)
 		slog.Debug("call failed", "method", req.Method, "path", path, "error", o.err, "took", took)
 		return nil, o.err
 	}
@@ -140,7 +211,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if resp.StatusCode/100 != 2 {
 		body, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
 		resp.Body.Close()
-		o.err = newAPIError(resp, body, t.credential)
+		o.err = NewError(resp, body, c)
 		resp.Body = io.NopCloser(strings.NewReader("{}")) // the SDK makes its own error from any body
 	}
 	return resp, nil
@@ -158,8 +229,8 @@ type sending struct {
 }
 
 func newSending(body io.ReadCloser, cancel context.CancelCauseFunc) *sending {
-	return &sending{body, time.AfterFunc(replyTimeout, func() {
-		cancel(silence{fmt.Errorf("the server took no bytes of the request for %v", replyTimeout)})
+	return &sending{body, time.AfterFunc(ReplyTimeout, func() {
+		cancel(silence{fmt.Errorf("the server took no bytes of the request for %v", ReplyTimeout)})
 	})}
 }
 
@@ -169,7 +240,7 @@ func (s *sending) Read(p []byte) (int, error) {
 	if err != nil {
 		s.timer.Stop() // the wait for the reply has its own limit
 	} else {
-		s.timer.Reset(replyTimeout)
+		s.timer.Reset(ReplyTimeout)
 	}
 	return n, err
 }
@@ -192,7 +263,7 @@ type reply struct {
 
 func newReply(body io.ReadCloser, cancel context.CancelCauseFunc) *reply {
 	r := &reply{ReadCloser: body, cancel: cancel}
-	r.timer = time.AfterFunc(replyTimeout, func() {
+	r.timer = time.AfterFunc(ReplyTimeout, func() {
 		r.silent.Store(true)
 		cancel(nil)
 	})
@@ -202,15 +273,15 @@ func newReply(body io.ReadCloser, cancel context.CancelCauseFunc) *reply {
 
 func (r *reply) Read(p []byte) (int, error) {
 	begun := time.Now()
-	r.timer.Reset(replyTimeout)
+	r.timer.Reset(ReplyTimeout)
 	n, err := r.ReadCloser.Read(p)
 	r.timer.Stop()
 	r.bytes += int64(n)
 	r.waited += time.Since(begun)
 	switch {
 	case err != nil && err != io.EOF && r.silent.Load():
-		err = fmt.Errorf("the server sent nothing for %v within a reply", replyTimeout)
-	case err == nil && r.waited > replyTimeout && float64(r.bytes) < slowest*r.waited.Seconds():
+		err = fmt.Errorf("the server sent nothing for %v within a reply", ReplyTimeout)
+	case err == nil && r.waited > ReplyTimeout && float64(r.bytes) < slowest*r.waited.Seconds():
 		err = fmt.Errorf("only %d bytes of a reply arrived in %v", r.bytes, r.waited.Round(time.Second))
 	}
 	return n, err

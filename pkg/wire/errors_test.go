@@ -1,4 +1,4 @@
-package gbatch
+package wire
 
 import (
 	"errors"
@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-var secret = credential{"SECRETKEY", "the API key was refused, check GEMINI_API_KEY"}
+var secret = Credential{Secret: "SECRETKEY", Refused: "the API key was refused, check GEMINI_API_KEY"}
 
 var apiErrors = []struct {
 	code         int
@@ -40,21 +40,21 @@ func TestAPIErrors(t *testing.T) {
 	for _, c := range apiErrors {
 		header := http.Header{}
 		header.Set("Retry-After", c.retry)
-		e := newAPIError(&http.Response{StatusCode: c.code, Header: header}, []byte(c.body), secret)
-		if e.Error() != c.text || e.wait != c.wait || refused(e) != c.refused || transient(e) == (c.refused || c.code == 302) || e.auth() != c.key {
-			t.Errorf("%d %s:\n%s, wait %v, refused %v, auth %v\nwant\n%s", c.code, c.body, e, e.wait, refused(e), e.auth(), c.text)
+		e := NewError(&http.Response{StatusCode: c.code, Header: header}, []byte(c.body), secret)
+		if e.Error() != c.text || e.Wait != c.wait || Refused(e) != c.refused || Transient(e) == (c.refused || c.code == 302) || e.Auth() != c.key {
+			t.Errorf("%d %s:\n%s, wait %v, refused %v, auth %v\nwant\n%s", c.code, c.body, e, e.Wait, Refused(e), e.Auth(), c.text)
 		}
 	}
 	at := http.Header{}
 	at.Set("Retry-After", time.Now().Add(time.Hour).UTC().Format(http.TimeFormat))
-	if e := newAPIError(&http.Response{StatusCode: 503, Header: at}, nil, credential{}); e.wait < 59*time.Minute || e.wait > time.Hour {
-		t.Errorf("Retry-After as a date: %v", e.wait)
+	if e := NewError(&http.Response{StatusCode: 503, Header: at}, nil, Credential{}); e.Wait < 59*time.Minute || e.Wait > time.Hour {
+		t.Errorf("Retry-After as a date: %v", e.Wait)
 	}
-	if !transient(errors.New("connection reset")) || refused(errors.New("x")) {
+	if !Transient(errors.New("connection reset")) || Refused(errors.New("x")) {
 		t.Error("an error of the network is not transient")
 	}
-	long := newAPIError(&http.Response{StatusCode: 500}, []byte(strings.Repeat("я", 10000)), credential{})
-	if n := len([]rune(long.message)); n > 510 {
+	long := NewError(&http.Response{StatusCode: 500}, []byte(strings.Repeat("я", 10000)), Credential{})
+	if n := len([]rune(long.Message)); n > 510 {
 		t.Errorf("a message of %d characters", n)
 	}
 }
@@ -64,8 +64,8 @@ func FuzzAPIError(f *testing.F) {
 		f.Add(c.code, c.retry, []byte(c.body))
 	}
 	f.Fuzz(func(t *testing.T, code int, retry string, body []byte) {
-		e := newAPIError(&http.Response{StatusCode: code, Header: http.Header{"Retry-After": {retry}}}, body, secret)
-		if strings.ContainsAny(e.Error(), "\n\r") || strings.Contains(e.Error(), "SECRETKEY") || len(e.message) > 4000 || e.wait < 0 {
+		e := NewError(&http.Response{StatusCode: code, Header: http.Header{"Retry-After": {retry}}}, body, secret)
+		if strings.ContainsAny(e.Error(), "\n\r") || strings.Contains(e.Error(), "SECRETKEY") || len(e.Message) > 4000 || e.Wait < 0 {
 			t.Errorf("%+v", e)
 		}
 	})
