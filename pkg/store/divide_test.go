@@ -111,7 +111,8 @@ func TestBatchesTogether(t *testing.T) {
 		out := k.must(k.pending(threes), "")
 		return k, k.batches(out), k.answers(out)
 	}
-	k, batches, in := claim()
+	k, _, in := claim()
+	var batches []batch
 	if w, _ := k.together(in); w.verdict(nil) != nil {
 		t.Error(w.verdict(nil))
 	}
@@ -148,7 +149,7 @@ func TestBatchesTogether(t *testing.T) {
 
 	// Two batches with the same text are applied one after the other: one was given
 	// back, and its job succeeded all the same.
-	k, batches, in = claim("DELETE FROM chunks WHERE id <> 'c1'")
+	k, _, in = claim("DELETE FROM chunks WHERE id <> 'c1'")
 	k.sql("UPDATE gbatch.jobs SET state = '" + released + "', closed_at = claimed_at")
 	in += k.answers(k.must(k.pending(), ""))
 	if w, _ := k.together(in); w.verdict(nil) != nil {
