@@ -100,7 +100,7 @@ func python(text string) string {
 // missing names what a block needs and this machine lacks.
 func missing(b block) string {
 	for _, need := range []struct{ program, language, word string }{
-		{"jq", "", "jq "}, {"curl", "", "curl "}, {"python3", "python", ""}, {"node", "js", ""}, {"parallel", "sh", "parallel --"},
+		{"jq", "", "jq "}, {"curl", "", "curl "}, {"python3", "python", ""}, {"node", "js", ""}, {"parallel", "sh", "parallel --"}, {"pandoc", "sh", "pandoc "},
 	} {
 		if (need.language == "" || need.language == b.language) && strings.Contains(b.text, need.word) {
 			if _, err := exec.LookPath(need.program); err != nil {
@@ -156,6 +156,7 @@ func newDesk(t *testing.T, polls int) *desk {
 		"notes/a.md": "# Notes\n\nOn animals.\n\n## Gophers\n\nThey dig.\n\n## Moles\n\nThey dig, too.\n\n## Gophers\n\nThey store food.\n",
 		"notes/b.md": "## Owls\n\nThey fly.\n\n## Nothing yet\n",
 		"docs/keep":  "",
+		"web/a.html": "<html><body><h1>Gophers</h1><p>They <b>dig</b>.</p><div><h2>Food</h2><p>They store <a href='/x'>food</a>.</p></div></body></html>",
 	}
 	for name, text := range files {
 		path := filepath.Join(d.dir, name)
@@ -433,6 +434,7 @@ var checks = map[string]func(*testing.T, *desk){
 	"docs/postgresql.md": checkPostgres,
 	"docs/tools.md": func(t *testing.T, d *desk) {
 		d.sees(t, "5 5 14 768", "SELECT count(*) || ' ' || count(DISTINCT id) || ' ' || (SELECT count(*) FROM 'kb.parquet') || ' ' || any_value(len(embedding)) FROM 'docs-vectors.parquet'")
+		d.sees(t, "web/md/a.md#Gophers web/md/a.md#Gophers/Food", "SELECT string_agg(id, ' ' ORDER BY id) FROM web")
 		d.paidOnce(t, 12+2+5+3)
 	},
 	"docs/recipes.md": func(t *testing.T, d *desk) {
