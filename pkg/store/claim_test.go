@@ -378,9 +378,10 @@ func TestSpaceOnTheTable(t *testing.T) {
 	// … unless an open batch is for the table.
 	k = open(t, simple, "INSERT INTO chunks VALUES ('a', 'one'), ('b', 'two')")
 	k.must(k.pending(), "")
-	refused(k, "an open batch", two, holds)
+	const claims = "open batches claim table embeddings for gemini-embedding-001 4 RETRIEVAL_DOCUMENT"
+	refused(k, "an open batch", two, claims)
 	k.sql("DROP VIEW chunk_status", "DROP TABLE embeddings")
-	refused(k, "an open batch and no table", wide, holds)
+	refused(k, "an open batch and no table", wide, claims)
 	if n := k.paid(); n != 2 {
 		t.Errorf("%d requests", n)
 	}
