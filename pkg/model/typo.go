@@ -28,11 +28,14 @@ const typo = 2
 // differs in its digits may be a new model. A model with a price is not refused.
 func CheckTyped(name string) error {
 	name = Bare(name)
+	if Lookup(name).Known {
+		return nil
+	}
 	prices, err := ReadPrices()
 	if err != nil {
 		return err
 	}
-	if _, priced := prices.Models[name]; priced || Lookup(name).Known {
+	if _, priced := prices.Models[name]; priced {
 		return nil
 	}
 	for _, m := range models {
