@@ -196,14 +196,22 @@ func (s *Server) jobCreate(w http.ResponseWriter, r *http.Request, c *call) erro
 	if err := s.quota(j); err != nil {
 		return err
 	}
+	if err := s.enter(j); err != nil {
+		return err
+	}
+	made = true
+	return s.sendOperation(w, c, j)
+}
+
+// enter puts a new job behind the others.
+func (s *Server) enter(j *job) error {
 	s.seq++
 	j.Seq = s.seq
 	if err := s.change(j); err != nil {
 		return err
 	}
-	made = true
 	s.jobs[j.ID] = j
-	return s.sendOperation(w, c, j)
+	return nil
 }
 
 // invalidPayload is the error for a body that is not the expected message.

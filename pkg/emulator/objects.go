@@ -205,6 +205,15 @@ func (s *Server) lookupObject(c *call, q url.Values) (*object, error) {
 	return o, nil
 }
 
+// object is lookupObject with the preconditions of a call.
+func (s *Server) object(c *call, q url.Values, read bool) (*object, error) {
+	o, err := s.lookupObject(c, q)
+	if err == nil {
+		err = conditions(q, o, read)
+	}
+	return o, err
+}
+
 // conditions checks the preconditions of a call. The object may be nil: its
 // generation is 0.
 func conditions(q url.Values, o *object, read bool) error {
@@ -266,10 +275,7 @@ func (s *Server) objectGet(w http.ResponseWriter, r *http.Request, c *call) erro
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	q := r.URL.Query()
-	o, err := s.lookupObject(c, q)
-	if err == nil {
-		err = conditions(q, o, true)
-	}
+	o, err := s.object(c, q, true)
 	if err != nil {
 		return err
 	}
@@ -351,10 +357,7 @@ func (s *Server) objectList(w http.ResponseWriter, r *http.Request, c *call) err
 func (s *Server) objectRead(w http.ResponseWriter, r *http.Request, c *call) error {
 	s.mu.Lock()
 	q := r.URL.Query()
-	o, err := s.lookupObject(c, q)
-	if err == nil {
-		err = conditions(q, o, true)
-	}
+	o, err := s.object(c, q, true)
 	var data *os.File
 	if err == nil {
 		data, err = os.Open(s.objectPath(o.ID, ".data"))
@@ -391,10 +394,7 @@ func (s *Server) objectPatch(w http.ResponseWriter, r *http.Request, c *call) er
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	q := r.URL.Query()
-	o, err := s.lookupObject(c, q)
-	if err == nil {
-		err = conditions(q, o, false)
-	}
+	o, err := s.object(c, q, false)
 	if err != nil {
 		return err
 	}
@@ -427,10 +427,7 @@ func (s *Server) objectDelete(w http.ResponseWriter, r *http.Request, c *call) e
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	q := r.URL.Query()
-	o, err := s.lookupObject(c, q)
-	if err == nil {
-		err = conditions(q, o, false)
-	}
+	o, err := s.object(c, q, false)
 	if err != nil {
 		return err
 	}

@@ -163,13 +163,10 @@ func (s *Server) vertexCreate(w http.ResponseWriter, r *http.Request, c *call) e
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.seq++
-	j.Seq = s.seq
-	if err := s.change(j); err != nil {
+	if err := s.enter(j); err != nil {
 		return err
 	}
 	made = true
-	s.jobs[j.ID] = j
 	return s.sendOperation(w, c, j)
 }
 
