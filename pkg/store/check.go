@@ -217,26 +217,10 @@ func (k *Check) open(c *duck.Conn) (*audit, error) {
 	return a, nil
 }
 
-// from returns --from, or the sources whose chunks were claimed for the table, the
-// last one first.
-func (a *audit) from() (from []string, err error) {
-	if a.From != "" {
-		return []string{a.From}, nil
-	}
-	if a.claimed {
-		err = a.c.Each(func(r *duck.Rows) { from = append(from, r.Text(0)) },
-			"SELECT source FROM gbatch.jobs WHERE embeddings = ? GROUP BY source ORDER BY max(batch) DESC", a.Embeddings)
-	}
-	if len(from) == 0 {
-		from = []string{"chunks"}
-	}
-	return from, err
-}
-
 // openSources opens the sources of the chunks. Those that cannot be read, for example
 // because a table was renamed, are in a.lost. One at least must be readable.
 func (a *audit) openSources(ctx context.Context) error {
-	from, err := a.from()
+	from, err := sourcesOf(a.c, a.From, a.Embeddings, a.claimed)
 	if err != nil {
 		return err
 	}

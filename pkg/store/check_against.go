@@ -225,7 +225,7 @@ func (a *audit) against(r *rivals) ([]*verdict, error) {
 	}
 	if unknown.Count > 0 {
 		unknown.Message = "these keys have no vector in the table: if they are chunks, run the pipe"
-		from, err := a.from()
+		from, err := sourcesOf(a.c, a.From, a.Embeddings, a.claimed)
 		if err != nil {
 			return nil, err
 		}

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -177,15 +176,12 @@ func (n *Near) search(ctx context.Context, work func(*duck.Conn, *source) error)
 			return err
 		}
 		var space model.Space
-		from := n.From
 		if ok {
 			if space, err = spaceOf(c, n.Embeddings); err != nil {
 				return err
 			}
-			if from == "" {
-				_, err = c.One(func(r *duck.Rows) { from = r.Text(0) }, "SELECT source FROM gbatch.jobs WHERE embeddings = ? ORDER BY batch DESC LIMIT 1", n.Embeddings)
-			}
 		}
+		from, err := sourcesOf(c, n.From, n.Embeddings, ok)
 		if err != nil {
 			return err
 		}
@@ -197,7 +193,7 @@ func (n *Near) search(ctx context.Context, work func(*duck.Conn, *source) error)
 		} else if !t.filled {
 			return fmt.Errorf("no vector has arrived in the table %s: run the pipe again until its jobs have ended; chunks-status tells which batches are open, and which chunks failed", n.Embeddings)
 		}
-		s, err := openSource(c, cmp.Or(from, "chunks"), space)
+		s, err := openSource(c, from[0], space)
 		if err != nil {
 			return err
 		}

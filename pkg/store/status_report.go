@@ -1,7 +1,6 @@
 package store
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -161,19 +160,17 @@ func (s *Status) source(c *duck.Conn) (src *source, derived bool, err error) {
 	if err != nil {
 		return nil, false, err
 	}
-	from := s.From
+	from, err := sourcesOf(c, s.From, s.Embeddings, claimed)
+	if err != nil {
+		return nil, false, err
+	}
 	var space model.Space
 	if claimed {
-		if from == "" {
-			if _, err := c.One(func(r *duck.Rows) { from = r.Text(0) }, "SELECT source FROM gbatch.jobs WHERE embeddings = ? ORDER BY batch DESC LIMIT 1", s.Embeddings); err != nil {
-				return nil, false, err
-			}
-		}
 		if space, err = spaceOf(c, s.Embeddings); err != nil {
 			return nil, false, err
 		}
 	}
-	if src, err = openSource(c, cmp.Or(from, "chunks"), space); err != nil || !claimed {
+	if src, err = openSource(c, from[0], space); err != nil || !claimed {
 		return src, false, err
 	}
 	if src.noted {
@@ -190,6 +187,23 @@ func (s *Status) source(c *duck.Conn) (src *source, derived bool, err error) {
 	}
 	t, err := openVectors(c, s.Embeddings)
 	return src, t.there, err
+}
+
+// sourcesOf returns from, the value of --from. If it is empty, it returns the sources
+// whose chunks were claimed for a table of vectors, the last one first, or else
+// chunks. claimed says that the toolkit's tables exist.
+func sourcesOf(c *duck.Conn, from, embeddings string, claimed bool) (sources []string, err error) {
+	if from != "" {
+		return []string{from}, nil
+	}
+	if claimed {
+		err = c.Each(func(r *duck.Rows) { sources = append(sources, r.Text(0)) },
+			"SELECT source FROM gbatch.jobs WHERE embeddings = ? GROUP BY source ORDER BY max(batch) DESC", embeddings)
+	}
+	if len(sources) == 0 {
+		sources = []string{"chunks"}
+	}
+	return sources, err
 }
 
 // tableNames lists the tables of vectors for which chunks were claimed.
