@@ -130,7 +130,7 @@ type newFile struct {
 // create starts a new file. If a file exists at the path, the new one gets its mode
 // and owner. A link stays, and its target is replaced.
 func create(path string) (*newFile, error) {
-	f := &newFile{path: path, target: follow(path)}
+	f := &newFile{path: path, target: lockfile.Target(path)}
 	mode := fs.FileMode(0o666)
 	if old, err := os.Stat(f.target); err == nil {
 		if old.IsDir() {
@@ -155,21 +155,6 @@ func create(path string) (*newFile, error) {
 			return nil, err
 		}
 	}
-}
-
-// follow follows the links of a path, also to a file that does not exist.
-func follow(path string) string {
-	for range 40 { // the limit of Linux
-		to, err := os.Readlink(path)
-		if err != nil {
-			break
-		}
-		if !filepath.IsAbs(to) {
-			to = filepath.Join(filepath.Dir(path), to)
-		}
-		path = to
-	}
-	return path
 }
 
 func (f *newFile) Write(p []byte) (int, error) {

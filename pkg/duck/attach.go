@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"gbatch/pkg/exit"
+	"gbatch/pkg/lockfile"
 )
 
 // rowGroup is how many rows DuckDB keeps together in new tables. The rows here
@@ -67,7 +68,7 @@ func (d *Database) attach(c *Conn, mode Access, schema string) error {
 		return err
 	}
 	// DuckDB also follows links: its WAL is beside the real file.
-	real := resolve(path)
+	real := lockfile.Target(path)
 	if file := orphan(path, real); file != "" {
 		return fmt.Errorf("%s does not exist, but %s does: it belongs to a database that was deleted or moved, and a new database would load its data; move the old database back to its place, or delete %[2]s if its data is not needed", d.DB, file)
 	}
@@ -131,27 +132,6 @@ func (d *Database) attach(c *Conn, mode Access, schema string) error {
 		return err
 	}
 	return undo.protect(c)
-}
-
-// resolve follows the links of a path, even if the target does not exist yet.
-func resolve(path string) string {
-	for range 40 { // the limit of Linux
-		if real, err := filepath.EvalSymlinks(path); err == nil {
-			return real
-		}
-		to, err := os.Readlink(path)
-		if err != nil {
-			break
-		}
-		if !filepath.IsAbs(to) {
-			to = filepath.Join(filepath.Dir(path), to)
-		}
-		path = to
-	}
-	if dir, err := filepath.EvalSymlinks(filepath.Dir(path)); err == nil {
-		path = filepath.Join(dir, filepath.Base(path))
-	}
-	return path
 }
 
 // orphan finds a file that DuckDB or the journal keeps beside a database, if the

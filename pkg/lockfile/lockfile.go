@@ -1,5 +1,5 @@
-// Package lockfile has two tools for files that must survive a kill: a lock that
-// ends with its process, and a directory that is written to disk.
+// Package lockfile has tools for files that must survive a kill: a lock that ends with
+// its process, a directory that is written to disk, and the place that a path means.
 package lockfile
 
 import (
@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"syscall"
 )
@@ -54,4 +55,29 @@ func SyncDir(path string) error {
 	}
 	defer d.Close()
 	return d.Sync()
+}
+
+// Target follows the links of a path, even if the target does not exist yet.
+func Target(path string) string {
+	for range 40 { // the limit of Linux
+		if real, err := filepath.EvalSymlinks(path); err == nil {
+			return real
+		}
+		to, err := os.Readlink(path)
+		if err != nil {
+			break
+		}
+		if !filepath.IsAbs(to) {
+			dir, err := filepath.EvalSymlinks(filepath.Dir(path)) // .. leaves the target of a linked folder
+			if err != nil {
+				break
+			}
+			to = filepath.Join(dir, to)
+		}
+		path = to
+	}
+	if dir, err := filepath.EvalSymlinks(filepath.Dir(path)); err == nil {
+		path = filepath.Join(dir, filepath.Base(path))
+	}
+	return path
 }
