@@ -116,15 +116,7 @@ func (v *vertex) read(ctx context.Context, method, url string, body []byte) ([]b
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	resp, err := v.Send(req)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	reply, err := io.ReadAll(io.LimitReader(resp.Body, maxReply))
-	if ctx.Err() != nil {
-		err = context.Cause(ctx)
-	}
+	reply, _, err := v.Whole(req)
 	return reply, err
 }
 
@@ -320,7 +312,7 @@ func (v *vertex) create(ctx context.Context, p *payload, input string) (*operati
 		if resp.StatusCode/100 != 2 {
 			return fmt.Errorf("status %d", resp.StatusCode) // the outcome's error says more
 		}
-		reply, err := io.ReadAll(io.LimitReader(resp.Body, maxReply))
+		reply, err := wire.ReadAll(resp)
 		if err == nil {
 			op, err = v.decode(reply)
 		}
