@@ -21,6 +21,7 @@ import (
 
 	"gbatch/pkg/exit"
 	"gbatch/pkg/gcs"
+	"gbatch/pkg/ledger"
 	"gbatch/pkg/progress"
 	"gbatch/pkg/record"
 	"gbatch/pkg/wire"
@@ -336,15 +337,25 @@ func (v *vertex) cancel(ctx context.Context, job string) error {
 // ---- inputs
 
 // upload stores p as an object, if there is none of its name. An object with the
-// same bytes is p.
-func (v *vertex) upload(ctx context.Context, p *payload, _ bool) (string, error) {
+// same bytes is p. It continues the session of e's mark, if that is for the same
+// object: the name of the object says what its bytes are.
+func (v *vertex) upload(ctx context.Context, p *payload, e ledger.Entry, _ bool) (string, error) {
 	bytes := progress.Of(ctx).Flow("bytes")
 	before := bytes.Done()
 	to := v.bucket.Below("in/" + p.label() + ".jsonl")
-	_, err := v.storage.Upload(ctx, gcs.Upload{
+	u := gcs.Upload{
 		To: to, Generation: gcs.None, Content: gcs.Content{Type: "application/jsonl", Metadata: map[string]string{"gbatch": p.label()}},
+		Keep: func(session string) error {
+			m := p.mark(ledger.Upload, to.String(), "")
+			m.Session = session
+			return e.Set(ctx, m)
+		},
 		Stored: func(n int64) { bytes.Set(before + n) },
-	}, p.file, p.size)
+	}
+	if m := e.Mark(); m.Input == to.String() {
+		u.Session = m.Session
+	}
+	_, err := v.storage.Upload(ctx, u, p.file, p.size)
 	if gcs.NotMet(err) {
 		err = &oneBatch{fmt.Errorf("another object is in its place, which does not have the lines of %s: %w", p, err)}
 	}

@@ -110,8 +110,9 @@ type Upload struct {
 	To         Name
 	Generation int64 // see [Client.Insert]
 	Content
-	// Session is that of an earlier process, for the same content, or "". It is a
-	// URL that lets everybody write the object: it is a secret.
+	// Session is that of an earlier process, or "". If it cannot be continued, the
+	// upload begins again. It is a URL that lets everybody write the object: it is
+	// a secret.
 	Session string
 	Keep    func(session string) error // called with a new session, before the first byte is sent
 	Stored  func(bytes int64)          // called with the number of bytes that are stored
@@ -137,7 +138,7 @@ func (c *Client) Upload(ctx context.Context, u Upload, r io.ReaderAt, size int64
 var errExpired = errors.New("the upload session has expired")
 
 func (c *Client) send(ctx context.Context, u *Upload, r io.ReaderAt) (o *Object, err error) {
-	ask := u.Session != ""
+	ask, inherited := u.Session != "", u.Session != ""
 	b, most := wire.NewBackoff(c.patience), int64(0)
 	for {
 		stored := int64(0)
@@ -145,6 +146,9 @@ func (c *Client) send(ctx context.Context, u *Upload, r io.ReaderAt) (o *Object,
 			err = c.start(ctx, u)
 		} else if ask {
 			stored, o, err = c.stopped(ctx, u)
+			if o != nil && inherited {
+				err = c.live(ctx, u)
+			}
 		}
 		if err == nil && o == nil {
 			if stored > most {
@@ -159,8 +163,8 @@ func (c *Client) send(ctx context.Context, u *Upload, r io.ReaderAt) (o *Object,
 			return o, nil
 		case ctx.Err() != nil:
 			return nil, context.Cause(ctx)
-		case errors.Is(err, errExpired):
-			u.Session = ""
+		case errors.Is(err, errExpired) || inherited && !wire.Transient(err) && !NotMet(err):
+			u.Session, inherited, o = "", false, nil
 		case !wire.Transient(err):
 			return nil, err
 		}
@@ -253,6 +257,16 @@ func (c *Client) stopped(ctx context.Context, u *Upload) (stored int64, o *Objec
 		return 0, nil, wire.Permanent(fmt.Errorf("of %d bytes Cloud Storage has stored %.50q", u.size, said))
 	}
 	return n + 1, nil, nil
+}
+
+// live returns errExpired if the object that a session stored has been replaced or
+// deleted since.
+func (c *Client) live(ctx context.Context, u *Upload) error {
+	o, err := c.Stat(ctx, u.To)
+	if wire.Missing(err) || err == nil && !o.same(u.size, u.crc, u.Metadata) {
+		return errExpired
+	}
+	return err
 }
 
 // rest sends the bytes from an offset on.

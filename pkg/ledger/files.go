@@ -241,7 +241,7 @@ func tryIntent(path string) (*intent, error) {
 // before its work begins, no work was done. A line that cannot be decoded may
 // stand for a create.
 func decode(f *os.File) (m Mark, err error) {
-	buf := make([]byte, 4096)
+	buf := make([]byte, 64<<10) // more than any mark has
 	n, err := f.ReadAt(buf, 0)
 	if err != nil && err != io.EOF {
 		return m, err
