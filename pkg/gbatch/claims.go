@@ -314,6 +314,11 @@ func (c *claim) String() string { return c.local.String() + " and " + c.at(c.nam
 // Set implements [ledger.Entry]. The shared ledger is written first: if this process has
 // lost its claim, its local entry does not say that it sent a create.
 func (c *claim) Set(ctx context.Context, m ledger.Mark) error {
+	if m.Phase == ledger.Created { // the job is printed after this
+		short, stop := context.WithTimeout(ctx, sharedTimeout)
+		defer stop()
+		ctx = short
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	err := c.lost
@@ -337,7 +342,7 @@ func (c *claim) Set(ctx context.Context, m ledger.Mark) error {
 // lose notes that the claim was lost, if err says so.
 func (c *claim) lose(err error) error {
 	if errors.Is(err, errReplaced) {
-		c.lost = exit.Errorf(exit.TryLater, "this process was silent for longer than its lease of %v, and another process has taken %s; try again later", c.lease, c.at(c.name))
+		c.lost = exit.Errorf(exit.TryLater, "%s is not the claim of this process any more: another process has taken it, because this one was silent for longer than --lease (%v), or somebody has deleted it; try again later", c.at(c.name), c.lease)
 		return c.lost
 	}
 	return err

@@ -406,7 +406,7 @@ func TestLostLease(t *testing.T) {
 		g.wait("here")
 		g.putClaim(in, theirs)
 		g.Release("here")
-		if err := <-done; exit.Code(err) != exit.TryLater || !strings.Contains(err.Error(), "another process has taken gs://bucket/folder/claims/") {
+		if err := <-done; exit.Code(err) != exit.TryLater || !strings.Contains(err.Error(), "is not the claim of this process any more") {
 			t.Errorf("%s: %v", sv.name, err)
 		}
 		g.jobs(0)
