@@ -191,9 +191,8 @@ func (l *claims) Claim(ctx context.Context, name string, patience time.Duration)
 // take waits until no living process holds the claim, and takes it. A claim in phase
 // created is not held by any process: it is only read.
 func (c *claim) take(ctx context.Context, end time.Time) error {
-	told := false
+	here, told := c.local.Mark(), false
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 10*time.Second) {
-		here := c.local.Mark()
 		there, generation, err := c.read(ctx, c.at(c.name))
 		if err != nil {
 			return err
@@ -237,9 +236,10 @@ func (c *claim) enter(ctx context.Context) error {
 		m = begun
 	}
 	note := here
-	if c.noted = here.Phase != "" || m.Phase == ledger.Created; m.Phase == ledger.Created {
-		note = m
-	} else if !c.noted {
+	switch {
+	case m.Phase == ledger.Created:
+		note, c.noted = m, true
+	case here.Phase == "":
 		note = begun
 	}
 	if here.Nonce != c.id || here.Phase != note.Phase || here.Job != note.Job {

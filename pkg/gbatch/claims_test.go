@@ -554,11 +554,48 @@ func TestTakeoverRace(t *testing.T) {
 			}
 			entries[i].Close()
 		}
+		for i, l := range ledgers { // what they have not begun leaves no local entry
+			if names := l.files.Names(); len(names) > 0 {
+				t.Errorf("machine %d has %v", i, names)
+			}
+		}
 		if won != 1 {
 			t.Errorf("%d processes have taken the claim", won)
 		}
 		g.phase(in, phase, phase != "")
 	}
+}
+
+// Others are faster twice: one takes the claim, and then gives it up. Nothing was begun,
+// and nothing is left.
+func TestOthersFaster(t *testing.T) {
+	g := newShared(t, emulator.Options{})
+	in := batch("b1", 2, 4)
+	inserts := 0
+	g.serveVertex(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost && strings.HasPrefix(r.URL.Path, "/upload/") && r.URL.Query().Get("ifGenerationMatch") != "" {
+			switch inserts++; inserts {
+			case 1:
+				g.putClaim(in, `{"phase":"upload","nonce":"a-b","released":true}`)
+			case 2:
+				g.deleteClaim(nameOf(t, in))
+			}
+		}
+		g.ServeHTTP(w, r)
+	}))
+	l := g.claimsOf(t.TempDir(), time.Hour)
+	e, err := l.Claim(t.Context(), nameOf(t, in), 5*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m := e.Mark(); m.Phase != "" || inserts != 3 {
+		t.Errorf("%+v after %d inserts", m, inserts)
+	}
+	e.Close()
+	if names := l.files.Names(); len(names) > 0 {
+		t.Errorf("left %v", names)
+	}
+	g.phase(in, "", false)
 }
 
 // A receipt that several machines know is not held by any of them. If one must change
