@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -563,6 +564,26 @@ func TestTakeoverRace(t *testing.T) {
 			t.Errorf("%d processes have taken the claim", won)
 		}
 		g.phase(in, phase, phase != "")
+	}
+}
+
+// A state folder was copied to another machine, with the note of a submission that goes
+// on at the first one. Only on the same host is its process known to be dead.
+func TestCopiedState(t *testing.T) {
+	host, _ := os.Hostname()
+	for _, c := range []struct {
+		host, nonce string
+		mine        bool
+	}{{host, "id-x", true}, {"far", "id-x", false}, {host, "idx-x", false}, {host, "", false}, {host, "other-x", false}} {
+		g := newShared(t, emulator.Options{})
+		in := batch("b1", 2, 4)
+		g.note(ledger.Mark{Name: nameOf(t, in), Phase: ledger.Upload, Nonce: "id"})
+		g.putClaim(in, mustLine(ledger.Mark{Phase: ledger.Upload, Host: c.host, Nonce: c.nonce}))
+		s := services[0].submit()
+		s.RetryFor = 100 * time.Millisecond
+		if _, err := g.run(s, in); (err == nil) != c.mine || !c.mine && exit.Code(err) != exit.TryLater {
+			t.Errorf("%+v: %v", c, err)
+		}
 	}
 }
 
