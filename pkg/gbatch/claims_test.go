@@ -432,6 +432,37 @@ func TestLostLease(t *testing.T) {
 	}
 }
 
+// stalled is an entry whose write takes as long as a create may take.
+type stalled struct{ ledger.Peeked }
+
+func (stalled) Set(ctx context.Context, m ledger.Mark) error {
+	if m.Phase == ledger.Create {
+		<-ctx.Done()
+	}
+	return nil
+}
+
+// If the time of a create has passed when it is announced, it is not sent.
+func TestStalled(t *testing.T) {
+	for _, sv := range services {
+		g := newShared(t, emulator.Options{})
+		s := sv.submit()
+		s.Lease = 20 * time.Millisecond
+		at, err := s.service()
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := cutAll(t, s, sv.batch(t, "b1", 2, 4))[0]
+		defer p.close()
+		if _, err := (&submission{Submit: s, at: at}).create(t.Context(), p, stalled{}, "files/x", 0); exit.Code(err) != exit.TryLater {
+			t.Errorf("%v", err)
+		}
+		if n := len(g.books().Operations["create"]); n > 0 {
+			t.Error("a create was sent")
+		}
+	}
+}
+
 // A receipt is a receipt, also if its job is created while the claim is taken: the run
 // fails to write it in the bucket, but the job is printed.
 func TestReceiptNotWritten(t *testing.T) {
@@ -763,6 +794,30 @@ func (g *google) poll(s *Submit, jobs ...string) {
 	}
 	if err != nil {
 		g.t.Fatal(err)
+	}
+}
+
+// A batch that another machine has submitted to one service is not paid for at the other.
+func TestClaimOfTheOtherService(t *testing.T) {
+	for i, sv := range services {
+		g := newShared(t, emulator.Options{Polls: 99})
+		in := vertexBatch(t, "b1", 2, 4)
+		first := oneJob(t, g.ok(sv.submit(), in))
+		g.machine()
+		other := services[1-i].submit()
+		if again := oneJob(t, g.ok(other, in)); again.Job != first.Job {
+			t.Errorf("%+v", again)
+		}
+		g.jobs(1)
+		in = vertexBatch(t, "b2", 2, 4)
+		g.faults("create drop", "list hide=99")
+		g.fails(sv.submit(), in, exit.Unknown)
+		g.faults()
+		g.machine()
+		g.fails(other, in, exit.Unknown, "with the --backend that it was submitted with")
+		g.machine()
+		g.ok(sv.submit(), in)
+		g.jobs(2)
 	}
 }
 

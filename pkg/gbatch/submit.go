@@ -355,10 +355,19 @@ func (s *submission) timeout() time.Duration {
 // error that certainly created nothing, and after another look-up.
 func (s *submission) create(ctx context.Context, p *payload, e ledger.Entry, input string, active int) (*record.Job, error) {
 	for b := wire.NewBackoff(s.RetryFor); ; {
-		op, err := s.send(ctx, p, e, input)
+		end := time.Now().Add(s.timeout())
+		sending, stop := context.WithDeadlineCause(ctx, end, exit.Errorf(exit.TryLater, "google did not reply in %v", s.timeout()))
+		err := e.Set(sending, p.mark(ledger.Create, input, ""))
+		if err == nil && time.Now().After(end) { // this process was stopped, and its timers are late
+			err = exit.Errorf(exit.TryLater, "this process was silent for too long; try again later")
+		}
+		if err != nil {
+			stop()
+			return nil, fmt.Errorf("announce the create of %s: %w", p, err)
+		}
+		op, err := s.at.create(sending, p, input)
+		stop()
 		switch {
-		case errors.As(err, new(unsaid)):
-			return nil, err
 		case err == nil:
 			slog.Debug("the batch is submitted", "batch", p.Batch, "job", op.name, "requests", p.Count)
 			job := p.record(op)
@@ -410,34 +419,9 @@ func (s *submission) create(ctx context.Context, p *payload, e ledger.Entry, inp
 	}
 }
 
-// An unsaid error means that the ledger does not announce the create, so it was not
-// sent.
-type unsaid struct{ error }
-
-func (u unsaid) Unwrap() error { return u.error }
-
-// send announces a create in the ledger, and sends it.
-func (s *submission) send(ctx context.Context, p *payload, e ledger.Entry, input string) (*operation, error) {
-	end := time.Now().Add(s.timeout())
-	ctx, stop := context.WithDeadlineCause(ctx, end, exit.Errorf(exit.TryLater, "google did not reply in %v", s.timeout()))
-	defer stop()
-	if err := e.Set(ctx, p.mark(ledger.Create, input, "")); err != nil {
-		return nil, unsaid{fmt.Errorf("announce the create of %s: %w", p, err)}
-	}
-	if time.Now().After(end) { // this process was stopped; its timers may be late
-		return nil, unsaid{exit.Errorf(exit.TryLater, "the create of %s was not sent, because this process was silent for too long; try again later", p)}
-	}
-	return s.at.create(ctx, p, input)
-}
-
 // lookAgain looks for the job of p that another machine may have created at the same
 // time as job, which is op, and returns the older one.
 func (s *submission) lookAgain(ctx context.Context, p *payload, e ledger.Entry, op *operation, job *record.Job) *record.Job {
-	if op.createdAt().IsZero() {
-		if now, err := s.status(ctx, op.name); err == nil {
-			op.created = now.created
-		}
-	}
 	found, err := s.lookUp(ctx, p, op)
 	if err == nil && found.twins > 0 {
 		var older *record.Job
