@@ -266,10 +266,14 @@ func (s *submission) job(ctx context.Context, p *payload, e ledger.Entry) (*reco
 	if s.DryRun {
 		return nil, s.caps.Use(use)
 	}
-	if err := e.Set(ctx, p.mark(ledger.Upload, "", "")); err != nil {
+	mark := p.mark(ledger.Upload, "", "")
+	if left.Session != "" {
+		mark.Input, mark.Session = left.Input, left.Session
+	}
+	if err := e.Set(ctx, mark); err != nil {
 		return nil, err
 	}
-	input, err := s.at.upload(ctx, p, left.Phase != "")
+	input, err := s.at.upload(ctx, p, e, left.Phase != "")
 	if err != nil {
 		return nil, fmt.Errorf("upload %s: %w", p, err)
 	}
