@@ -57,12 +57,6 @@ func (p *Claim) claim(c *duck.Conn, r *round) (batches []string, err error) {
 	if err := r.resume(c, s); err != nil {
 		return nil, err
 	}
-	if r.begun && !s.table {
-		if err := s.unique(c); err != nil { // prepare did it for the first round
-			return nil, err
-		}
-	}
-	r.begun = true
 	if r.low == 0 {
 		r.since = now()
 	}
@@ -152,6 +146,9 @@ func (p *Claim) plan(c *duck.Conn, s *source, r *round) (*plan, error) {
 	plan := &plan{where: where}
 	if n, err := c.Count("SELECT count(*) FROM gbatch_picked"); err != nil || n == 0 {
 		return plan, err
+	}
+	if err := r.unique(c, s); err != nil {
+		return nil, err
 	}
 	if err := p.copies(c, s); err != nil {
 		return nil, err
