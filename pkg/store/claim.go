@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"math"
@@ -17,17 +18,26 @@ import (
 // A Claim says which chunks to claim, for which space, and how to cut them into
 // batches. Its fields are flags of chunks-pending.
 type Claim struct {
-	From        string   `default:"chunks" help:"A table, a view or a SELECT with the columns id and text, and optionally title and context. A SELECT is run unchanged."`
-	Model       string   `default:"${model}" help:"The embedding model."`
-	Dim         int      `default:"${dim}" help:"Values per vector, 1 to ${max_dim}."`
-	TaskType    string   `default:"${task_type}" help:"What the vectors are used for, in Google's spelling."`
-	Embeddings  string   `default:"embeddings" help:"The table of the vectors: one for each model, dim and task type."`
-	Column      string   `help:"Also write vectors into this column of the chunks table."`
-	Limit       int      `help:"Claim at most this many requests; 0 is no limit."`
-	MaxRequests int      `default:"10000" help:"Most requests per batch."`
-	MaxBytes    cli.Size `default:"100MB" help:"Most bytes per batch."`
-	MaxTokens   int      `default:"400000" help:"Most tokens per batch, by the estimate times 1.35."`
-	Truncate    string   `enum:"warn,error,allow" default:"warn" help:"What to do with texts over the model's limit, which Google cuts off: warn, error (the chunk is FAILED, and not sent) or allow."`
+	From        string    `default:"chunks" help:"A table, a view or a SELECT with the columns id and text, and optionally title and context. A SELECT is run unchanged."`
+	Model       string    `default:"${model}" help:"The embedding model."`
+	Dim         int       `default:"${dim}" help:"Values per vector, 1 to ${max_dim}."`
+	TaskType    string    `default:"${task_type}" help:"What the vectors are used for, in Google's spelling."`
+	Embeddings  string    `default:"embeddings" help:"The table of the vectors: one for each model, dim and task type."`
+	Column      string    `help:"Also write vectors into this column of the chunks table."`
+	Limit       int       `help:"Claim at most this many requests; 0 is no limit."`
+	Backend     string    `enum:"gemini,vertex" default:"gemini" help:"The service that the batches are for: gemini (the Gemini API) or vertex (Vertex AI). It decides how large they are by default."`
+	MaxRequests cli.Count `placeholder:"N" help:"Most requests per batch (default 10000; 1000000 with --backend vertex)."`
+	MaxBytes    cli.Size  `placeholder:"SIZE" help:"Most bytes per batch (default 100MB; 1GB with --backend vertex)."`
+	MaxTokens   cli.Count `placeholder:"N" help:"Most tokens per batch, by the estimate times 1.35 (default 400000; no limit with --backend vertex)."`
+	Truncate    string    `enum:"warn,error,allow" default:"warn" help:"What to do with texts over the model's limit, which Google cuts off: warn, error (the chunk is FAILED, and not sent) or allow."`
+}
+
+// size sets the limits of a batch that are not given.
+func (p *Claim) size() {
+	limits := model.LimitsOf(p.Backend)
+	p.MaxRequests = cmp.Or(p.MaxRequests, cli.Count(limits.Requests))
+	p.MaxBytes = cmp.Or(p.MaxBytes, cli.Size(limits.Bytes))
+	p.MaxTokens = cmp.Or(p.MaxTokens, cli.Count(limits.Tokens))
 }
 
 func (p *Claim) space() model.Space {
@@ -284,8 +294,9 @@ type cut struct {
 	low, high int64
 }
 
-// overhead is what a request line has around its key and text, in bytes.
-const overhead = 160
+// overhead is the most that a request line has around its key, title and text, in
+// bytes.
+const overhead = 150
 
 // cut divides the picked chunks into batches of at most r.left requests together,
 // if that is not 0. Of the chunks that copies and unfit have left, only the first
@@ -306,7 +317,7 @@ func (p *Claim) cut(c *duck.Conn, s *source, r *round, plan *plan) error {
 	if p.Truncate == truncateError {
 		limit = 0
 	}
-	tokens, err := p.tokens(c, s, e, plan.where, limit)
+	tokens, sizes, err := p.measure(c, s, e, plan.where, limit)
 	if err != nil {
 		return err
 	}
@@ -322,14 +333,14 @@ func (p *Claim) cut(c *duck.Conn, s *source, r *round, plan *plan) error {
 	}
 	plan.full = r.full
 	var long []int64
-	rows, err := c.Query("SELECT seq, bytes, strlen(key) FROM gbatch_picked WHERE seq = first ORDER BY seq")
+	rows, err := c.Query("SELECT seq FROM gbatch_picked WHERE seq = first ORDER BY seq")
 	if err != nil {
 		return err
 	}
 	defer rows.Close()
 	for n, used := 0, int64(0); rows.Next() && (r.left <= 0 || n < r.left); n++ {
 		t := tokens[rows.Int(0)]
-		next := sum{1, rows.Int(1) + rows.Int(2) + overhead, t, e.OverLimit(t)}
+		next := sum{1, int64(sizes[rows.Int(0)]) + overhead, t, e.OverLimit(t)}
 		if plan.full == nil && used+t.Max > room {
 			plan.full = r.caps.Check(model.Use{Model: p.Model, Tokens: used + t.Max})
 		}
@@ -342,7 +353,7 @@ func (p *Claim) cut(c *duck.Conn, s *source, r *round, plan *plan) error {
 			long = append(long, rows.Int(0))
 		}
 		last := len(plan.cuts) - 1
-		if last < 0 || plan.cuts[last].requests == p.MaxRequests || plan.cuts[last].bytes+next.bytes > int64(p.MaxBytes) || plan.cuts[last].tokens.Max+t.Max > int64(p.MaxTokens) {
+		if last < 0 || plan.cuts[last].requests == int(p.MaxRequests) || plan.cuts[last].bytes+next.bytes > int64(p.MaxBytes) || plan.cuts[last].tokens.Max+t.Max > int64(p.MaxTokens) {
 			plan.cuts = append(plan.cuts, cut{low: rows.Int(0)})
 			last++
 		}

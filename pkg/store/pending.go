@@ -38,19 +38,20 @@ func (p *Pending) check() error {
 	switch {
 	case err != nil:
 		return exit.With(exit.Usage, err)
-	case p.MaxRequests < 1 || p.MaxTokens < 1 || p.Limit < 0:
-		return exit.Errorf(exit.Usage, "--max-requests and --max-tokens are at least 1, --limit at least 0")
+	case p.MaxRequests < 0 || p.MaxBytes < 0 || p.MaxTokens < 0 || p.Limit < 0:
+		return exit.Errorf(exit.Usage, "--max-requests, --max-bytes and --max-tokens are at least 1, --limit at least 0")
 	}
+	p.size()
 	if err := model.CheckTyped(p.Model); err != nil {
 		return err
 	}
 	return p.Caps.check()
 }
 
-// rounds returns the state before the first round. A run that claims all or
-// nothing has only one.
+// rounds returns the state before the first round. A round has room for a batch. A run
+// that claims all or nothing has only one.
 func (p *Pending) rounds() round {
-	r := round{size: roundSize, left: p.Limit, fit: p.Cutoff == "fit"}
+	r := round{size: max(roundSize, min(int(p.MaxRequests), model.LimitsOf(model.Vertex).Requests)), left: p.Limit, fit: p.Cutoff == "fit"}
 	if !r.fit && len(p.limits()) > 0 {
 		r.size = 0
 	}
