@@ -9,7 +9,6 @@ import (
 
 	"gbatch/pkg/cli"
 	"gbatch/pkg/duck"
-	"gbatch/pkg/exit"
 	"gbatch/pkg/model"
 	"gbatch/pkg/ndjson"
 	"gbatch/pkg/record"
@@ -60,19 +59,13 @@ func (p *Claim) open(c *duck.Conn) (*source, error) {
 // batches. A chunk whose text has a vector gets a copy of it instead, and one
 // that cannot be embedded is noted as failed.
 func (p *Claim) claim(c *duck.Conn, r *round) (batches []string, err error) {
-	s, err := p.open(c)
+	s, err := p.chunks(c, r)
 	if err != nil {
 		return nil, err
 	}
 	if err := r.resume(c, s); err != nil {
 		return nil, err
 	}
-	if r.begun && !s.table {
-		if err := s.unique(c); err != nil { // prepare did it for the first round
-			return nil, err
-		}
-	}
-	r.begun = true
 	if r.low == 0 {
 		r.since = now()
 	}
@@ -176,21 +169,7 @@ func (p *Claim) plan(c *duck.Conn, s *source, r *round) (*plan, error) {
 // table gbatch_picked, and to gbatch_shown what [source.show] is to write. It
 // returns the WHERE clause for the part of the source that they are in.
 func (p *Claim) pick(c *duck.Conn, s *source, r *round) (where string, err error) {
-	if s.table {
-		where, err = r.scan(c, s, p.Embeddings)
-	} else {
-		// The rows of a view have no numbers: each round reads all of them.
-		query := workChunks(s, p.Embeddings, "")
-		if r.size > 0 {
-			query += fmt.Sprintf(" LIMIT %d", r.size)
-		}
-		if err = c.Exec("CREATE OR REPLACE TEMP TABLE gbatch_work AS " + query); err == nil {
-			var n int64
-			n, err = c.Count("SELECT count(*) FROM gbatch_work")
-			r.last = int(n) < r.size
-		}
-	}
-	if err != nil {
+	if where, err = r.scan(c, s, p.Embeddings); err != nil {
 		return "", err
 	}
 	return where, c.Exec(`CREATE OR REPLACE TEMP TABLE gbatch_picked AS
@@ -388,10 +367,8 @@ func (p *Claim) put(c *duck.Conn, s *source, plan *plan) (batches []string, err 
 	}
 	// DuckDB scans a table in the order of seq. If it joins as the statement is
 	// written, the items come in that order and need not be sorted.
-	if s.table {
-		if err := c.Exec("SET disabled_optimizers = 'join_order,build_side_probe_side'"); err != nil {
-			return nil, err
-		}
+	if err := c.Exec("SET disabled_optimizers = 'join_order,build_side_probe_side'"); err != nil {
+		return nil, err
 	}
 	// The texts are hashed as they are taken: a vector belongs to the text that
 	// was sent, not to what the source gave when the chunks were picked. In stored
@@ -410,13 +387,13 @@ func (p *Claim) put(c *duck.Conn, s *source, plan *plan) (batches []string, err 
 	if err != nil {
 		return nil, err
 	}
-	return batches, p.whole(c)
+	return batches, p.whole(c, s)
 }
 
 // whole refuses a claim that does not hold each chosen chunk once, with the text
 // that was picked. Such a batch could never be sent: its header would announce
 // other chunks than follow.
-func (p *Claim) whole(c *duck.Conn) error {
+func (p *Claim) whole(c *duck.Conn, s *source) error {
 	const items = "(SELECT * FROM gbatch.items WHERE seq >= (SELECT seq FROM gbatch_next))"
 	n, err := c.Count(`SELECT (SELECT count(*) FROM gbatch_chosen) - count(DISTINCT seq) + count(*) - count(DISTINCT seq) + (
 		SELECT count(*) FROM gbatch.jobs JOIN gbatch_cut USING (batch)
@@ -430,6 +407,5 @@ func (p *Claim) whole(c *duck.Conn) error {
 	if err != nil {
 		return err
 	}
-	return exit.Errorf(exit.Malformed, "--from %s gives other rows or texts each time it is read (for example for id %.100q), so nothing is claimed: a vector would be put on another text than its own; "+
-		"write what the query yields to a table (CREATE TABLE chunks AS …) and name the table with --from", brief(p.From), id)
+	return s.unsteady(id)
 }

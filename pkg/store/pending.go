@@ -82,9 +82,14 @@ func (p *Pending) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 	broken := 0
 	prepared := false
 	r := p.rounds()
+	c, err := p.Connect(ctx) // for all rounds: it holds gbatch_read
+	if err != nil {
+		return err
+	}
+	defer c.Close()
 	for !r.last {
 		claimed = nil
-		err := transact(ctx, &p.Database, mode, func(c *duck.Conn) (err error) {
+		err := transactOn(c, &p.Database, mode, func(c *duck.Conn) (err error) {
 			if !prepared {
 				if r.refused, err = p.rehearse(c); err != nil {
 					return err
@@ -106,6 +111,7 @@ func (p *Pending) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 		if err != nil {
 			return err
 		}
+		c.Detach()
 		batches.Expect(int64(len(claimed)))
 		if r.last {
 			p.tell(&r)
@@ -253,7 +259,7 @@ func (p *Pending) dryRun(ctx context.Context, mode duck.Access, out io.Writer) e
 		} else if refusal != nil {
 			return refusal
 		}
-		s, err := p.open(c)
+		s, err := p.chunks(c, &r)
 		if err != nil {
 			return err
 		}

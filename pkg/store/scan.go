@@ -14,10 +14,10 @@ const roundSize = 250_000
 
 // A round is the state of the claiming, from one transaction to the next.
 type round struct {
-	size  int  // how many chunks to pick at most; 0 is no limit
-	left  int  // of --limit, if it is set
-	begun bool // an earlier round was claimed
-	last  bool // no chunks are left to pick
+	size int  // how many chunks to pick at most; 0 is no limit
+	left int  // of --limit, if it is set
+	read bool // gbatch_read holds the chunks of a view or a SELECT
+	last bool // no chunks are left to pick
 
 	refused error // why no chunk may be claimed, see [Claim.rehearse]
 	held    bool  // chunks were not claimed for this reason

@@ -47,7 +47,17 @@ CREATE TABLE IF NOT EXISTS gbatch.noted (
 
 // transact is [duck.Database.Transact] for the toolkit's tables.
 func transact(ctx context.Context, d *duck.Database, mode duck.Access, work func(*duck.Conn) error) error {
-	err := d.Transact(ctx, mode, schema, func(c *duck.Conn) error {
+	c, err := d.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return transactOn(c, d, mode, work)
+}
+
+// transactOn is [duck.Database.TransactOn] for the toolkit's tables.
+func transactOn(c *duck.Conn, d *duck.Database, mode duck.Access, work func(*duck.Conn) error) error {
+	err := d.TransactOn(c, mode, schema, func(c *duck.Conn) error {
 		if mode != duck.Read {
 			// Compression makes a vector at most a sixth smaller, and the outbox is
 			// short-lived. Trying all of DuckDB's compressions takes longer than
