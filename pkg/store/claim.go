@@ -23,6 +23,7 @@ type Claim struct {
 	TaskType    string    `default:"${task_type}" help:"What the vectors are used for, in Google's spelling."`
 	Embeddings  string    `default:"embeddings" help:"The table of the vectors: one for each model, dim and task type."`
 	Column      string    `help:"Also write vectors into this column of the chunks table."`
+	Shard       Shard     `placeholder:"N/COUNT" help:"Claim only the chunks of one shard, by a hash of the id: 0/64 to 63/64. A database holds one shard."`
 	Limit       int       `help:"Claim at most this many requests; 0 is no limit."`
 	Backend     string    `enum:"gemini,vertex" default:"gemini" help:"The service that the batches are for: gemini (the Gemini API) or vertex (Vertex AI). It decides how large they are by default."`
 	MaxRequests cli.Count `placeholder:"N" help:"Most requests per batch (default 10000; 1000000 with --backend vertex)."`
@@ -50,6 +51,7 @@ const manyAgain = 10
 func (p *Claim) open(c *duck.Conn) (*source, error) {
 	s, err := openSource(c, p.From, p.space())
 	if err == nil {
+		s.take(p.Shard)
 		s.column = p.Column
 	}
 	return s, err
@@ -112,20 +114,24 @@ func (p *Claim) claim(c *duck.Conn, r *round) (batches []string, err error) {
 		}
 	}
 	if r.last && r.full == nil && (p.Limit == 0 || r.left > 0) {
-		if err := p.scanned(c, r.since); err != nil {
+		if err := p.scanned(c, s, r.since); err != nil {
 			return nil, err
 		}
 	}
-	return batches, s.show(c, p.Embeddings)
+	if err := s.show(c, p.Embeddings); err != nil {
+		return nil, err
+	}
+	// The connection may live on, and the batches are printed meanwhile.
+	return batches, c.Exec("DROP TABLE gbatch_picked; DROP TABLE gbatch_shown; DROP TABLE IF EXISTS gbatch_copied; DROP TABLE IF EXISTS gbatch_chosen")
 }
 
 // scanned notes that no chunk is pending that was pending at a time: since then,
 // every chunk was scanned and none was left over.
-func (p *Claim) scanned(c *duck.Conn, since string) error {
-	if err := c.Exec("DELETE FROM gbatch.scans WHERE source = ? AND embeddings = ?", p.From, p.Embeddings); err != nil {
+func (p *Claim) scanned(c *duck.Conn, s *source, since string) error {
+	if err := c.Exec("DELETE FROM gbatch.scans WHERE source = ? AND embeddings = ?", s.from, p.Embeddings); err != nil {
 		return err
 	}
-	return c.Exec("INSERT INTO gbatch.scans VALUES (?, ?, ?::TIMESTAMP)", p.From, p.Embeddings, since)
+	return c.Exec("INSERT INTO gbatch.scans VALUES (?, ?, ?::TIMESTAMP)", s.from, p.Embeddings, since)
 }
 
 // A plan is what a round claims.
@@ -355,8 +361,8 @@ func (p *Claim) put(c *duck.Conn, s *source, plan *plan) (batches []string, err 
 	if err != nil {
 		return nil, err
 	}
-	err = c.Exec(`INSERT INTO gbatch.jobs (batch, model, dim, task_type, requests, claimed_at, source, embeddings, vector_column, tokens_likely, tokens_max, tokens_plain)
-		SELECT batch, ?, ?, ?, asked, ?::TIMESTAMP, ?, ?, nullif(?, ''), likely, most, plain FROM gbatch_cut`, p.Model, p.Dim, p.TaskType, now(), p.From, p.Embeddings, p.Column)
+	err = c.Exec(`INSERT INTO gbatch.jobs (batch, model, dim, task_type, requests, claimed_at, source, embeddings, vector_column, tokens_likely, tokens_max, tokens_plain, shard)
+		SELECT batch, ?, ?, ?, asked, ?::TIMESTAMP, ?, ?, nullif(?, ''), likely, most, plain, nullif(?, '') FROM gbatch_cut`, p.Model, p.Dim, p.TaskType, now(), s.from, p.Embeddings, p.Column, p.Shard.String())
 	if err != nil {
 		return nil, err
 	}

@@ -161,6 +161,9 @@ func (p *Pending) prepare(c *duck.Conn) error {
 	if err := c.Exec(tables); err != nil {
 		return err
 	}
+	if err := p.sameShard(c); err != nil {
+		return err
+	}
 	if err := expire(c); err != nil {
 		return err
 	}

@@ -31,6 +31,7 @@ ALTER TABLE gbatch.jobs ADD COLUMN IF NOT EXISTS vector_column VARCHAR;
 ALTER TABLE gbatch.jobs ADD COLUMN IF NOT EXISTS tokens_likely BIGINT;
 ALTER TABLE gbatch.jobs ADD COLUMN IF NOT EXISTS tokens_max BIGINT;
 ALTER TABLE gbatch.jobs ADD COLUMN IF NOT EXISTS tokens_plain BIGINT;
+ALTER TABLE gbatch.jobs ADD COLUMN IF NOT EXISTS shard VARCHAR;
 CREATE TABLE IF NOT EXISTS gbatch.items (
 	batch VARCHAR, seq BIGINT, chunk_id VARCHAR, title VARCHAR, text VARCHAR, text_hash UHUGEINT, twin BOOLEAN);
 CREATE TABLE IF NOT EXISTS gbatch.failures (
