@@ -162,6 +162,9 @@ func (p *Claim) plan(c *duck.Conn, s *source, r *round) (*plan, error) {
 	if n, err := c.Count("SELECT count(*) FROM gbatch_picked"); err != nil || n == 0 {
 		return plan, err
 	}
+	if err := r.unique(c, s); err != nil {
+		return nil, err
+	}
 	if err := p.copies(c, s); err != nil {
 		return nil, err
 	}

@@ -171,9 +171,6 @@ func (p *Pending) prepare(c *duck.Conn) error {
 	if err != nil {
 		return err
 	}
-	if err := s.unique(c); err != nil {
-		return err
-	}
 	if err := s.checkStatus(c); err != nil {
 		return err
 	}

@@ -20,7 +20,7 @@ func (p *Claim) chunks(c *duck.Conn, r *round) (*source, error) {
 		if err := s.read(c, p.Embeddings); err != nil {
 			return nil, err
 		}
-		r.read = true
+		r.read, r.checked = true, true
 	}
 	return &source{
 		from: s.from, sql: "gbatch_read", space: s.space, table: true, stored: true, idType: s.idType, blank: s.blank,
@@ -30,8 +30,14 @@ func (p *Claim) chunks(c *duck.Conn, r *round) (*source, error) {
 
 // read copies the pending chunks to gbatch_read.
 func (s *source) read(c *duck.Conn, embeddings string) error {
-	err := c.Exec(fmt.Sprintf("CREATE OR REPLACE TEMP TABLE gbatch_read AS SELECT id, sent_title AS title, sent_body AS text, text_hash FROM (%s) WHERE status = 'PENDING'", s.status(embeddings, "")))
+	err := c.Exec(fmt.Sprintf("CREATE OR REPLACE TEMP TABLE gbatch_read AS SELECT id, sent_title AS title, sent_body AS text, text_hash FROM (%s) WHERE status = 'PENDING'", s.work(embeddings, "")))
 	if err != nil {
+		return err
+	}
+	if n, err := c.Count("SELECT count(*) FROM gbatch_read"); err != nil || n == 0 {
+		return err
+	}
+	if err := s.unique(c, "WHERE id IS NULL OR "+s.id()+" IN (SELECT id FROM gbatch_read)"); err != nil {
 		return err
 	}
 	return s.steady(c)
