@@ -16,7 +16,8 @@ const roundSize = 250_000
 type round struct {
 	size    int  // how many chunks to pick at most; 0 is no limit
 	left    int  // of --limit, if it is set
-	checked bool // each id of the table names one row
+	read    bool // gbatch_read holds the chunks of a view or a SELECT
+	checked bool // each id names one row of the source
 	last    bool // no chunks are left to pick
 
 	refused error // why no chunk may be claimed, see [Claim.rehearse]
@@ -129,13 +130,13 @@ func (r *round) resume(c *duck.Conn, s *source) error {
 
 // unique is [source.unique] for what a run may claim. If no round follows, these are
 // the picked chunks, and only rows with their ids are read. Otherwise they are all
-// rows, so that a run claims nothing if it meets an id twice later on. A table is
-// checked once. Another source may give other rows in each round.
+// rows, so that a run claims nothing if it meets an id twice later on. It is checked
+// once. [Claim.chunks] has checked a view or a SELECT.
 func (r *round) unique(c *duck.Conn, s *source) error {
 	if r.checked {
 		return nil
 	}
-	r.checked = s.table
+	r.checked = true
 	if !r.last {
 		return s.unique(c, "")
 	}
