@@ -1,7 +1,7 @@
 // Bench compares the commands with other programs for the same work, on data
 // that it makes from a seed, and writes BENCHMARKS.md and the plots in docs/.
 //
-//	make bench                  the whole of it: about 25 minutes, 10 GB of disk
+//	make bench                  the whole of it: about 35 minutes, 15 GB of disk
 //	go run -C internal/bench . -quick -out /tmp/bench
 //
 // It expects the commands on PATH; make bench sets PATH. It uses jq, node, curl
