@@ -840,7 +840,7 @@ func (g *google) twin(s *Submit, in string) string {
 	}
 	p := cutAll(g.t, s, in)[0]
 	defer p.close()
-	input, err := at.upload(g.t.Context(), p, false)
+	input, err := at.upload(g.t.Context(), p, ledger.Peeked{}, false)
 	if err != nil {
 		g.t.Fatal(err)
 	}
