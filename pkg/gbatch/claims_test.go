@@ -93,6 +93,14 @@ func (g *google) putClaim(in, content string) {
 	}
 }
 
+// expire shortens the lease of a claim, so that a test need not wait for its end.
+func (g *google) expire(in string) {
+	g.t.Helper()
+	m := g.claim(in)
+	m.Lease = 0.001
+	g.putClaim(in, mustLine(m))
+}
+
 func (g *google) wait(hold string) {
 	g.t.Helper()
 	ctx, stop := context.WithTimeout(g.t.Context(), 2*time.Minute)
@@ -186,9 +194,6 @@ func TestMachineKilled(t *testing.T) {
 					in := sv.batch(t, "b1", 3, 4)
 					s := sv.submit()
 					s.Lease = time.Hour
-					if who == "another" {
-						s.Lease = time.Second
-					}
 					state := t.TempDir()
 					cmd, _, _ := submitOn(t, state, s, in)
 					g.wait("here")
@@ -197,6 +202,9 @@ func TestMachineKilled(t *testing.T) {
 					g.faults()
 					g.phase(in, c.phase, false)
 					before := g.claim(in)
+					if who == "another" {
+						g.expire(in)
+					}
 
 					s = sv.submit()
 					s.Settle, s.RetryFor = 200*time.Millisecond, 20*time.Second
@@ -230,15 +238,17 @@ func TestTakeoverSettles(t *testing.T) {
 			g := newShared(t, emulator.Options{Faults: []string{"create nth=1 hold=here when=after"}})
 			in := sv.batch(t, "b1", 3, 4)
 			s := sv.submit()
-			s.Lease = time.Second
 			state := t.TempDir()
 			cmd, _, _ := submitOn(t, state, s, in)
 			g.wait("here")
 			cmd.Process.Kill()
 			cmd.Wait()
+			if !same {
+				g.expire(in)
+			}
 			g.faults("list nth=1-5 hide=99") // the job shows late
 			s = sv.submit()
-			s.Settle = 20 * time.Second
+			s.Settle = 8 * time.Second
 			if g.machine(); same {
 				t.Setenv("XDG_STATE_HOME", state)
 			}
@@ -497,12 +507,12 @@ func TestRenewed(t *testing.T) {
 		g := newShared(t, emulator.Options{Faults: []string{sv.upload + " nth=1 hold=here", "object.insert nth=3 status=503", "object.insert nth=5 drop when=after"}})
 		in := sv.batch(t, "b1", 2, 4)
 		s := sv.submit()
-		s.Lease = time.Second
+		s.Lease = 4 * time.Second
 		cmd, out, _ := submitOn(t, t.TempDir(), s, in)
 		g.wait("here")
 		g.machine()
 		early := sv.submit()
-		early.RetryFor = 3 * time.Second
+		early.RetryFor = 6 * time.Second
 		g.fails(early, in, exit.TryLater, "holds gs://")
 		g.Release("here")
 		if err := cmd.Wait(); err != nil {
