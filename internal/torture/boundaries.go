@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -295,11 +294,11 @@ func (w *world) killInDownload() error {
 	if err := w.hold(l, "here"); err != nil {
 		return err
 	}
-	books, err := w.Books()
+	inputs, err := w.inputs()
 	if err != nil {
 		return err
 	}
-	if len(books.Uploaded) == 0 {
+	if len(inputs) == 0 {
 		return errors.New("the input was deleted before the result was read")
 	}
 	return w.killThen(l, fetcher)
@@ -419,7 +418,7 @@ func (w *world) killInClaim() error {
 func (w *world) killAtChange(argv [][]string, in []byte) error {
 	state := func() (s [4]int64) {
 		for i, name := range []string{"kb.duckdb", "kb.duckdb.wal"} {
-			if info, err := os.Stat(filepath.Join(w.dir, name)); err == nil {
+			if info, err := os.Stat(w.file(name)); err == nil {
 				s[2*i], s[2*i+1] = info.Size(), info.ModTime().UnixNano()
 			}
 		}
@@ -427,7 +426,7 @@ func (w *world) killAtChange(argv [][]string, in []byte) error {
 	}
 	// On a busy machine the command may be faster than this process. Then the
 	// database is put back, and the kill is to come earlier.
-	path := filepath.Join(w.dir, "kb.duckdb")
+	path := w.file("kb.duckdb")
 	before, err := os.ReadFile(path)
 	if err != nil {
 		return err

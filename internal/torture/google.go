@@ -2,11 +2,16 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log"
+	"maps"
 	"net"
 	"net/http"
+	"net/url"
+	"slices"
 	"strings"
 	"sync/atomic"
 
@@ -41,7 +46,7 @@ func (g *google) start() (err error) {
 	g.address = listener.Addr().String()
 	server := g.Server
 	g.web = &http.Server{ErrorLog: log.New(io.Discard, "", 0), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if g.late.Load() && strings.HasSuffix(r.URL.Path, ":asyncBatchEmbedContent") {
+		if g.late.Load() && r.Method == http.MethodPost && (strings.HasSuffix(r.URL.Path, ":asyncBatchEmbedContent") || strings.HasSuffix(r.URL.Path, "/batchPredictionJobs")) {
 			r = r.WithContext(context.WithoutCancel(r.Context()))
 		}
 		server.ServeHTTP(w, r)
@@ -52,6 +57,57 @@ func (g *google) start() (err error) {
 
 func (g *google) stop() error {
 	return errors.Join(g.web.Close(), g.Server.Close())
+}
+
+// These are where Vertex AI has its inputs and results.
+const (
+	bucket = "torture"
+	folder = "kb"
+)
+
+// objects are the objects of a folder, by name.
+func (g *google) objects(below string) (map[string][]byte, error) {
+	at := "http://" + g.address + "/storage/v1/b/" + bucket + "/o"
+	list, err := fetch(at + "?prefix=" + url.QueryEscape(folder+"/"+below+"/"))
+	if err != nil {
+		return nil, err
+	}
+	var page struct{ Items []struct{ Name string } }
+	if err := json.Unmarshal(list, &page); err != nil {
+		return nil, err
+	}
+	objects := map[string][]byte{}
+	for _, o := range page.Items {
+		if objects[o.Name], err = fetch(at + "/" + url.PathEscape(o.Name) + "?alt=media"); err != nil {
+			return nil, err
+		}
+	}
+	return objects, nil
+}
+
+func fetch(url string) ([]byte, error) {
+	r, err := http.Get(url)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Body.Close()
+	if r.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("%s: %s", url, r.Status)
+	}
+	return io.ReadAll(r.Body)
+}
+
+// inputs are the names of the inputs that are at Google.
+func (g *google) inputs() (names []string, err error) {
+	books, err := g.Books()
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range books.Uploaded {
+		names = append(names, f.Name)
+	}
+	objects, err := g.objects("in")
+	return slices.AppendSeq(names, maps.Keys(objects)), err
 }
 
 // creates is how many creates were received, whatever their outcome.

@@ -8,6 +8,7 @@
 //	d  edits, adds and deletes chunks while their jobs are in flight
 //	e  runs two of them at once
 //	f  meets an API, a schema and a user that are not as expected
+//	h  is a, b and c with jobs of Vertex AI
 //
 // After each scenario the line is run to its end, and the database and the
 // emulator's books are compared with what ought to be there. docs/reliability.md
@@ -42,6 +43,7 @@ import (
 type scenario struct {
 	name    string // part/…
 	options emulator.Options
+	vertex  bool // on Vertex AI
 	do      func(*world) error
 }
 
@@ -75,12 +77,22 @@ var parts = []struct{ name, about string }{
 	{"d", "chunks changed in flight"},
 	{"e", "two at once"},
 	{"f", "other ways to pay twice"},
+	{"h", "a, b and c on Vertex AI"},
 }
 
 // brief is what --short does.
 var brief = []string{
 	"a", "b", "c/upload.start", "c/upload.data", "c/list", "c/create", "c/get", "c/download", "c/job",
 	"c/forgotten/status-200-body-empty", "c/restart/create-when-after", "d/late", "d/moved", "e/submits", "e/slow", "f",
+}
+
+// onVertexAI are scenarios whose jobs are those of Vertex AI.
+func onVertexAI(lists ...[]scenario) []scenario {
+	list := slices.Concat(lists...)
+	for i := range list {
+		list[i].name, list[i].vertex = "h/"+list[i].name, true
+	}
+	return list
 }
 
 // among reports whether a scenario has one of the names, or one that begins
@@ -103,9 +115,10 @@ func main() {
 	flag.IntVar(&at, "parallel", 3, "scenarios at a time")
 	flag.Parse()
 
-	list := slices.Concat(randomKills(kills), boundaryKills(3), allFaults(1), edits(3), together(4), money(2))
+	list := slices.Concat(randomKills(kills), boundaryKills(3), allFaults(1, calls, jobCases), edits(3), together(4), money(2),
+		onVertexAI(randomKills(kills/10), boundaryKills(1), allFaults(3, vertexCalls, slices.Concat(vertexJobCases, jobCases))))
 	if short {
-		list = slices.Concat(randomKills(killsEach), boundaryKills(1), allFaults(25), edits(1), together(1), money(1))
+		list = slices.Concat(randomKills(killsEach), boundaryKills(1), allFaults(25, calls, jobCases), edits(1), together(1), money(1))
 		list = slices.DeleteFunc(list, func(s scenario) bool { return !s.among(brief) })
 	}
 	if only != "" {
@@ -256,7 +269,7 @@ func (f *figures) row(name string, d time.Duration) []string {
 
 // scenario runs one scenario, and says how it failed and how to see it again.
 func (t *torture) scenario(s scenario, mutation string) (f figures, failure string) {
-	w, err := t.newWorld(s.name, s.options)
+	w, err := t.newWorld(s)
 	if err != nil {
 		return figures{scenarios: 1}, fmt.Sprintf("%s: %v", s.name, err)
 	}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"gbatch/pkg/duck"
@@ -124,7 +123,7 @@ func (w *world) costs(requests int) error {
 
 // open opens the database as a user does.
 func (w *world) open(mode duck.Access, f func(*duck.Conn) error) error {
-	db := &duck.Database{DB: filepath.Join(w.dir, "kb.duckdb"), LockTimeout: patience}
+	db := &duck.Database{DB: w.file("kb.duckdb"), LockTimeout: patience}
 	defer db.End()
 	return db.Transact(context.Background(), mode, "gbatch", f)
 }
@@ -189,7 +188,7 @@ func (w *world) pages() error {
 		if _, _, err := w.run(submit, nil); err != nil {
 			return err
 		}
-		if err := os.RemoveAll(filepath.Join(w.dir, "state")); err != nil {
+		if err := os.RemoveAll(w.file("state")); err != nil {
 			return err
 		}
 		if err := w.faults("list repeat"); err != nil {
@@ -199,7 +198,7 @@ func (w *world) pages() error {
 			return err
 		}
 	}
-	said, err := os.ReadFile(filepath.Join(w.dir, "stderr"))
+	said, err := os.ReadFile(w.file("stderr"))
 	if err != nil {
 		return err
 	}
@@ -232,7 +231,7 @@ func (w *world) backup(elsewhere bool) error {
 	if err := w.add(7, 0); err != nil {
 		return err
 	}
-	path := filepath.Join(w.dir, "kb.duckdb")
+	path := w.file("kb.duckdb")
 	saved, err := os.ReadFile(path)
 	if err != nil {
 		return err
@@ -245,7 +244,7 @@ func (w *world) backup(elsewhere bool) error {
 		return err
 	}
 	if elsewhere {
-		if err := os.RemoveAll(filepath.Join(w.dir, "state")); err != nil {
+		if err := os.RemoveAll(w.file("state")); err != nil {
 			return err
 		}
 	}
@@ -443,7 +442,7 @@ func (w *world) deadWAL() error {
 	if err := w.add(5, 0); err != nil {
 		return err
 	}
-	path := filepath.Join(w.dir, "kb.duckdb")
+	path := w.file("kb.duckdb")
 	if err := os.Rename(path, path+".kept"); err != nil {
 		return err
 	}
@@ -551,8 +550,8 @@ func (w *world) short() error {
 	if err := w.holds("gbatch.jobs WHERE closed_at IS NULL", 1); err != nil {
 		return err
 	}
-	books, err := w.Books()
-	if err == nil && len(books.Uploaded) != 1 {
+	inputs, err := w.inputs()
+	if err == nil && len(inputs) != 1 {
 		err = errors.New("the input of a short result was deleted")
 	}
 	return err
