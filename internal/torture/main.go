@@ -8,6 +8,7 @@
 //	d  edits, adds and deletes chunks while their jobs are in flight
 //	e  runs two of them at once
 //	f  meets an API, a schema and a user that are not as expected
+//	g  lets machines submit the same batches, which are killed, stopped and slow
 //	h  is a, b and c with jobs of Vertex AI
 //
 // After each scenario the line is run to its end, and the database and the
@@ -77,6 +78,7 @@ var parts = []struct{ name, about string }{
 	{"d", "chunks changed in flight"},
 	{"e", "two at once"},
 	{"f", "other ways to pay twice"},
+	{"g", "many machines"},
 	{"h", "a, b and c on Vertex AI"},
 }
 
@@ -115,7 +117,7 @@ func main() {
 	flag.IntVar(&at, "parallel", 3, "scenarios at a time")
 	flag.Parse()
 
-	list := slices.Concat(randomKills(kills), boundaryKills(3), allFaults(1, calls, jobCases), edits(3), together(4), money(2),
+	list := slices.Concat(randomKills(kills), boundaryKills(3), allFaults(1, calls, jobCases), edits(3), together(4), money(2), machines(1),
 		onVertexAI(randomKills(kills/10), boundaryKills(1), allFaults(3, vertexCalls, slices.Concat(vertexJobCases, jobCases))))
 	if short {
 		list = slices.Concat(randomKills(killsEach), boundaryKills(1), allFaults(25, calls, jobCases), edits(1), together(1), money(1))
@@ -209,9 +211,15 @@ func (t *torture) run(list []scenario, mutation string, at int) (err error) {
 		fmt.Println("\nboundaries, and how often a kill came there:")
 		var names []string
 		for _, b := range boundaries {
-			if n := total.reached[b.about]; n > 0 && !slices.Contains(names, b.about) {
-				names = append(names, b.about)
-				fmt.Printf("  %s %d", b.about, n)
+			names = append(names, b.about)
+		}
+		for _, s := range steps {
+			names = append(names, s.about)
+		}
+		for _, name := range names {
+			if n := total.reached[name]; n > 0 {
+				fmt.Printf("  %s %d", name, n)
+				delete(total.reached, name)
 			}
 		}
 		fmt.Println()

@@ -50,6 +50,7 @@ var moneyKinds = []struct {
 	{"partial", (*world).cutShort},
 	{"release", (*world).release},
 	{"release-late", (*world).releaseLate},
+	{"cap", (*world).capped},
 
 	// What is claimed?
 	{"titles", (*world).titles},
@@ -325,6 +326,53 @@ func (w *world) releaseLate() error {
 		return err
 	}
 	return w.costs(5)
+}
+
+// capped has three batches and a cap that allows two of them, and then new chunks
+// and a cap that allows only those that are in the queue already.
+func (w *world) capped() error {
+	w.apart = true
+	if err := w.add(12, 0); err != nil {
+		return err
+	}
+	lines, err := w.expect(submit[:2], "", 0)
+	if err != nil {
+		return err
+	}
+	var tokens []int64
+	for line := range strings.Lines(lines) {
+		var h record.Header
+		if err := json.Unmarshal([]byte(line), &h); err != nil {
+			return err
+		}
+		if h.TokensMax > 0 {
+			tokens = append(tokens, h.TokensMax)
+		}
+	}
+	if len(tokens) != 3 {
+		return fmt.Errorf("%d batches have a number of tokens, and should be 3", len(tokens))
+	}
+	two := tokens[0] + tokens[1]
+	if err := w.with(fmt.Sprint("GBATCH_MAX_TOTAL_TOKENS=", two), func() error { _, err := w.expect(submit[2:], lines, 8); return err }); err != nil {
+		return err
+	}
+	books, err := w.Books()
+	if err == nil && (books.Creates != 2 || books.Tokens > two) {
+		err = fmt.Errorf("%d jobs with %d tokens were created under a cap of %d", books.Creates, books.Tokens, two)
+	}
+	if err != nil {
+		return err
+	}
+	if _, err := w.expect(flush, "", 0); err != nil {
+		return err
+	}
+	if err := w.add(5, 0); err != nil {
+		return err
+	}
+	if err := w.with(fmt.Sprint("GBATCH_MAX_ENQUEUED_TOKENS=", two+tokens[2]), func() error { return w.refuses(flush, "", 8) }); err != nil {
+		return err
+	}
+	return w.costs(17)
 }
 
 // ---- what is claimed?

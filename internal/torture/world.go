@@ -89,10 +89,8 @@ func (t *torture) newWorld(s scenario) (*world, error) {
 	w.google = google
 	w.env["GOOGLE_GEMINI_BASE_URL"] = "http://" + google.address
 	if w.vertex {
-		maps.Copy(w.env, map[string]string{
-			"GBATCH_BACKEND": "vertex", "GBATCH_BUCKET": "gs://" + bucket + "/" + folder, "GOOGLE_CLOUD_PROJECT": "torture", "GOOGLE_CLOUD_LOCATION": "us-central1",
-			"GOOGLE_VERTEX_BASE_URL": "http://" + google.address, "STORAGE_EMULATOR_HOST": google.address, "GCE_METADATA_HOST": google.address,
-		})
+		maps.Copy(w.env, w.cloud())
+		w.env["GBATCH_BACKEND"] = "vertex"
 	}
 	return w, nil
 }
@@ -121,6 +119,14 @@ func (w *world) environ() []string {
 }
 
 func (w *world) logf(format string, args ...any) { fmt.Fprintf(&w.log, format+"\n", args...) }
+
+// cloud are the variables for a bucket and for Vertex AI.
+func (w *world) cloud() map[string]string {
+	return map[string]string{
+		"GBATCH_BUCKET": "gs://" + bucket + "/" + folder, "GOOGLE_CLOUD_PROJECT": "torture", "GOOGLE_CLOUD_LOCATION": "us-central1",
+		"GOOGLE_VERTEX_BASE_URL": "http://" + w.address, "STORAGE_EMULATOR_HOST": w.address, "GCE_METADATA_HOST": w.address,
+	}
+}
 
 // onVertex are the calls of Vertex AI in place of those of the Gemini API.
 var onVertex = map[string]string{
@@ -478,6 +484,9 @@ func (w *world) check(books *emulator.Books) error {
 func (w *world) atomic() error {
 	var bad []error
 	written := w.written()
+	if written.IsZero() {
+		return nil // the machine has no database
+	}
 	// jobs-pending repairs a file that the kill has torn, and writes nothing else.
 	jobs := store.Jobs{Database: duck.Database{DB: w.file("kb.duckdb"), LockTimeout: patience}}
 	if err := jobs.Run(context.Background(), nil, io.Discard); err != nil && !strings.Contains(err.Error(), "does not exist") {
