@@ -109,7 +109,7 @@ func (l *claims) left(ctx context.Context, at gcs.Name, here, there ledger.Mark,
 	case o.Generation != generation || o.Updated.IsZero() || o.Asked.IsZero():
 		return lease, nil
 	}
-	return max(lease-o.Asked.Sub(o.Updated), 0), nil
+	return min(max(lease-o.Asked.Sub(o.Updated), 0), lease), nil
 }
 
 // Peek implements [ledger.Ledger].
@@ -163,6 +163,7 @@ type claim struct {
 	mark       ledger.Mark // what was set last
 	stored     ledger.Mark // what the object holds
 	generation int64       // its version
+	noted      bool        // the local entry stays
 	lost       error       // another process has replaced the object
 	release    func()      // ends the renewal; nil if the claim is not held
 }
@@ -179,12 +180,9 @@ func (l *claims) Claim(ctx context.Context, name string, patience time.Duration)
 	}
 	c := &claim{claims: l, name: name, local: local, id: cmp.Or(local.Mark().Nonce, rand.Text())}
 	c.nonce = c.id + "-" + rand.Text()
-	begun := local.Mark().Phase != ""
+	c.noted = local.Mark().Phase != ""
 	if err := c.take(ctx, end); err != nil {
-		if !begun {
-			local.Forget()
-		}
-		local.Close()
+		c.closeLocal()
 		return nil, err
 	}
 	return c, nil
@@ -230,14 +228,22 @@ func (c *claim) take(ctx context.Context, end time.Time) error {
 
 // enter writes the mark of an earlier process as this process's claim. The id is on
 // disk before that: if this process dies, the next one on this machine knows that the
-// claim is its own.
+// claim is its own. The local entry does not repeat what the claim says, unless that is
+// a receipt.
 func (c *claim) enter(ctx context.Context) error {
-	m := c.mark
+	begun := ledger.Mark{Name: c.name, Batch: ledger.Batch(c.name), SHA256: c.name[strings.LastIndexByte(c.name, '-')+1:], Phase: ledger.Upload}
+	m, here := c.mark, c.local.Mark()
 	if m.Phase == "" {
-		m = ledger.Mark{Name: c.name, Batch: ledger.Batch(c.name), SHA256: c.name[strings.LastIndexByte(c.name, '-')+1:], Phase: ledger.Upload}
+		m = begun
 	}
-	if here := c.local.Mark(); here.Nonce != c.id || here.Phase != m.Phase || here.Job != m.Job {
-		if err := c.setLocal(ctx, m); err != nil {
+	note := here
+	if c.noted = here.Phase != "" || m.Phase == ledger.Created; m.Phase == ledger.Created {
+		note = m
+	} else if !c.noted {
+		note = begun
+	}
+	if here.Nonce != c.id || here.Phase != note.Phase || here.Job != note.Job {
+		if err := c.setLocal(ctx, note); err != nil {
 			return err
 		}
 	}
@@ -323,7 +329,7 @@ func (c *claim) Set(ctx context.Context, m ledger.Mark) error {
 	if err != nil && m.Phase != ledger.Created {
 		return err
 	}
-	c.mark = m
+	c.mark, c.noted = m, true
 	c.hold(m)
 	return err
 }
@@ -365,10 +371,7 @@ func (c *claim) renew(ctx context.Context) {
 	}
 }
 
-func (c *claim) Forget() {
-	c.mark = ledger.Mark{}
-	c.local.Forget()
-}
+func (c *claim) Forget() { c.mark, c.noted = ledger.Mark{}, false }
 
 // closeTime bounds the last write of a claim, also if the command was interrupted.
 const closeTime = 5 * time.Second
@@ -384,7 +387,6 @@ func (c *claim) Close() {
 	switch m := c.mark; {
 	case c.lost != nil || m.Phase == ledger.Created && c.same(m):
 	case m.Phase == "":
-		c.local.Forget()
 		err = c.change(ctx, func() error { return c.storage.Delete(ctx, c.at(c.name), c.generation) })
 	default:
 		m.Released = true
@@ -395,6 +397,13 @@ func (c *claim) Close() {
 	}
 	if c.release != nil {
 		c.release()
+	}
+	c.closeLocal()
+}
+
+func (c *claim) closeLocal() {
+	if !c.noted {
+		c.local.Forget()
 	}
 	c.local.Close()
 }

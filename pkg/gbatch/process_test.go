@@ -3,6 +3,8 @@ package gbatch
 import (
 	"bytes"
 	"context"
+	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,23 +19,43 @@ import (
 
 // The test binary is also gbatch-submit, for the tests that kill it.
 func TestMain(m *testing.M) {
-	if os.Getenv("GBATCH_TEST_SUBMIT") != "" {
-		os.Exit(exit.Code(newSubmit().Run(context.Background(), os.Stdin, os.Stdout)))
+	if flags := os.Getenv("GBATCH_TEST_SUBMIT"); flags != "" {
+		s := newSubmit()
+		err := json.Unmarshal([]byte(flags), s)
+		if err == nil {
+			err = s.Run(context.Background(), os.Stdin, os.Stdout)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "error:", err)
+		}
+		os.Exit(exit.Code(err))
 	}
 	os.Exit(m.Run())
 }
 
 func submitProcess(t *testing.T, in string) (*exec.Cmd, *bytes.Buffer) {
 	t.Helper()
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), "GBATCH_TEST_SUBMIT=1")
+	cmd, out, _ := submitOn(t, os.Getenv("XDG_STATE_HOME"), newSubmit(), in)
+	return cmd, out
+}
+
+// submitOn starts gbatch-submit on the machine that has a state folder.
+func submitOn(t *testing.T, state string, s *Submit, in string) (cmd *exec.Cmd, out, log *bytes.Buffer) {
+	t.Helper()
+	flags := map[string]any{"Backend": s.Backend, "Bucket": s.Bucket, "Lease": s.Lease, "Settle": s.Settle, "RetryFor": s.RetryFor}
+	cmd, out, log = exec.Command(os.Args[0]), new(bytes.Buffer), new(bytes.Buffer)
+	cmd.Env = append(os.Environ(), "GBATCH_TEST_SUBMIT="+mustLine(flags), "XDG_STATE_HOME="+state)
 	cmd.Stdin = strings.NewReader(in)
-	out := new(bytes.Buffer)
-	cmd.Stdout, cmd.Stderr = out, os.Stderr
+	cmd.Stdout, cmd.Stderr = out, log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	return cmd, out
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("%s printed %s and logged:\n%s", state, out, log)
+		}
+	})
+	return cmd, out, log
 }
 
 // A process is killed at any call and started again: there is one job, one file,
