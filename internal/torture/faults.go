@@ -129,8 +129,7 @@ var vertexJobCases = []faultCase{
 	{specs: []string{`job times=1 state=EXPIRED code=4 done=3`}},
 	{specs: []string{`job times=1 state=CANCELLED code=1 done=1`}},
 	{specs: []string{`job times=1 state=PARTIALLY_SUCCEEDED done=4`}},
-	{specs: []string{`results times=1 first=2 error=13 place=status`}},
-	{specs: []string{`results times=1 first=2 error=13 place=code`}},
+	{specs: []string{`results keys=KEY error=3 place=status message="a text says why"`}, fails: "a text says why"},
 	{specs: []string{`results times=1 first=2 error=13 place=error`}},
 	{specs: []string{`results times=1 first=2 error=13 place=file`}},
 	{specs: []string{`results times=1 files=3`}},
@@ -142,12 +141,12 @@ var jobCases = []faultCase{
 	{specs: []string{`job times=1 state=EXPIRED code=4 message="48 hours"`}},
 	{specs: []string{`job times=1 state=CANCELLED code=1`}},
 	{specs: []string{`job times=1 state=PARTIALLY_SUCCEEDED`}},
-	{specs: []string{`results times=1 first=2 error=13 message="try again"`}},
+	{specs: []string{`results times=1 first=2 error=13 place=code message="try again"`}},
 	{specs: []string{`results times=1 first=2 set=notKnown={}`}},
 	{specs: []string{`results times=1 first=2 line=NaN`}},
 	{specs: []string{`results times=1 error=8 place=response`}},
-	{specs: []string{`results keys=KEY error=3 message="no such language"`}, fails: "no such language"},
-	{specs: []string{`results keys=KEY error=13 message="always so"`}, fails: "always so", times: 4},
+	{specs: []string{`results keys=KEY error=3 place=code message="no such language"`}, fails: "no such language"},
+	{specs: []string{`results keys=KEY error=13 place=code message="always so"`}, fails: "always so", times: 4},
 	{specs: []string{`results times=1 first=1 missing`}, stuck: true, single: true},
 	{specs: []string{`results times=1 each=2 duplicate`}},
 	{specs: []string{`results times=1 each=2 foreign`}},
@@ -181,9 +180,10 @@ var lagCases = func() (list []faultCase) {
 // casesEach is how many faults one scenario goes through.
 const casesEach = 9
 
-// allFaults are scenarios that go through every fault, or through one in each.
+// allFaults are scenarios that go through every fault, or through one in each, and
+// through all cases of jobs.
 func allFaults(each int, calls []call, jobs []faultCase) (list []scenario) {
-	group := func(name string, cases []faultCase) {
+	group := func(name string, each int, cases []faultCase) {
 		if each > 1 {
 			var some []faultCase
 			for i := range cases {
@@ -200,10 +200,11 @@ func allFaults(each int, calls []call, jobs []faultCase) (list []scenario) {
 		}
 	}
 	for _, c := range calls {
-		group(c.name(), faultCases(c))
+		group(c.name(), each, faultCases(c))
 	}
-	group("job", jobs)
-	group("lag", lagCases)
+	group("job", each, jobCases)
+	group("jobs", 1, jobs)
+	group("lag", each, lagCases)
 	list = append(list,
 		scenario{name: "c/quota", options: emulator.Options{Polls: 1, MaxJobs: 2}, do: func(w *world) error {
 			if err := w.add(30, 0); err != nil {

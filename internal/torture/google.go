@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"gbatch/pkg/emulator"
 )
@@ -40,8 +41,14 @@ func (g *google) start() (err error) {
 		return err
 	}
 	listener, err := net.Listen("tcp", g.address)
+	// For a moment a connection of a client to another server may have this port.
+	for end := time.Now().Add(patience); err != nil && time.Now().Before(end); listener, err = net.Listen("tcp", g.address) {
+		time.Sleep(10 * time.Millisecond)
+	}
 	if err != nil {
-		return errors.Join(err, g.Server.Close())
+		err = errors.Join(err, g.Server.Close())
+		g.Server = nil
+		return err
 	}
 	g.address = listener.Addr().String()
 	server := g.Server
@@ -56,6 +63,9 @@ func (g *google) start() (err error) {
 }
 
 func (g *google) stop() error {
+	if g.Server == nil { // it could not be started again
+		return nil
+	}
 	return errors.Join(g.web.Close(), g.Server.Close())
 }
 

@@ -117,10 +117,10 @@ func main() {
 	flag.IntVar(&at, "parallel", 3, "scenarios at a time")
 	flag.Parse()
 
-	list := slices.Concat(randomKills(kills), boundaryKills(3), allFaults(1, calls, jobCases), edits(3), together(4), money(2), machines(1),
-		onVertexAI(randomKills(kills/10), boundaryKills(1), allFaults(3, vertexCalls, slices.Concat(vertexJobCases, jobCases))))
+	list := slices.Concat(randomKills(kills), boundaryKills(3), allFaults(1, calls, nil), edits(3), together(4), money(2), machines(1),
+		onVertexAI(randomKills(kills/10), boundaryKills(1), allFaults(3, vertexCalls, vertexJobCases)))
 	if short {
-		list = slices.Concat(randomKills(killsEach), boundaryKills(1), allFaults(25, calls, jobCases), edits(1), together(1), money(1))
+		list = slices.Concat(randomKills(killsEach), boundaryKills(1), allFaults(25, calls, nil), edits(1), together(1), money(1))
 		list = slices.DeleteFunc(list, func(s scenario) bool { return !s.among(brief) })
 	}
 	if only != "" {
