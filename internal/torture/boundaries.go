@@ -182,11 +182,25 @@ func (w *world) inPhase(phase string) bool {
 // creates the job only after the next run has looked for it.
 func (w *world) killAndCreate() error {
 	w.env["GBATCH_SETTLE"] = "20s"
+	var l *line
+	err := w.createLate(func(int) (_ *line, err error) {
+		l, err = w.start(attended, nil, nil)
+		return l, err
+	})
+	if err == nil {
+		_, err = w.end(l)
+	}
+	return err
+}
+
+// createLate starts a line and kills it when Google has received its create. Google
+// creates the job only after the next line has looked for it.
+func (w *world) createLate(start func(begun int) (*line, error)) error {
 	w.late.Store(true)
 	if err := w.faults("create nth=1 hold=create"); err != nil {
 		return err
 	}
-	l, err := w.start(attended, nil, nil)
+	l, err := start(0)
 	if err != nil {
 		return err
 	}
@@ -200,7 +214,7 @@ func (w *world) killAndCreate() error {
 	if err := w.faults("list nth=1 when=after hold=looked"); err != nil {
 		return err
 	}
-	if l, err = w.start(attended, nil, nil); err != nil {
+	if l, err = start(1); err != nil {
 		return err
 	}
 	if err := w.hold(l, "looked"); err != nil {
@@ -218,8 +232,7 @@ func (w *world) killAndCreate() error {
 		return err
 	}
 	w.Release("looked")
-	_, err = w.end(l)
-	return err
+	return nil
 }
 
 // killWhenAnswered kills gbatch-submit when it has written the receipt and cannot

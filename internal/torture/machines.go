@@ -82,6 +82,7 @@ func machines(times int) (list []scenario) {
 				add(fmt.Sprintf("%s/%s/%d", s.name, fate, i), func(w *world) error { return w.stopAt(s, fate) })
 			}
 		}
+		add(fmt.Sprintf("create-sent/late/%d", i), (*world).lateCreate)
 		for n := 2; n <= 10; n += 4 {
 			add(fmt.Sprintf("crowd/%d/%d", n, i), func(w *world) error { return w.crowd(n, false) })
 		}
@@ -316,6 +317,32 @@ func (w *world) stopAt(s step, fate string) error {
 		f.signal(0, syscall.SIGCONT)
 	}
 	if _, err := f.end(0); err != nil {
+		return err
+	}
+	return f.finish()
+}
+
+// lateCreate kills a machine when Google has received its create. Google creates the
+// job only after another machine has taken over and has looked for it.
+func (w *world) lateCreate() error {
+	if err := w.add(9, 0); err != nil {
+		return err
+	}
+	f, err := w.deal(3, false)
+	if err != nil {
+		return err
+	}
+	defer f.abandon()
+	err = w.createLate(func(begun int) (*line, error) {
+		machines := [][]int{{0}, {1, 2}}[begun]
+		err := f.start(machines...)
+		return f.lines[machines[0]], err
+	})
+	if err != nil {
+		return err
+	}
+	w.reached["create sent, done later"]++
+	if _, err := f.end(1, 2); err != nil {
 		return err
 	}
 	return f.finish()

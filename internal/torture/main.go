@@ -86,6 +86,8 @@ var parts = []struct{ name, about string }{
 var brief = []string{
 	"a", "b", "c/upload.start", "c/upload.data", "c/list", "c/create", "c/get", "c/download", "c/job",
 	"c/forgotten/status-200-body-empty", "c/restart/create-when-after", "d/late", "d/moved", "e/submits", "e/slow", "f",
+	"g/create-sent/stopped/0/gemini", "g/announced/killed/0/vertex", "g/create-sent/late/0/vertex", "g/crowd/6/0/vertex",
+	"h/b/uploaded", "h/b/create-done-unlisted", "h/b/half-downloaded", "h/c/object.data", "h/c/create",
 }
 
 // onVertexAI are scenarios whose jobs are those of Vertex AI.
@@ -120,7 +122,8 @@ func main() {
 	list := slices.Concat(randomKills(kills), boundaryKills(3), allFaults(1, calls, nil), edits(3), together(4), money(2), machines(1),
 		onVertexAI(randomKills(kills/10), boundaryKills(1), allFaults(3, vertexCalls, vertexJobCases)))
 	if short {
-		list = slices.Concat(randomKills(killsEach), boundaryKills(1), allFaults(25, calls, nil), edits(1), together(1), money(1))
+		list = slices.Concat(randomKills(killsEach), boundaryKills(1), allFaults(25, calls, nil), edits(1), together(1), money(1), machines(1),
+			onVertexAI(boundaryKills(1), allFaults(25, vertexCalls, nil)))
 		list = slices.DeleteFunc(list, func(s scenario) bool { return !s.among(brief) })
 	}
 	if only != "" {

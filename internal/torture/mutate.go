@@ -31,6 +31,16 @@ var mutations = map[string][]change{
 		"		job.Succeeded, job.Failed, job.Tokens = nil, nil, nil\n",
 		"		job.Succeeded, job.Failed, job.Tokens = nil, nil, nil\n		job.at.drop(ctx, job.Input)\n"}},
 
+	// Several machines.
+	"no-claims": {{"pkg/gbatch/claims.go",
+		"	if err != nil || bucket == \"\" {\n		return files, err\n", "	if true {\n		return files, err\n"}},
+	"claim-overwritten": {{"pkg/gbatch/claims.go",
+		"o, err := c.storage.Insert(ctx, c.at(c.name), c.generation, line,", "o, err := c.storage.Insert(ctx, c.at(c.name), gcs.Any, line,"}},
+	"takeover-unsettled": {{"pkg/gbatch/submit.go",
+		"	unknown := left.Phase == ledger.Create\n", "	unknown := false\n"}},
+	"twins-kept": {{"pkg/gbatch/submit.go",
+		"	if s.Bucket == \"\" || s.DryRun || older", "	if true || older"}},
+
 	// The moneyKinds.
 	"settle-from-create": {{"pkg/gbatch/submit.go",
 		"	end := time.Now()\n	if unknown {\n",
