@@ -225,6 +225,10 @@ func (f *fleet) finish() error {
 			return fmt.Errorf("the machines are not done after %d runs, exit code %d: %s", tries, worst, f.stderr())
 		}
 	}
+	// A job that was cancelled is so only when its state is requested.
+	if _, _, err := f.run(commands("gbatch-list | gbatch-wait --once"), nil); err != nil {
+		return err
+	}
 	var bad error
 	machines := f.all() // those that have a database
 	if len(f.argv) == 1 {
