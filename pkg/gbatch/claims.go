@@ -191,9 +191,8 @@ func (l *claims) Claim(ctx context.Context, name string, patience time.Duration)
 // take waits until no living process holds the claim, and takes it. A claim in phase
 // created is not held by any process: it is only read.
 func (c *claim) take(ctx context.Context, end time.Time) error {
-	told := false
+	here, told := c.local.Mark(), false
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 10*time.Second) {
-		here := c.local.Mark()
 		there, generation, err := c.read(ctx, c.at(c.name))
 		if err != nil {
 			return err
@@ -237,9 +236,10 @@ func (c *claim) enter(ctx context.Context) error {
 		m = begun
 	}
 	note := here
-	if c.noted = here.Phase != "" || m.Phase == ledger.Created; m.Phase == ledger.Created {
-		note = m
-	} else if !c.noted {
+	switch {
+	case m.Phase == ledger.Created:
+		note, c.noted = m, true
+	case here.Phase == "":
 		note = begun
 	}
 	if here.Nonce != c.id || here.Phase != note.Phase || here.Job != note.Job {
@@ -314,6 +314,11 @@ func (c *claim) String() string { return c.local.String() + " and " + c.at(c.nam
 // Set implements [ledger.Entry]. The shared ledger is written first: if this process has
 // lost its claim, its local entry does not say that it sent a create.
 func (c *claim) Set(ctx context.Context, m ledger.Mark) error {
+	if m.Phase == ledger.Created { // the job is printed after this
+		short, stop := context.WithTimeout(ctx, sharedTimeout)
+		defer stop()
+		ctx = short
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	err := c.lost
@@ -337,7 +342,7 @@ func (c *claim) Set(ctx context.Context, m ledger.Mark) error {
 // lose notes that the claim was lost, if err says so.
 func (c *claim) lose(err error) error {
 	if errors.Is(err, errReplaced) {
-		c.lost = exit.Errorf(exit.TryLater, "this process was silent for longer than its lease of %v, and another process has taken %s; try again later", c.lease, c.at(c.name))
+		c.lost = exit.Errorf(exit.TryLater, "%s is not the claim of this process any more: another process has taken it, because this one was silent for longer than --lease (%v), or somebody has deleted it; try again later", c.at(c.name), c.lease)
 		return c.lost
 	}
 	return err

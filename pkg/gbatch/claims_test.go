@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -406,7 +407,7 @@ func TestLostLease(t *testing.T) {
 		g.wait("here")
 		g.putClaim(in, theirs)
 		g.Release("here")
-		if err := <-done; exit.Code(err) != exit.TryLater || !strings.Contains(err.Error(), "another process has taken gs://bucket/folder/claims/") {
+		if err := <-done; exit.Code(err) != exit.TryLater || !strings.Contains(err.Error(), "is not the claim of this process any more") {
 			t.Errorf("%s: %v", sv.name, err)
 		}
 		g.jobs(0)
@@ -554,11 +555,68 @@ func TestTakeoverRace(t *testing.T) {
 			}
 			entries[i].Close()
 		}
+		for i, l := range ledgers { // what they have not begun leaves no local entry
+			if names := l.files.Names(); len(names) > 0 {
+				t.Errorf("machine %d has %v", i, names)
+			}
+		}
 		if won != 1 {
 			t.Errorf("%d processes have taken the claim", won)
 		}
 		g.phase(in, phase, phase != "")
 	}
+}
+
+// A state folder was copied to another machine, with the note of a submission that goes
+// on at the first one. Only on the same host is its process known to be dead.
+func TestCopiedState(t *testing.T) {
+	host, _ := os.Hostname()
+	for _, c := range []struct {
+		host, nonce string
+		mine        bool
+	}{{host, "id-x", true}, {"far", "id-x", false}, {host, "idx-x", false}, {host, "", false}, {host, "other-x", false}} {
+		g := newShared(t, emulator.Options{})
+		in := batch("b1", 2, 4)
+		g.note(ledger.Mark{Name: nameOf(t, in), Phase: ledger.Upload, Nonce: "id"})
+		g.putClaim(in, mustLine(ledger.Mark{Phase: ledger.Upload, Host: c.host, Nonce: c.nonce}))
+		s := services[0].submit()
+		s.RetryFor = 100 * time.Millisecond
+		if _, err := g.run(s, in); (err == nil) != c.mine || !c.mine && exit.Code(err) != exit.TryLater {
+			t.Errorf("%+v: %v", c, err)
+		}
+	}
+}
+
+// Others are faster twice: one takes the claim, and then gives it up. Nothing was begun,
+// and nothing is left.
+func TestOthersFaster(t *testing.T) {
+	g := newShared(t, emulator.Options{})
+	in := batch("b1", 2, 4)
+	inserts := 0
+	g.serveVertex(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost && strings.HasPrefix(r.URL.Path, "/upload/") && r.URL.Query().Get("ifGenerationMatch") != "" {
+			switch inserts++; inserts {
+			case 1:
+				g.putClaim(in, `{"phase":"upload","nonce":"a-b","released":true}`)
+			case 2:
+				g.deleteClaim(nameOf(t, in))
+			}
+		}
+		g.ServeHTTP(w, r)
+	}))
+	l := g.claimsOf(t.TempDir(), time.Hour)
+	e, err := l.Claim(t.Context(), nameOf(t, in), 5*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m := e.Mark(); m.Phase != "" || inserts != 3 {
+		t.Errorf("%+v after %d inserts", m, inserts)
+	}
+	e.Close()
+	if names := l.files.Names(); len(names) > 0 {
+		t.Errorf("left %v", names)
+	}
+	g.phase(in, "", false)
 }
 
 // A receipt that several machines know is not held by any of them. If one must change
