@@ -53,6 +53,7 @@ var calls = []call{
 var vertexCalls = []call{
 	{op: "object.start"}, {op: "object.data"}, {op: "object.data", which: "nth=2", with: "object.data nth=1 drop"}, {op: "object.get", with: "object.start times=1 status=412"},
 	{op: "list"}, {op: "object.list"}, {op: "create"}, {op: "get"}, {op: "object.read", which: "match=/out/"}, {op: "object.delete"}, {op: "metadata"},
+	{op: "object.insert"}, {op: "object.read", which: "match=/claims/"},
 }
 
 // faultCases are all faults at one call.

@@ -276,6 +276,8 @@ func (w *world) stopAt(s step, fate string) error {
 	if err := w.faults(append(slices.Clone(specs), lagging)...); err != nil {
 		return err
 	}
+	// Google does a create that it has received, also if its client is dead.
+	w.late.Store(fate == "killed" || fate == "lost")
 	if err := f.start(0); err != nil {
 		return err
 	}
@@ -292,19 +294,18 @@ func (w *world) stopAt(s step, fate string) error {
 		return err
 	}
 	w.reached[s.about]++
-	// Google may do what it has received, now or after all others are done.
-	w.late.Store(true)
 	early := w.rand.IntN(2) == 0
 	switch fate {
 	case "killed", "lost":
-		if err := f.kill(0, whole, fate == "lost"); err != nil {
-			return err
-		}
 		early = true
+		err = f.kill(0, whole, fate == "lost")
 	case "stopped":
 		f.signal(0, syscall.SIGSTOP)
 	case "slow":
 		early = false
+	}
+	if err != nil {
+		return err
 	}
 	if early {
 		w.Release("here")
@@ -316,7 +317,20 @@ func (w *world) stopAt(s step, fate string) error {
 	if _, err := f.end(others...); err != nil {
 		return err
 	}
-	w.Release("here")
+	before, err := w.Books()
+	if err != nil {
+		return err
+	}
+	held := w.Release("here") > 0
+	if held && s.name == "create-sent" && fate == "stopped" { // it continues when the list shows both jobs
+		if err := w.see(f.lines[0], "the second job", func() bool {
+			b, err := w.Books()
+			return err != nil || b.Creates > before.Creates
+		}); err != nil {
+			return err
+		}
+		time.Sleep(lag)
+	}
 	if fate == "stopped" {
 		f.signal(0, syscall.SIGCONT)
 	}
