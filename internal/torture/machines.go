@@ -97,7 +97,7 @@ func (w *world) share() {
 	// A machine that has lost its claim may have uploaded a file, which no job uses.
 	w.orphans = !w.vertex
 	maps.Copy(w.env, w.cloud())
-	w.env["GBATCH_LEASE"], w.env["GBATCH_SETTLE"] = lease.String(), settle.String()
+	w.env["GBATCH_SETTLE"] = settle.String()
 }
 
 // at runs f with a machine as the one that lines run on.

@@ -123,7 +123,7 @@ func (w *world) logf(format string, args ...any) { fmt.Fprintf(&w.log, format+"\
 // cloud are the variables for a bucket and for Vertex AI.
 func (w *world) cloud() map[string]string {
 	return map[string]string{
-		"GBATCH_BUCKET": "gs://" + bucket + "/" + folder, "GOOGLE_CLOUD_PROJECT": "torture", "GOOGLE_CLOUD_LOCATION": "us-central1",
+		"GBATCH_BUCKET": "gs://" + bucket + "/" + folder, "GBATCH_LEASE": lease.String(), "GOOGLE_CLOUD_PROJECT": "torture", "GOOGLE_CLOUD_LOCATION": "us-central1",
 		"GOOGLE_VERTEX_BASE_URL": "http://" + w.address, "STORAGE_EMULATOR_HOST": w.address, "GCE_METADATA_HOST": w.address,
 	}
 }
