@@ -7,7 +7,6 @@ import (
 	"strings"
 	"testing"
 
-	"gbatch/pkg/cli"
 	"gbatch/pkg/model"
 )
 
@@ -51,22 +50,8 @@ func TestEconomics(t *testing.T) {
 	_, question := cost(model.Default, 1000*20)
 	has("a thousand questions of 20 tokens cost %s.", model.Money(question))
 
-	var most, requests int64
-	u, err := cli.Describe("chunks-pending", Commands["chunks-pending"])
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range u.Flags {
-		switch f.Name {
-		case "max-tokens":
-			most, _ = strconv.ParseInt(f.Default, 10, 64)
-		case "max-requests":
-			requests, _ = strconv.ParseInt(f.Default, 10, 64)
-		}
-	}
-	if most == 0 || requests == 0 {
-		t.Fatal("chunks-pending has other flags")
-	}
+	limits := model.LimitsOf("gemini")
+	most, requests := limits.Tokens, int64(limits.Requests)
 	batch := min(most/size, requests)
 	jobs := (chunks + batch - 1) / batch
 	has("`--max-tokens %d` a batch has %s chunks, so the example is %d jobs:", most, count(batch), jobs)

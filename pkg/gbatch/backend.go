@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"gbatch/pkg/gcs"
+	"gbatch/pkg/ledger"
 	"gbatch/pkg/model"
 	"gbatch/pkg/record"
 )
@@ -36,8 +37,9 @@ type backend interface {
 	lookUp(ctx context.Context, p *payload) (found []*operation, active int, err error)
 	// upload stores p and returns the name of its input. If again is true, an
 	// earlier attempt may have stored p: that input is then used, and other
-	// leftovers are deleted.
-	upload(ctx context.Context, p *payload, again bool) (input string, err error)
+	// leftovers are deleted. The mark of e is for what the next process needs to
+	// continue the upload.
+	upload(ctx context.Context, p *payload, e ledger.Entry, again bool) (input string, err error)
 	// tidy deletes what earlier attempts at p stored, except for used.
 	tidy(ctx context.Context, p *payload, used string) error
 	// holds reports whether an input is still stored. Inputs expire, and are

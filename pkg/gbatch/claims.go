@@ -204,6 +204,9 @@ func (c *claim) take(ctx context.Context, end time.Time) error {
 		if left == 0 {
 			c.generation, c.stored, c.mark = generation, there, ledger.Farther(there, here)
 			c.mark.Released = false
+			if here.Session != "" { // only this machine knows it
+				c.mark.Input, c.mark.Session = here.Input, here.Session
+			}
 			if here.Phase == ledger.Created && there.Phase == ledger.Created && here.Job != there.Job {
 				slog.Warn("this machine and another one have noted different jobs for one batch; the one of the bucket is adopted", "batch", here.Batch, "bucket", there.Job, "here", here.Job)
 			}
@@ -262,15 +265,16 @@ func (c *claim) setLocal(ctx context.Context, m ledger.Mark) error {
 	return c.local.Set(ctx, m)
 }
 
-// same reports whether the object says already what m says.
+// same reports whether the object says already what m says. How far an upload has come
+// is of no use to other machines.
 func (c *claim) same(m ledger.Mark) bool {
-	held := m.Phase == ledger.Created || m.Phase == ledger.Upload && c.release != nil
-	return held && c.stored.Phase == m.Phase && c.stored.Job == m.Job && c.stored.Input == m.Input
+	held := m.Phase == ledger.Created && c.stored.Input == m.Input || m.Phase == ledger.Upload && c.release != nil
+	return held && c.stored.Phase == m.Phase && c.stored.Job == m.Job
 }
 
-// write replaces the object by m.
+// write replaces the object by m, without the session, which is a secret.
 func (c *claim) write(ctx context.Context, m ledger.Mark) error {
-	m.Nonce, m.Lease = c.nonce, c.lease.Seconds()
+	m.Nonce, m.Lease, m.Session = c.nonce, c.lease.Seconds(), ""
 	line, err := ledger.Encode(m)
 	if err != nil {
 		return err

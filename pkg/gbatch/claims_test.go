@@ -93,6 +93,14 @@ func (g *google) putClaim(in, content string) {
 	}
 }
 
+// expire shortens the lease of a claim, so that a test need not wait for its end.
+func (g *google) expire(in string) {
+	g.t.Helper()
+	m := g.claim(in)
+	m.Lease = 0.001
+	g.putClaim(in, mustLine(m))
+}
+
 func (g *google) wait(hold string) {
 	g.t.Helper()
 	ctx, stop := context.WithTimeout(g.t.Context(), 2*time.Minute)
@@ -186,9 +194,6 @@ func TestMachineKilled(t *testing.T) {
 					in := sv.batch(t, "b1", 3, 4)
 					s := sv.submit()
 					s.Lease = time.Hour
-					if who == "another" {
-						s.Lease = time.Second
-					}
 					state := t.TempDir()
 					cmd, _, _ := submitOn(t, state, s, in)
 					g.wait("here")
@@ -197,6 +202,9 @@ func TestMachineKilled(t *testing.T) {
 					g.faults()
 					g.phase(in, c.phase, false)
 					before := g.claim(in)
+					if who == "another" {
+						g.expire(in)
+					}
 
 					s = sv.submit()
 					s.Settle, s.RetryFor = 200*time.Millisecond, 20*time.Second
@@ -230,15 +238,17 @@ func TestTakeoverSettles(t *testing.T) {
 			g := newShared(t, emulator.Options{Faults: []string{"create nth=1 hold=here when=after"}})
 			in := sv.batch(t, "b1", 3, 4)
 			s := sv.submit()
-			s.Lease = time.Second
 			state := t.TempDir()
 			cmd, _, _ := submitOn(t, state, s, in)
 			g.wait("here")
 			cmd.Process.Kill()
 			cmd.Wait()
+			if !same {
+				g.expire(in)
+			}
 			g.faults("list nth=1-5 hide=99") // the job shows late
 			s = sv.submit()
-			s.Settle = 20 * time.Second
+			s.Settle = 8 * time.Second
 			if g.machine(); same {
 				t.Setenv("XDG_STATE_HOME", state)
 			}
@@ -432,6 +442,37 @@ func TestLostLease(t *testing.T) {
 	}
 }
 
+// stalled is an entry whose write takes as long as a create may take.
+type stalled struct{ ledger.Peeked }
+
+func (stalled) Set(ctx context.Context, m ledger.Mark) error {
+	if m.Phase == ledger.Create {
+		<-ctx.Done()
+	}
+	return nil
+}
+
+// If the time of a create has passed when it is announced, it is not sent.
+func TestStalled(t *testing.T) {
+	for _, sv := range services {
+		g := newShared(t, emulator.Options{})
+		s := sv.submit()
+		s.Lease = 20 * time.Millisecond
+		at, err := s.service()
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := cutAll(t, s, sv.batch(t, "b1", 2, 4))[0]
+		defer p.close()
+		if _, err := (&submission{Submit: s, at: at}).create(t.Context(), p, stalled{}, "files/x", 0); exit.Code(err) != exit.TryLater {
+			t.Errorf("%v", err)
+		}
+		if n := len(g.books().Operations["create"]); n > 0 {
+			t.Error("a create was sent")
+		}
+	}
+}
+
 // A receipt is a receipt, also if its job is created while the claim is taken: the run
 // fails to write it in the bucket, but the job is printed.
 func TestReceiptNotWritten(t *testing.T) {
@@ -466,12 +507,12 @@ func TestRenewed(t *testing.T) {
 		g := newShared(t, emulator.Options{Faults: []string{sv.upload + " nth=1 hold=here", "object.insert nth=3 status=503", "object.insert nth=5 drop when=after"}})
 		in := sv.batch(t, "b1", 2, 4)
 		s := sv.submit()
-		s.Lease = time.Second
+		s.Lease = 4 * time.Second
 		cmd, out, _ := submitOn(t, t.TempDir(), s, in)
 		g.wait("here")
 		g.machine()
 		early := sv.submit()
-		early.RetryFor = 3 * time.Second
+		early.RetryFor = 6 * time.Second
 		g.fails(early, in, exit.TryLater, "holds gs://")
 		g.Release("here")
 		if err := cmd.Wait(); err != nil {
@@ -766,6 +807,30 @@ func (g *google) poll(s *Submit, jobs ...string) {
 	}
 }
 
+// A batch that another machine has submitted to one service is not paid for at the other.
+func TestClaimOfTheOtherService(t *testing.T) {
+	for i, sv := range services {
+		g := newShared(t, emulator.Options{Polls: 99})
+		in := vertexBatch(t, "b1", 2, 4)
+		first := oneJob(t, g.ok(sv.submit(), in))
+		g.machine()
+		other := services[1-i].submit()
+		if again := oneJob(t, g.ok(other, in)); again.Job != first.Job {
+			t.Errorf("%+v", again)
+		}
+		g.jobs(1)
+		in = vertexBatch(t, "b2", 2, 4)
+		g.faults("create drop", "list hide=99")
+		g.fails(sv.submit(), in, exit.Unknown)
+		g.faults()
+		g.machine()
+		g.fails(other, in, exit.Unknown, "with the --backend that it was submitted with")
+		g.machine()
+		g.ok(sv.submit(), in)
+		g.jobs(2)
+	}
+}
+
 // twin creates a second job for the batch, as another machine would.
 func (g *google) twin(s *Submit, in string) string {
 	g.t.Helper()
@@ -775,7 +840,7 @@ func (g *google) twin(s *Submit, in string) string {
 	}
 	p := cutAll(g.t, s, in)[0]
 	defer p.close()
-	input, err := at.upload(g.t.Context(), p, false)
+	input, err := at.upload(g.t.Context(), p, ledger.Peeked{}, false)
 	if err != nil {
 		g.t.Fatal(err)
 	}

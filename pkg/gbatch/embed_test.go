@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"net/http"
 	"net/http/httptest"
@@ -159,10 +160,14 @@ func TestEmbedParallel(t *testing.T) {
 		case <-time.After(time.Minute):
 			t.Error("the calls are sent one after the other")
 		}
-		g.Server.ServeHTTP(w, r)
+		reply := httptest.NewRecorder()
+		g.Server.ServeHTTP(reply, r)
 		mu.Lock()
-		now--
+		now-- // before the client has the reply and sends the next call
 		mu.Unlock()
+		maps.Copy(w.Header(), reply.Header())
+		w.WriteHeader(reply.Code)
+		w.Write(reply.Body.Bytes())
 	}))
 	e := newEmbed(t)
 	e.Parallel = 3

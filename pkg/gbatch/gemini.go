@@ -10,6 +10,7 @@ import (
 	"io"
 	"log"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -25,9 +26,6 @@ import (
 	"gbatch/pkg/record"
 	"gbatch/pkg/wire"
 )
-
-// maxReply bounds the size of a status reply, which may hold all answers inline.
-const maxReply = 256 << 20
 
 // geminiJobs and geminiFiles match the names that the Gemini API gives.
 var (
@@ -118,35 +116,27 @@ func loopback(host string) bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-// get sends a GET below v1beta/, without the SDK. A reply that is not 2xx is an
-// error.
-func (g *gemini) get(ctx context.Context, path, query string, header http.Header) (*http.Response, error) {
+// request returns a request below v1beta/, which is sent without the SDK.
+func (g *gemini) request(ctx context.Context, method, path, query string, body io.Reader) (*http.Request, error) {
 	u := g.base.JoinPath("v1beta", path)
 	u.RawQuery = query
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), body)
 	if err != nil {
-		return nil, err
-	}
-	if header != nil {
-		req.Header = header
+		return nil, wire.Permanent(err)
 	}
 	req.Header.Set("x-goog-api-key", g.Secret)
-	return g.Send(req)
+	return req, nil
 }
 
-// read is get, and returns the whole body.
+// read sends a GET and returns the whole reply.
 func (g *gemini) read(ctx context.Context, path, query string) ([]byte, error) {
-	resp, err := g.get(ctx, path, query, nil)
+	req, err := g.request(ctx, http.MethodGet, path, query, nil)
 	if err != nil {
 		return nil, err
 	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxReply))
+	body, _, err := g.Whole(req)
 	if err == nil && len(bytes.TrimSpace(body)) == 0 {
 		err = errors.New("the reply is empty")
-	}
-	if ctx.Err() != nil {
-		err = context.Cause(ctx)
 	}
 	return body, err
 }
@@ -234,7 +224,12 @@ func (g *gemini) results(ctx context.Context, op *operation) (io.ReadCloser, err
 			return nil, wire.Permanent(fmt.Errorf("its results are in %q, which is not the name of a file", op.output))
 		}
 		return wire.NewDownload(ctx, op.output, g.patience, func(header http.Header) (*http.Response, error) {
-			return g.get(ctx, op.output+":download", "alt=media", header)
+			req, err := g.request(ctx, http.MethodGet, op.output+":download", "alt=media", nil)
+			if err != nil {
+				return nil, err
+			}
+			maps.Copy(req.Header, header)
+			return g.Send(req)
 		}), nil
 	case op.inlined != nil:
 		lines, err := keyed(op.inlined)

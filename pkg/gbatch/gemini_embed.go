@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"slices"
 	"strconv"
@@ -38,24 +37,14 @@ func (g *gemini) embedContents(ctx context.Context, modelName string, requests [
 	return values, tokens, nil
 }
 
-// post sends a body below v1beta/, without the SDK, and returns the whole reply. A
-// reply that is not 2xx is an error.
+// post sends a body and returns the whole reply.
 func (g *gemini) post(ctx context.Context, path string, body []byte) (reply []byte, err error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, g.base.JoinPath("v1beta", path).String(), bytes.NewReader(body))
+	req, err := g.request(ctx, http.MethodPost, path, "", bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
-	req.Header.Set("x-goog-api-key", g.Secret)
 	req.Header.Set("Content-Type", "application/json")
-	resp, err := g.Send(req)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	reply, err = io.ReadAll(io.LimitReader(resp.Body, maxReply))
-	if ctx.Err() != nil {
-		err = context.Cause(ctx)
-	}
+	reply, _, err = g.Whole(req)
 	return reply, err
 }
 

@@ -16,11 +16,12 @@ import (
 
 	"google.golang.org/genai"
 
+	"gbatch/pkg/ledger"
 	"gbatch/pkg/progress"
 	"gbatch/pkg/wire"
 )
 
-func (g *gemini) upload(ctx context.Context, p *payload, again bool) (name string, err error) {
+func (g *gemini) upload(ctx context.Context, p *payload, _ ledger.Entry, again bool) (name string, err error) {
 	f, err := g.store(ctx, p, again)
 	// A create with a file that is still being processed would be refused.
 	for b := wire.NewBackoff(g.patience); err == nil && f.state == "PROCESSING"; {

@@ -40,8 +40,8 @@ type Submit struct {
 	Canary       int           `help:"Send this many requests of each batch twice, for gbatch-fetch to compare the answers. Both cost money." default:"0"`
 	RetryFor     time.Duration `help:"How long to retry transient errors." default:"10m"`
 	Model        string        `help:"Model of requests that have no header." default:"${model}"`
-	MaxRequests  int           `help:"Most requests per batch, for requests without a header." default:"10000"`
-	MaxBytes     cli.Size      `help:"Most bytes per batch, for requests without a header." default:"100MB"`
+	MaxRequests  cli.Count     `placeholder:"N" help:"Most requests per batch, for requests without a header (default 10000; 1000000 with --backend vertex)."`
+	MaxBytes     cli.Size      `placeholder:"SIZE" help:"Most bytes per batch, for requests without a header (default 100MB; 1GB with --backend vertex)."`
 
 	Backend string            `help:"Google's service: gemini (the Gemini API) or vertex (batch prediction of Vertex AI)." enum:"gemini,vertex" default:"gemini"`
 	Bucket  string            `placeholder:"gs://BUCKET/FOLDER" help:"The folder of Cloud Storage for the claims that machines share and, for Vertex AI, inputs and results."`
@@ -56,9 +56,11 @@ type Submit struct {
 // before it continues with the next. If Google refuses a batch, the later
 // batches are still submitted, and the error is returned at the end.
 func (s *Submit) Run(ctx context.Context, in io.Reader, out io.Writer) (err error) {
-	if s.Canary < 0 || s.MaxRequests <= 0 || s.MaxBytes <= 0 {
+	if s.Canary < 0 || s.MaxRequests < 0 || s.MaxBytes < 0 {
 		return exit.Errorf(exit.Usage, "--canary must not be below 0, --max-requests and --max-bytes must be at least 1")
 	}
+	limits := model.LimitsOf(s.Backend)
+	s.MaxRequests, s.MaxBytes = cmp.Or(s.MaxRequests, cli.Count(limits.Requests)), cmp.Or(s.MaxBytes, cli.Size(limits.Bytes))
 	name, err := model.Name(s.Model)
 	if err != nil {
 		return exit.Errorf(exit.Usage, "--model: %w", err)
@@ -266,10 +268,14 @@ func (s *submission) job(ctx context.Context, p *payload, e ledger.Entry) (*reco
 	if s.DryRun {
 		return nil, s.caps.Use(use)
 	}
-	if err := e.Set(ctx, p.mark(ledger.Upload, "", "")); err != nil {
+	mark := p.mark(ledger.Upload, "", "")
+	if left.Session != "" {
+		mark.Input, mark.Session = left.Input, left.Session
+	}
+	if err := e.Set(ctx, mark); err != nil {
 		return nil, err
 	}
-	input, err := s.at.upload(ctx, p, left.Phase != "")
+	input, err := s.at.upload(ctx, p, e, left.Phase != "")
 	if err != nil {
 		return nil, fmt.Errorf("upload %s: %w", p, err)
 	}
@@ -355,10 +361,19 @@ func (s *submission) timeout() time.Duration {
 // error that certainly created nothing, and after another look-up.
 func (s *submission) create(ctx context.Context, p *payload, e ledger.Entry, input string, active int) (*record.Job, error) {
 	for b := wire.NewBackoff(s.RetryFor); ; {
-		op, err := s.send(ctx, p, e, input)
+		end := time.Now().Add(s.timeout())
+		sending, stop := context.WithDeadlineCause(ctx, end, exit.Errorf(exit.TryLater, "google did not reply in %v", s.timeout()))
+		err := e.Set(sending, p.mark(ledger.Create, input, ""))
+		if err == nil && time.Now().After(end) { // this process was stopped, and its timers are late
+			err = exit.Errorf(exit.TryLater, "this process was silent for too long; try again later")
+		}
+		if err != nil {
+			stop()
+			return nil, fmt.Errorf("announce the create of %s: %w", p, err)
+		}
+		op, err := s.at.create(sending, p, input)
+		stop()
 		switch {
-		case errors.As(err, new(unsaid)):
-			return nil, err
 		case err == nil:
 			slog.Debug("the batch is submitted", "batch", p.Batch, "job", op.name, "requests", p.Count)
 			job := p.record(op)
@@ -410,34 +425,9 @@ func (s *submission) create(ctx context.Context, p *payload, e ledger.Entry, inp
 	}
 }
 
-// An unsaid error means that the ledger does not announce the create, so it was not
-// sent.
-type unsaid struct{ error }
-
-func (u unsaid) Unwrap() error { return u.error }
-
-// send announces a create in the ledger, and sends it.
-func (s *submission) send(ctx context.Context, p *payload, e ledger.Entry, input string) (*operation, error) {
-	end := time.Now().Add(s.timeout())
-	ctx, stop := context.WithDeadlineCause(ctx, end, exit.Errorf(exit.TryLater, "google did not reply in %v", s.timeout()))
-	defer stop()
-	if err := e.Set(ctx, p.mark(ledger.Create, input, "")); err != nil {
-		return nil, unsaid{fmt.Errorf("announce the create of %s: %w", p, err)}
-	}
-	if time.Now().After(end) { // this process was stopped; its timers may be late
-		return nil, unsaid{exit.Errorf(exit.TryLater, "the create of %s was not sent, because this process was silent for too long; try again later", p)}
-	}
-	return s.at.create(ctx, p, input)
-}
-
 // lookAgain looks for the job of p that another machine may have created at the same
 // time as job, which is op, and returns the older one.
 func (s *submission) lookAgain(ctx context.Context, p *payload, e ledger.Entry, op *operation, job *record.Job) *record.Job {
-	if op.createdAt().IsZero() {
-		if now, err := s.status(ctx, op.name); err == nil {
-			op.created = now.created
-		}
-	}
 	found, err := s.lookUp(ctx, p, op)
 	if err == nil && found.twins > 0 {
 		var older *record.Job

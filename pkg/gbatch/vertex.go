@@ -21,6 +21,7 @@ import (
 
 	"gbatch/pkg/exit"
 	"gbatch/pkg/gcs"
+	"gbatch/pkg/ledger"
 	"gbatch/pkg/progress"
 	"gbatch/pkg/record"
 	"gbatch/pkg/wire"
@@ -29,13 +30,6 @@ import (
 // vertexJobs matches the names that Vertex AI gives to jobs. The location becomes
 // part of a host name.
 var vertexJobs = regexp.MustCompile(`^projects/[a-z0-9][a-z0-9:.-]*/locations/([a-z0-9-]+)/batchPredictionJobs/[0-9]+$`)
-
-// These are the limits of one job of embedding models
-// (docs.cloud.google.com, batch prediction for embeddings).
-const (
-	vertexRequests = 1_000_000
-	vertexBytes    = 1_000_000_000
-)
 
 // A vertex is the backend for batch prediction of Vertex AI, with inputs and results
 // in Cloud Storage. All calls are made without the SDK: its list fails at one job
@@ -116,15 +110,7 @@ func (v *vertex) read(ctx context.Context, method, url string, body []byte) ([]b
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	resp, err := v.Send(req)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	reply, err := io.ReadAll(io.LimitReader(resp.Body, maxReply))
-	if ctx.Err() != nil {
-		err = context.Cause(ctx)
-	}
+	reply, _, err := v.Whole(req)
 	return reply, err
 }
 
@@ -320,7 +306,7 @@ func (v *vertex) create(ctx context.Context, p *payload, input string) (*operati
 		if resp.StatusCode/100 != 2 {
 			return fmt.Errorf("status %d", resp.StatusCode) // the outcome's error says more
 		}
-		reply, err := io.ReadAll(io.LimitReader(resp.Body, maxReply))
+		reply, err := wire.ReadAll(resp)
 		if err == nil {
 			op, err = v.decode(reply)
 		}
@@ -344,15 +330,25 @@ func (v *vertex) cancel(ctx context.Context, job string) error {
 // ---- inputs
 
 // upload stores p as an object, if there is none of its name. An object with the
-// same bytes is p.
-func (v *vertex) upload(ctx context.Context, p *payload, _ bool) (string, error) {
+// same bytes is p. It continues the session of e's mark, if that is for the same
+// object: the name of the object says what its bytes are.
+func (v *vertex) upload(ctx context.Context, p *payload, e ledger.Entry, _ bool) (string, error) {
 	bytes := progress.Of(ctx).Flow("bytes")
 	before := bytes.Done()
 	to := v.bucket.Below("in/" + p.label() + ".jsonl")
-	_, err := v.storage.Upload(ctx, gcs.Upload{
+	u := gcs.Upload{
 		To: to, Generation: gcs.None, Content: gcs.Content{Type: "application/jsonl", Metadata: map[string]string{"gbatch": p.label()}},
+		Keep: func(session string) error {
+			m := p.mark(ledger.Upload, to.String(), "")
+			m.Session = session
+			return e.Set(ctx, m)
+		},
 		Stored: func(n int64) { bytes.Set(before + n) },
-	}, p.file, p.size)
+	}
+	if m := e.Mark(); m.Input == to.String() {
+		u.Session = m.Session
+	}
+	_, err := v.storage.Upload(ctx, u, p.file, p.size)
 	if gcs.NotMet(err) {
 		err = &oneBatch{fmt.Errorf("another object is in its place, which does not have the lines of %s: %w", p, err)}
 	}

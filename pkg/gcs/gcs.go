@@ -12,7 +12,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"os"
@@ -114,16 +113,13 @@ func decodeObject(body []byte, h http.Header) (*Object, error) {
 
 // ---- calls
 
-// maxReply bounds the size of a reply that is read whole.
-const maxReply = 64 << 20
-
 // object returns the URL of an object.
 func (c *Client) object(n Name) string {
 	return c.base + "/storage/v1/b/" + url.PathEscape(n.Bucket) + "/o/" + url.PathEscape(n.Object)
 }
 
 // once sends a request and reads the whole reply.
-func (c *Client) once(ctx context.Context, method, url string, query url.Values, accept ...int) (body []byte, h http.Header, err error) {
+func (c *Client) once(ctx context.Context, method, url string, query url.Values) (body []byte, h http.Header, err error) {
 	if len(query) > 0 {
 		url += "?" + query.Encode()
 	}
@@ -131,25 +127,11 @@ func (c *Client) once(ctx context.Context, method, url string, query url.Values,
 	if err != nil {
 		return nil, nil, wire.Permanent(err)
 	}
-	return c.whole(req, accept...)
-}
-
-func (c *Client) whole(req *http.Request, accept ...int) (body []byte, h http.Header, err error) {
-	resp, err := c.Send(req, accept...)
+	body, resp, err := c.Whole(req)
 	if err != nil {
 		return nil, nil, err
 	}
-	defer resp.Body.Close()
-	body, err = io.ReadAll(io.LimitReader(resp.Body, maxReply+1))
-	switch {
-	case req.Context().Err() != nil:
-		err = context.Cause(req.Context())
-	case len(body) > maxReply:
-		err = wire.Permanent(fmt.Errorf("a reply has more than %d bytes", maxReply))
-	case err == nil && resp.ContentLength > int64(len(body)):
-		err = io.ErrUnexpectedEOF
-	}
-	return body, resp.Header, err
+	return body, resp.Header, nil
 }
 
 // Stat asks for an object. [wire.Missing] reports whether it does not exist.

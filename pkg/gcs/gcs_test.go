@@ -496,8 +496,8 @@ func TestUploadTaken(t *testing.T) {
 	}
 }
 
-// A session that was kept is of no use if it belongs to another content or server,
-// or is damaged.
+// An upload begins again if the session that was kept belongs to another content or
+// server, is damaged, or has stored an object that was replaced or deleted since.
 func TestUploadOldSession(t *testing.T) {
 	data := random(1 << 20)
 	g := newStorage(t, emulator.Options{})
@@ -509,18 +509,48 @@ func TestUploadOldSession(t *testing.T) {
 			t.Errorf("%s: %v", session, err)
 		}
 	}
-	var session string
-	other := random(1 << 19)
-	g.faults("object.data nth=1 take=300000", "object.data nth=2 status=400")
-	_, err := g.Upload(t.Context(), Upload{To: in("n"), Keep: func(s string) error { session = s; return nil }}, bytes.NewReader(other), int64(len(other)))
-	if err == nil || session == "" {
+	send := func(name, session string, content []byte) (kept string, err error) {
+		_, err = g.Upload(t.Context(), Upload{To: in(name), Session: session, Keep: func(s string) error { kept = s; return nil }}, bytes.NewReader(content), int64(len(content)))
+		return kept, err
+	}
+	for name, size := range map[string]int{"shorter": 1 << 19, "as long": 1 << 20, "longer": 1<<20 + 1} {
+		other := random(size)
+		for i := range other { // random always returns the same bytes
+			other[i]++
+		}
+		g.faults("object.data nth=1 take=300000", "object.data nth=2 status=400")
+		session, err := send(name, "", other)
+		if err == nil || session == "" {
+			t.Fatal(err)
+		}
+		g.faults()
+		if again, err := send(name, session, data); err != nil || again == "" || again == session {
+			t.Errorf("%s: %v", name, err)
+		}
+		if g.content(name) != string(data) {
+			t.Errorf("%s: a mixture is stored", name)
+		}
+	}
+	// The sessions are complete.
+	session, err := send("done", "", data)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := g.Upload(t.Context(), Upload{To: in("n"), Session: session}, bytes.NewReader(data), int64(len(data))); err == nil {
-		t.Error("the rest of another content was appended")
+	if again, err := send("done", session, data); err != nil || again != "" {
+		t.Errorf("%v", err)
 	}
-	if _, err := g.Stat(t.Context(), in("n")); !wire.Missing(err) {
-		t.Errorf("a mixture is stored: %v", err)
+	if err := g.Delete(t.Context(), in("done"), Any); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := send("done", session, data); err != nil || again == "" || g.content("done") != string(data) {
+		t.Errorf("a deleted object counts as stored: %v", err)
+	}
+	if err := g.Delete(t.Context(), in("done"), Any); err != nil {
+		t.Fatal(err)
+	}
+	g.insert("done", "other")
+	if _, err := send("done", session, data); !NotMet(err) {
+		t.Errorf("another object counts as stored: %v", err)
 	}
 	if _, err := g.Upload(t.Context(), Upload{To: in("k"), Keep: func(string) error { return os.ErrPermission }}, bytes.NewReader(data), int64(len(data))); !errors.Is(err, os.ErrPermission) {
 		t.Error(err)

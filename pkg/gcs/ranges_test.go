@@ -16,6 +16,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/iotest"
@@ -36,8 +37,28 @@ func (g *storage) stored(data []byte) *Object {
 	return o
 }
 
+// slowly makes every connection count as slow, or none.
+func slowly(t *testing.T, slow bool) {
+	old := fast
+	t.Cleanup(func() { fast = old })
+	if fast = 0; slow {
+		fast = 1e18
+	}
+}
+
 // An object is read in order and without a gap, under each fault.
 func TestOpen(t *testing.T) {
+	t.Run("slow", func(t *testing.T) {
+		slowly(t, true)
+		testOpen(t)
+	})
+	t.Run("fast", func(t *testing.T) {
+		slowly(t, false)
+		testOpen(t)
+	})
+}
+
+func testOpen(t *testing.T) {
 	for _, size := range []int{0, 1, partSize - 1, partSize, partSize + 1, 9*partSize + 12345} {
 		data := random(size)
 		for _, faults := range [][]string{
@@ -49,9 +70,10 @@ func TestOpen(t *testing.T) {
 			{"object.read nth=2 delay=300ms"}, // the parts behind it must wait
 			{"object.read nth=3 delay=100ms at=100000"},
 			{"object.read nth=1 header=Content-Length:99999999"}, // it says more than it sends
-			{"object.read nth=2 status=200 body=empty"},
+			{"object.read nth=1 cut=20000000"},                   // after the look at the speed
+			{"object.read nth=1-2 status=200 body=empty"},
 		} {
-			if size == 0 && faults != nil || size <= partSize && strings.Contains(fmt.Sprint(faults), "nth=2") {
+			if size == 0 && faults != nil {
 				continue
 			}
 			g := newStorage(t, emulator.Options{})
@@ -89,57 +111,46 @@ func TestOpenReader(t *testing.T) {
 // Another version, another object, an object that has gone, wrong bytes, a range that
 // was not asked for: these are errors, and no byte of them is read.
 func TestOpenIsPinned(t *testing.T) {
-	data := random(4 * partSize)
+	data := random(trial + 4*partSize)
 	for _, c := range []struct {
 		name string
-		then func(g *storage) // after the first read
+		then func(g *storage) // before the first request, or after it
 		say  string
 	}{
 		{"replaced", func(g *storage) { g.insert("big", "another") }, "replaced or deleted"},
 		{"deleted", func(g *storage) { g.Delete(g.t.Context(), in("big"), Any) }, "replaced or deleted"},
 		{"another version", func(g *storage) { g.faults("object.read header=X-Goog-Generation:7") }, "version"},
 		{"another range", func(g *storage) { g.faults("object.read header='Content-Range: bytes 0-4194303/16777216'") }, "was requested"},
-		{"another size", func(g *storage) { g.faults("object.read short=9000000") }, "was requested"},
+		{"another size", func(g *storage) { g.faults(fmt.Sprintf("object.read short=%d", len(data)-5)) }, "was requested"},
 		{"no range", func(g *storage) { g.faults("object.read header=Content-Range") }, "was requested"},
 		{"refused", func(g *storage) { g.faults("object.read status=403") }, "check them and their rights"},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			g := newStorage(t, emulator.Options{})
-			o := g.stored(data)
-			// One part is sent; the others wait for the change.
-			var calls atomic.Int32
-			changed := make(chan struct{})
-			g.serve(func(w http.ResponseWriter, r *http.Request) {
-				if r.URL.Query().Get("alt") == "media" && calls.Add(1) > 1 {
-					<-changed
+		for _, before := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, before %v", c.name, before), func(t *testing.T) {
+				slowly(t, true)
+				g := newStorage(t, emulator.Options{})
+				o := g.stored(data)
+				var calls atomic.Int32
+				g.serve(func(w http.ResponseWriter, r *http.Request) {
+					if r.URL.Query().Get("alt") == "media" && calls.Add(1) == 2 && !before {
+						c.then(g)
+					}
+					g.s.ServeHTTP(w, r)
+				})
+				if before {
+					c.then(g)
 				}
-				g.s.ServeHTTP(w, r)
-			})
-			r := g.Open(t.Context(), o)
-			defer r.Close()
-			first := make([]byte, 1000)
-			go func() {
-				for calls.Load() < 1 {
-					runtime.Gosched()
-				}
-				c.then(g)
-				close(changed)
-			}()
-			n, err := io.ReadFull(r, first)
-			if err == nil {
-				if !bytes.Equal(first[:n], data[:n]) {
-					t.Fatal("wrong bytes")
-				}
-				var rest []byte
-				rest, err = io.ReadAll(r)
-				if !bytes.HasPrefix(data[n:], rest) {
+				r := g.Open(t.Context(), o)
+				defer r.Close()
+				got, err := io.ReadAll(r)
+				if !bytes.HasPrefix(data, got) {
 					t.Error("wrong bytes were read")
 				}
-			}
-			if err == nil || wire.Transient(err) || exit.Code(err) != exit.Failed || !strings.Contains(err.Error(), c.say) {
-				t.Errorf("%v", err)
-			}
-		})
+				if err == nil || wire.Transient(err) || exit.Code(err) != exit.Failed || !strings.Contains(err.Error(), c.say) {
+					t.Errorf("%v", err)
+				}
+			})
+		}
 	}
 	g := newStorage(t, emulator.Options{})
 	o := g.stored(data)
@@ -169,17 +180,44 @@ func TestOpenFails(t *testing.T) {
 func TestOpenIsClosed(t *testing.T) {
 	g := newStorage(t, emulator.Options{})
 	o := g.stored(random(20 * partSize))
-	for _, end := range []string{"close", "cancel"} {
-		g.faults("object.read nth=1-2 hold=" + end) // these never end by themselves
+	for _, divided := range []bool{false, true} {
+		slowly(t, divided)
+		hold := "object.read nth=1 hold=read"
+		if divided {
+			hold = "object.read nth=2-9 hold=read"
+		}
+		g.faults(hold) // these requests never end by themselves
 		ctx, cancel := context.WithCancelCause(t.Context())
 		r := g.Open(ctx, o)
-		if err := g.s.WaitHold(t.Context(), end); err != nil {
+		if divided {
+			if _, err := io.CopyN(io.Discard, r, trial); err != nil {
+				t.Fatal(err)
+			}
+		}
+		failed := make(chan error)
+		go func() {
+			_, err := io.Copy(io.Discard, r)
+			failed <- err
+		}()
+		if err := g.s.WaitHold(t.Context(), "read"); err != nil {
 			t.Fatal(err)
 		}
-		if end == "cancel" {
-			cancel(errors.New("a reason"))
-			if _, err := io.Copy(io.Discard, r); err == nil || !strings.Contains(err.Error(), "a reason") {
-				t.Error(err)
+		cancel(errors.New("a reason"))
+		if err := <-failed; err == nil || !strings.Contains(err.Error(), "a reason") {
+			t.Error(err)
+		}
+		r.Close()
+	}
+	slowly(t, true)
+	for _, bytes := range []int64{1, trial} {
+		g.faults("object.read nth=2-9 hold=read")
+		r := g.Open(t.Context(), o)
+		if _, err := io.CopyN(io.Discard, r, bytes); err != nil {
+			t.Fatal(err)
+		}
+		if bytes == trial {
+			if err := g.s.WaitHold(t.Context(), "read"); err != nil {
+				t.Fatal(err)
 			}
 		}
 		r.Close()
@@ -187,7 +225,65 @@ func TestOpenIsClosed(t *testing.T) {
 		if _, err := r.Read(make([]byte, 1)); err == nil || err == io.EOF {
 			t.Errorf("a read after close: %v", err)
 		}
-		cancel(nil)
+	}
+}
+
+// A fast connection stays the only one. A slow one gets company, also if it was fast
+// at first.
+func TestOpenDivides(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		rate func(sent int) int
+		most int32
+		min  int32
+	}{
+		{"fast", func(int) int { return 0 }, 1, 1},
+		{"slow", func(int) int { return 50e6 }, 3 * streams, streams},
+		{"slow later", func(sent int) int {
+			if sent < 2*trial {
+				return 0
+			}
+			return 50e6
+		}, 3 * streams, streams},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			slowly(t, c.name != "fast") // a busy machine is slow, too
+			if c.name == "slow later" {
+				fast = 200e6
+			}
+			var mu sync.Mutex
+			addresses := map[string]bool{}
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				mu.Lock()
+				addresses[r.RemoteAddr] = true
+				mu.Unlock()
+				w.Header().Set("X-Goog-Generation", "7")
+				http.ServeContent(w, r, "", time.Time{}, &slow{ReadSeeker: io.NewSectionReader(pattern{}, 0, generatedSize), rate: c.rate})
+			}))
+			defer server.Close()
+			t.Setenv("STORAGE_EMULATOR_HOST", server.URL)
+			client, err := New(nil, time.Minute)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := client.Open(t.Context(), &Object{Name: in("big"), Generation: 7, Size: generatedSize})
+			defer r.Close()
+			sum := crc32.New(castagnoli)
+			const n = 6*trial + 1
+			if _, err := io.CopyN(sum, r, n); err != nil {
+				t.Fatal(err)
+			}
+			want := crc32.New(castagnoli)
+			io.Copy(want, io.NewSectionReader(pattern{}, 0, n))
+			if sum.Sum32() != want.Sum32() {
+				t.Error("other bytes")
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if k := int32(len(addresses)); k < c.min || k > c.most {
+				t.Errorf("%d connections", k)
+			}
+		})
 	}
 }
 
@@ -213,7 +309,7 @@ func read(crc string) {
 func generated(rate int) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Goog-Generation", "7")
-		http.ServeContent(w, r, "", time.Time{}, &slow{ReadSeeker: io.NewSectionReader(pattern{}, 0, generatedSize), rate: rate})
+		http.ServeContent(w, r, "", time.Time{}, &slow{ReadSeeker: io.NewSectionReader(pattern{}, 0, generatedSize), rate: func(int) int { return rate }})
 	}
 }
 
@@ -239,19 +335,21 @@ func (pattern) ReadAt(p []byte, off int64) (n int, err error) {
 
 type slow struct {
 	io.ReadSeeker
-	rate  int
+	rate  func(sent int) int // bytes a second; 0 is no limit
 	begun time.Time
-	sent  int
+	sent  int // since then
+	all   int
 }
 
 func (s *slow) Read(p []byte) (int, error) {
 	n, err := s.ReadSeeker.Read(p)
-	if s.rate > 0 {
+	s.all += n
+	if rate := s.rate(s.all); rate > 0 {
 		if s.begun.IsZero() {
 			s.begun = time.Now()
 		}
 		s.sent += n
-		time.Sleep(time.Until(s.begun.Add(time.Duration(float64(s.sent) / float64(s.rate) * float64(time.Second)))))
+		time.Sleep(time.Until(s.begun.Add(time.Duration(float64(s.sent) / float64(rate) * float64(time.Second)))))
 	}
 	return n, err
 }

@@ -88,11 +88,11 @@ func (c *Client) Insert(ctx context.Context, n Name, generation int64, content [
 
 // stored sends the last request of a write, and checks the object in the reply.
 func (c *Client) stored(req *http.Request, n Name, w *Content) (*Object, error) {
-	body, h, err := c.whole(req)
+	body, resp, err := c.Whole(req)
 	if err != nil {
 		return nil, err
 	}
-	o, err := decodeObject(body, h)
+	o, err := decodeObject(body, resp.Header)
 	switch {
 	case err != nil:
 		return nil, err
@@ -110,8 +110,9 @@ type Upload struct {
 	To         Name
 	Generation int64 // see [Client.Insert]
 	Content
-	// Session is that of an earlier process, for the same content, or "". It is a
-	// URL that lets everybody write the object: it is a secret.
+	// Session is that of an earlier process, or "". If it cannot be continued, the
+	// upload begins again. It is a URL that lets everybody write the object: it is
+	// a secret.
 	Session string
 	Keep    func(session string) error // called with a new session, before the first byte is sent
 	Stored  func(bytes int64)          // called with the number of bytes that are stored
@@ -137,7 +138,7 @@ func (c *Client) Upload(ctx context.Context, u Upload, r io.ReaderAt, size int64
 var errExpired = errors.New("the upload session has expired")
 
 func (c *Client) send(ctx context.Context, u *Upload, r io.ReaderAt) (o *Object, err error) {
-	ask := u.Session != ""
+	ask, inherited := u.Session != "", u.Session != ""
 	b, most := wire.NewBackoff(c.patience), int64(0)
 	for {
 		stored := int64(0)
@@ -145,6 +146,9 @@ func (c *Client) send(ctx context.Context, u *Upload, r io.ReaderAt) (o *Object,
 			err = c.start(ctx, u)
 		} else if ask {
 			stored, o, err = c.stopped(ctx, u)
+			if o != nil && inherited {
+				err = c.live(ctx, u)
+			}
 		}
 		if err == nil && o == nil {
 			if stored > most {
@@ -159,8 +163,8 @@ func (c *Client) send(ctx context.Context, u *Upload, r io.ReaderAt) (o *Object,
 			return o, nil
 		case ctx.Err() != nil:
 			return nil, context.Cause(ctx)
-		case errors.Is(err, errExpired):
-			u.Session = ""
+		case errors.Is(err, errExpired) || inherited && !wire.Transient(err) && !NotMet(err):
+			u.Session, inherited, o = "", false, nil
 		case !wire.Transient(err):
 			return nil, err
 		}
@@ -186,11 +190,11 @@ func (c *Client) start(ctx context.Context, u *Upload) error {
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("X-Upload-Content-Type", u.Type)
 	req.Header.Set("X-Upload-Content-Length", strconv.FormatInt(u.size, 10))
-	_, h, err := c.whole(req)
+	_, resp, err := c.Whole(req)
 	if err != nil {
 		return err
 	}
-	if u.Session = h.Get("Location"); u.Session == "" {
+	if u.Session = resp.Header.Get("Location"); u.Session == "" {
 		return errors.New("the reply has no URL for the upload")
 	}
 	if u.Keep != nil {
@@ -203,7 +207,7 @@ func (c *Client) start(ctx context.Context, u *Upload) error {
 
 // put sends a request to the session. Only the path and the query of its URL are
 // used, so that a token is sent to no other server.
-func (c *Client) put(ctx context.Context, u *Upload, contentRange string, body io.Reader, size int64) (h http.Header, o *Object, err error) {
+func (c *Client) put(ctx context.Context, u *Upload, contentRange string, content io.Reader, size int64) (h http.Header, o *Object, err error) {
 	at, err := url.Parse(u.Session)
 	base, berr := url.Parse(c.base)
 	if err != nil || berr != nil || at.Query().Get("upload_id") == "" {
@@ -213,13 +217,13 @@ func (c *Client) put(ctx context.Context, u *Upload, contentRange string, body i
 		at.Path, at.RawPath = base.Path+at.Path, ""
 	}
 	at.Scheme, at.Host, at.User = base.Scheme, base.Host, nil
-	req, err := http.NewRequestWithContext(ctx, http.MethodPut, at.String(), body)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, at.String(), content)
 	if err != nil {
 		return nil, nil, wire.Permanent(err)
 	}
 	req.ContentLength = size
 	req.Header.Set("Content-Range", contentRange)
-	resp, err := c.Send(req, http.StatusPermanentRedirect)
+	body, resp, err := c.Whole(req, http.StatusPermanentRedirect)
 	var e *wire.Error
 	if errors.As(err, &e) && (e.HTTP == http.StatusNotFound || e.HTTP == http.StatusGone || e.HTTP == 499) {
 		return nil, nil, fmt.Errorf("%w: %w", errExpired, err)
@@ -227,14 +231,10 @@ func (c *Client) put(ctx context.Context, u *Upload, contentRange string, body i
 	if err != nil {
 		return nil, nil, err
 	}
-	defer resp.Body.Close()
 	if resp.StatusCode == http.StatusPermanentRedirect {
 		return resp.Header, nil, nil
 	}
-	data, err := io.ReadAll(io.LimitReader(resp.Body, maxReply))
-	if err == nil {
-		o, err = decodeObject(data, resp.Header)
-	}
+	o, err = decodeObject(body, resp.Header)
 	if err == nil && (o.Name != u.To || !o.same(u.size, u.crc, u.Metadata)) {
 		err = wire.Permanent(fmt.Errorf("the session stored another object: %s with %d bytes", o, o.Size))
 	}
@@ -257,6 +257,16 @@ func (c *Client) stopped(ctx context.Context, u *Upload) (stored int64, o *Objec
 		return 0, nil, wire.Permanent(fmt.Errorf("of %d bytes Cloud Storage has stored %.50q", u.size, said))
 	}
 	return n + 1, nil, nil
+}
+
+// live returns errExpired if the object that a session stored has been replaced or
+// deleted since.
+func (c *Client) live(ctx context.Context, u *Upload) error {
+	o, err := c.Stat(ctx, u.To)
+	if wire.Missing(err) || err == nil && !o.same(u.size, u.crc, u.Metadata) {
+		return errExpired
+	}
+	return err
 }
 
 // rest sends the bytes from an offset on.

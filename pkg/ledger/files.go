@@ -256,7 +256,7 @@ func tryIntent(path string) (*intent, error) {
 // bytes after it. An empty file was never written to: because a phase is on disk
 // before its work begins, no work was done.
 func decode(f *os.File) (m Mark, err error) {
-	buf := make([]byte, 4096)
+	buf := make([]byte, 64<<10) // more than any mark has
 	n, err := f.ReadAt(buf, 0)
 	if err != nil && err != io.EOF {
 		return m, err

@@ -66,7 +66,8 @@ type Mark struct {
 	Phase    string    `json:"phase"`
 	Input    string    `json:"input,omitempty"`
 	Job      string    `json:"job,omitempty"`
-	PID      int       `json:"pid"` // the ledger sets this and the next two members
+	Session  string    `json:"session,omitempty"` // of the upload to Input; a secret, see [gcs.Upload]
+	PID      int       `json:"pid"`               // the ledger sets this and the next two members
 	Host     string    `json:"host"`
 	Time     time.Time `json:"time"` // when the phase was set, by the clock of that machine
 

@@ -26,6 +26,10 @@ const (
 	maxErrorBody = 64 << 10
 )
 
+// maxReply bounds the size of a reply that is read whole. The status of a job may
+// hold all its answers.
+var maxReply int64 = 256 << 20
+
 // ReplyTimeout is how long a server may take no bytes of a request, and how long
 // it may send nothing before and during a reply.
 var ReplyTimeout = 2 * time.Minute
@@ -153,6 +157,37 @@ func (t *Transport) Send(req *http.Request, accept ...int) (resp *http.Response,
 	return resp, nil
 }
 
+// Whole is Send, and returns the whole body of the reply.
+func (t *Transport) Whole(req *http.Request, accept ...int) (body []byte, resp *http.Response, err error) {
+	if resp, err = t.Send(req, accept...); err != nil {
+		return nil, nil, err
+	}
+	defer resp.Body.Close()
+	body, err = ReadAll(resp)
+	if req.Context().Err() != nil {
+		err = context.Cause(req.Context())
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	return body, resp, nil
+}
+
+// ReadAll returns the whole body of a reply. A body that was cut short is an error,
+// and so is one that is too large.
+func ReadAll(resp *http.Response) ([]byte, error) {
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxReply+1))
+	switch {
+	case err != nil:
+		return nil, err
+	case int64(len(body)) > maxReply:
+		return nil, Permanent(fmt.Errorf("a reply has more than %d bytes", maxReply))
+	case int64(len(body)) < resp.ContentLength:
+		return nil, io.ErrUnexpectedEOF
+	}
+	return body, nil
+}
+
 func (t *Transport) call(ctx context.Context, o *outcome, call func(ctx context.Context) error) error {
 	err := call(context.WithValue(ctx, outcomeKey{}, o))
 	switch {
@@ -212,7 +247,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		body, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
 		resp.Body.Close()
 		o.err = NewError(resp, body, c)
-		resp.Body = io.NopCloser(strings.NewReader("{}")) // the SDK makes its own error from any body
+		resp.Body, resp.ContentLength = io.NopCloser(strings.NewReader("{}")), 2 // the SDK makes its own error from any body
 	}
 	return resp, nil
 }

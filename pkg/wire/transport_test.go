@@ -138,3 +138,68 @@ func TestSendingSlowly(t *testing.T) {
 		s.Close()
 	})
 }
+
+// A reply that is read whole is whole, or an error says so.
+func TestWhole(t *testing.T) {
+	defer func(n int64) { maxReply = n }(maxReply)
+	maxReply = 100
+	ctx, cancel := context.WithCancelCause(t.Context())
+	stopped := errors.New("stopped")
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/limit":
+			io.WriteString(w, strings.Repeat("x", 100))
+		case "/large":
+			io.WriteString(w, strings.Repeat("x", 101))
+		case "/accepted":
+			w.WriteHeader(http.StatusPermanentRedirect)
+			io.WriteString(w, "go on")
+		case "/refused":
+			http.Error(w, "no", http.StatusNotFound)
+		case "/cut", "/chunked", "/cancelled":
+			if r.URL.Path == "/cut" {
+				w.Header().Set("Content-Length", "50")
+			}
+			io.WriteString(w, "half")
+			w.(http.Flusher).Flush()
+			if r.URL.Path == "/cancelled" {
+				cancel(stopped)
+				<-r.Context().Done()
+			}
+			panic(http.ErrAbortHandler)
+		}
+	}))
+	defer server.Close()
+	for _, c := range []struct {
+		path   string
+		size   int
+		status int
+		ok     func(error) bool
+	}{
+		{"/limit", 100, 200, nil},
+		{"/accepted", 2, 308, nil}, // its body became {}
+		{"/empty", 0, 200, nil},
+		{"/large", 0, 0, func(err error) bool { return IsPermanent(err) && strings.Contains(err.Error(), "more than 100 bytes") }},
+		{"/cut", 0, 0, func(err error) bool { return errors.Is(err, io.ErrUnexpectedEOF) && Transient(err) }},
+		{"/chunked", 0, 0, func(err error) bool { return errors.Is(err, io.ErrUnexpectedEOF) && Transient(err) }},
+		{"/refused", 0, 0, Missing},
+		{"/cancelled", 0, 0, func(err error) bool { return err == stopped }},
+	} {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, server.URL+c.path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, resp, err := NewTransport(Credential{}).Whole(req, http.StatusPermanentRedirect)
+		switch {
+		case c.ok == nil && (err != nil || len(body) != c.size || resp.StatusCode != c.status):
+			t.Errorf("%s: %q, %v", c.path, body, err)
+		case c.ok != nil && (err == nil || !c.ok(err) || body != nil):
+			t.Errorf("%s: %q, %v", c.path, body, err)
+		}
+	}
+	// A connection that ends early without an error of net/http.
+	short := &http.Response{Body: io.NopCloser(strings.NewReader("half")), ContentLength: 8}
+	if _, err := ReadAll(short); err != io.ErrUnexpectedEOF {
+		t.Error(err)
+	}
+}
