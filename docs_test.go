@@ -78,6 +78,7 @@ var programs = map[string]func(text string) *exec.Cmd{
 	"python": func(text string) *exec.Cmd { return reading(text, python(text)) },
 	"js":     func(text string) *exec.Cmd { return reading(text, "node") },
 	"text":   nil, "json": nil, "ini": nil, "yaml": nil,
+	"slurm": nil, // TestSlurm runs it
 }
 
 // reading runs a program that it reads from stdin.
@@ -432,10 +433,14 @@ var checks = map[string]func(*testing.T, *desk){
 		d.sees(t, "RELEASED 3 true", "SELECT state || ' ' || requests || ' ' || (closed_at IS NOT NULL) FROM gbatch.jobs ORDER BY batch LIMIT 1")
 	},
 	"docs/postgresql.md": checkPostgres,
+	"docs/shards.md": func(t *testing.T, d *desk) {
+		d.shards(t)
+		d.sees(t, "5 5 768", "SELECT count(*) || ' ' || count(DISTINCT id) || ' ' || any_value(len(embedding)) FROM 'vectors/*.parquet'")
+	},
 	"docs/tools.md": func(t *testing.T, d *desk) {
-		d.sees(t, "5 5 14 768", "SELECT count(*) || ' ' || count(DISTINCT id) || ' ' || (SELECT count(*) FROM 'kb.parquet') || ' ' || any_value(len(embedding)) FROM 'docs-vectors.parquet'")
+		d.sees(t, "14 14 768", "SELECT count(*) || ' ' || count(DISTINCT id) || ' ' || any_value(len(embedding)) FROM 'kb.parquet'")
 		d.sees(t, "web/md/a.md#Gophers web/md/a.md#Gophers/Food", "SELECT string_agg(id, ' ' ORDER BY id) FROM web")
-		d.paidOnce(t, 12+2+5+3)
+		d.paidOnce(t, 12+2+3)
 	},
 	"docs/recipes.md": func(t *testing.T, d *desk) {
 		d.sees(t, "late PENDING", "SELECT id || ' ' || embedding_status FROM chunk_status WHERE embedding_status <> 'READY'")

@@ -19,7 +19,13 @@
 //	chunks-pending kb.duckdb --from "SELECT doc AS id, body AS text FROM read_parquet('docs/*.parquet')" | …
 //	chunks-pending kb.duckdb --dry-run
 //
-// A database that does not exist is created if --from is a SELECT.
+// A database that does not exist is created if --from is a SELECT. A SELECT or a view is
+// read once for the chunks and once more to compare them, whatever their number.
+//
+// --shard 3/64 claims one of 64 shards of the source, 0/64 to 63/64, by a hash of the
+// id. Each shard needs a database of its own, which refuses another shard later:
+//
+//	chunks-pending shard3.duckdb --shard 3/64 --from "FROM read_parquet('docs/*.parquet')" | …
 //
 // If stdout is a terminal, it claims nothing and prints one line for each batch
 // that it would claim, and a total, as with --dry-run. If stdout is a pipe or a file,
@@ -32,7 +38,8 @@
 // docs/database.md has the rules.
 //
 // The defaults of the three limits --max-requests, --max-bytes and --max-tokens fit
-// the lowest paid tier of the API. --limit counts the requests that this run claims,
+// the lowest paid tier of the Gemini API. With --backend vertex they are those of a job
+// of Vertex AI: 1,000,000 requests, 1 GB, and any number of tokens. --limit counts the requests that this run claims,
 // not those that it prints again.
 //
 // Caps bound what is printed: --max-cost and --max-total-tokens in this run,

@@ -28,12 +28,13 @@
 //   - a file that is the input of a job that has not ended. gbatch-cancel reads
 //     the list of all jobs before it deletes the first file
 //   - a file that gbatch-submit on this machine is using, or whose create has an
-//     unknown outcome, according to the notes of gbatch-submit
+//     unknown outcome, according to the notes of gbatch-submit. With --bucket, on
+//     any machine that gives gbatch-submit the same --bucket
 //   - a file of results. Google cannot delete it: its name is longer than the
 //     call allows. It stays until it expires
 //
-// A submission on another machine is visible only when its job is in the list. Do
-// not delete files while another machine submits.
+// Without --bucket, a submission on another machine is visible only when its job is in
+// the list. Do not delete files then while another machine submits.
 //
 // With --dry-run nothing is changed. stderr reports what would be done, and the
 // records are printed with the states that they have at Google.
@@ -47,7 +48,8 @@
 //
 // Environment: GEMINI_API_KEY or GOOGLE_API_KEY (GOOGLE_API_KEY takes precedence if
 // both are set); GOOGLE_GEMINI_BASE_URL for another server; XDG_STATE_HOME for the
-// notes of gbatch-submit.
+// notes of gbatch-submit; for --bucket Google's Application Default Credentials, or
+// STORAGE_EMULATOR_HOST.
 //
 // Exit codes: 0 done, 1 failed, or a job is not visible to this key, 2 usage,
 // 3 done, but some records were refused, 5 try later, 7 input malformed.

@@ -51,10 +51,21 @@
 // prints it again.
 //
 // With --dry-run, gbatch-submit prints for each batch whether it would create a job,
-// adopt one, or wait, because the outcome of a create is unknown. It only reads.
+// adopt one, or wait, because the outcome of a create is unknown or another process is
+// submitting the batch. It only reads.
+//
+// The intents belong to one machine. With --bucket gs://BUCKET/FOLDER, objects in
+// FOLDER/claims say the same to all machines, so that machines that submit the same
+// batches at the same time create one job for each. A claim without a job counts for
+// --lease since it was written, by the clock of Cloud Storage. Its process renews it at a
+// fifth of that time. Another process waits for up to --retry-for, and takes the claim
+// over when it is released or its lease has passed; then it looks for a job that the
+// other process may have created. If the claim is still held, the exit code is 5. After
+// each create the job is looked up once more. If there are two jobs for one batch, the
+// younger one is cancelled while it is queued. The rules are in docs/vertex.md.
 //
 // With --backend vertex the jobs are created at Vertex AI, for up to a million requests
-// or 1 GB a batch. --bucket gs://BUCKET/FOLDER is where inputs and results are. The
+// or 1 GB a batch. --bucket is needed: inputs and results are there too. The
 // requests must have the shape vertex of to-jsonl. The jobs have labels, by which they
 // are found again; --labels adds some:
 //
@@ -75,7 +86,7 @@
 // GOOGLE_CLOUD_PROJECT, GOOGLE_CLOUD_LOCATION and Google's Application Default
 // Credentials, GOOGLE_VERTEX_BASE_URL and STORAGE_EMULATOR_HOST for other servers; TMPDIR for copies of the
 // present batch and the next one; XDG_STATE_HOME, the parent of the folder with the
-// intents.
+// intents. --bucket needs the Application Default Credentials with the Gemini API too.
 //
 // Exit codes: 0 done, 1 failed, 2 usage, 5 try later, 6 the outcome of a create is
 // unknown, 7 input cut short or malformed, 8 refused by a cap, or a batch over

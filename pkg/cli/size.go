@@ -35,3 +35,15 @@ func (s *Size) UnmarshalText(text []byte) error {
 	}
 	return fmt.Errorf("%q is not a size such as 100MB or 64KiB", text)
 }
+
+// A Count is a whole number from 1. The zero value says that none is given.
+type Count int
+
+func (c *Count) UnmarshalText(text []byte) error {
+	n, err := strconv.Atoi(string(text))
+	if err != nil || n < 1 {
+		return fmt.Errorf("%q is not a whole number from 1", text)
+	}
+	*c = Count(n)
+	return nil
+}

@@ -15,7 +15,13 @@ type Appender struct {
 	chunk   mapping.DataChunk
 	columns []cell
 	n, size int
+	pushed  int // data chunks since the last flush
+	flush   int // after so many data chunks, they go to the statement; 0 is at the end
 }
+
+// flushEvery is how many data chunks an Inserter collects: two of the 2048 rows of a
+// row group, so that two cores insert them.
+const flushEvery = 2
 
 type cell struct {
 	vector mapping.Vector
@@ -56,13 +62,17 @@ func (c *Conn) Appender(catalog, table string, types ...Type) (*Appender, error)
 	})
 }
 
-// Inserter opens an appender. When it is closed, its rows go to the statement
-// insert, which reads them from a table called appended. The columns of that
+// Inserter opens an appender. Its rows go to the statement insert, some thousands at
+// a time. The statement reads them from a table called appended. The columns of that
 // table have the given names and types. Such an INSERT uses all cores.
 func (c *Conn) Inserter(insert string, names []string, types ...Type) (*Appender, error) {
-	return newAppender(types, func(a *mapping.Appender, logical []mapping.LogicalType) mapping.State {
+	a, err := newAppender(types, func(a *mapping.Appender, logical []mapping.LogicalType) mapping.State {
 		return mapping.AppenderCreateQuery(c.c, insert, logical, "appended", names, a)
 	})
+	if err == nil {
+		a.flush = flushEvery
+	}
+	return a, err
 }
 
 func newAppender(types []Type, create func(*mapping.Appender, []mapping.LogicalType) mapping.State) (*Appender, error) {
@@ -147,6 +157,12 @@ func (a *Appender) push() error {
 	mapping.DataChunkSetSize(a.chunk, mapping.IdxT(a.n))
 	if mapping.AppendDataChunk(a.a, a.chunk) == mapping.StateError {
 		return a.fail()
+	}
+	if a.pushed++; a.pushed == a.flush {
+		if mapping.AppenderFlush(a.a) == mapping.StateError {
+			return a.fail()
+		}
+		a.pushed = 0
 	}
 	mapping.DataChunkReset(a.chunk)
 	a.refresh()

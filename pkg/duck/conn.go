@@ -30,9 +30,15 @@ func connect(ctx context.Context, db mapping.Database) (*Conn, error) {
 	if mapping.Connect(db, &c.c) == mapping.StateError {
 		return nil, errors.New("DuckDB did not make a connection")
 	}
+	c.watch()
+	return c, nil
+}
+
+// watch interrupts the statements when c.ctx is done, until c.stop is called.
+func (c *Conn) watch() {
 	c.interrupted = make(chan struct{})
 	closing, ended := make(chan struct{}), make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
+	stop := context.AfterFunc(c.ctx, func() {
 		defer close(ended)
 		mapping.Interrupt(c.c)
 		close(c.interrupted)
@@ -52,7 +58,17 @@ func connect(ctx context.Context, db mapping.Database) (*Conn, error) {
 			<-ended
 		}
 	}
-	return c, nil
+}
+
+// Detach closes the file after a transaction. The connection stays, with its
+// temporary tables.
+func (c *Conn) Detach() {
+	c.stop()
+	ctx := c.ctx
+	c.ctx = context.Background()
+	c.detach()
+	c.detach, c.ctx = nil, ctx
+	c.watch()
 }
 
 // Close rolls back an open transaction, closes the file and ends the connection.

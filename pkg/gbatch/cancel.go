@@ -24,6 +24,7 @@ type Cancel struct {
 	cli.Files  `embed:""`
 	cli.Output `embed:""`
 	DryRun     bool          `help:"Change nothing; print the states at Google, and report what would be done."`
+	Bucket     string        `placeholder:"gs://BUCKET/FOLDER" help:"That of gbatch-submit: keep the files of batches that other machines are submitting."`
 	RetryFor   time.Duration `help:"How long to retry transient failures." default:"10m"`
 }
 
@@ -74,7 +75,7 @@ type cancelling struct {
 	services *backends
 	at       backend
 	used     map[string]string // input files of jobs that had not ended, each with its job; nil before the first file
-	notes    *ledger.Files
+	ledger   ledger.Ledger
 
 	jobs, files, requests, answered int // counts of what was changed, or would be in a dry run
 }
@@ -244,9 +245,7 @@ func (r *cancelling) file(ctx context.Context, f *record.File) (*record.File, er
 	if err != nil {
 		return nil, err
 	}
-	if entry != nil {
-		defer entry.Close()
-	}
+	defer entry.Close()
 	if !r.DryRun {
 		if err := r.at.remove(ctx, f.File); err != nil {
 			return nil, about(f.File, err)
@@ -264,11 +263,7 @@ func (r *cancelling) look(ctx context.Context) (err error) {
 	if r.used != nil {
 		return nil
 	}
-	open := ledger.Open
-	if r.DryRun {
-		open = ledger.Look
-	}
-	if r.notes, err = open(); err != nil {
+	if r.ledger, err = openLedger(r.Bucket, defaultLease, r.RetryFor, r.DryRun); err != nil {
 		return err
 	}
 	used := map[string]string{}
@@ -287,24 +282,23 @@ func (r *cancelling) look(ctx context.Context) (err error) {
 	return nil
 }
 
-// hold locks the notes of the file's batch, so that gbatch-submit on this machine
-// cannot use the file while it is deleted. It refuses a file that is being
-// submitted. The list may show a new job late, so hold also reads the notes. The
-// entry may be nil in a dry run.
-func (r *cancelling) hold(ctx context.Context, file, display string) (ledger.Entry, error) {
+// hold holds the entry of the file's batch, so that no gbatch-submit can use the file
+// while it is deleted: none on this machine, and with --bucket none elsewhere. It
+// refuses a file that is being submitted. The list may show a new job late, so hold also
+// reads the entry.
+func (r *cancelling) hold(ctx context.Context, file, display string) (entry ledger.Entry, err error) {
 	batch, hash, _, _ := parseLabel(display)
 	name := ledger.Name(batch, hash)
 	if r.DryRun {
-		if m, err := r.notes.Read(name); err != nil || m.Phase == "" {
-			return nil, err
-		}
+		entry, err = r.ledger.Peek(ctx, name)
+	} else {
+		entry, err = r.ledger.Claim(ctx, name, 0)
 	}
-	entry, err := r.notes.Try(name)
 	switch {
+	case errors.Is(err, ledger.ErrHeld):
+		return nil, keep("%s is in use: gbatch-submit is working on its batch: it was not deleted", file)
 	case err != nil:
 		return nil, err
-	case entry == nil:
-		return nil, keep("%s is in use: gbatch-submit is working on its batch: it was not deleted", file)
 	}
 	switch m := entry.Mark(); m.Phase {
 	case ledger.Create:

@@ -190,7 +190,7 @@ func (g *gemini) create(ctx context.Context, p *payload, input string) (*operati
 	case !geminiJobs.MatchString(made.Name):
 		return nil, fmt.Errorf("the reply names no job, but %.100q", made.Name)
 	}
-	return &operation{name: made.Name, display: p.label(), model: p.Model, state: jobState(string(made.State)), input: input, answers: -1}, nil
+	return &operation{name: made.Name, display: p.label(), model: p.Model, state: jobState(string(made.State)), created: made.CreateTime.Format(time.RFC3339Nano), input: input, answers: -1}, nil
 }
 
 // recoverSDK turns a panic into an error: the SDK panics on replies of an

@@ -183,7 +183,7 @@ func (g *google) fails(cmd cli.Command, in string, code int, words ...string) st
 }
 
 func newSubmit() *Submit {
-	return &Submit{Method: "embed", Settle: 0, MaxJobs: 50, RetryFor: 10 * time.Second, Model: "gemini-embedding-001", MaxRequests: 10000, MaxBytes: 100e6}
+	return &Submit{Method: "embed", Settle: 0, MaxJobs: 50, Lease: defaultLease, RetryFor: 10 * time.Second, Model: "gemini-embedding-001", MaxRequests: 10000, MaxBytes: 100e6}
 }
 
 func newWait() *Wait { return &Wait{Interval: time.Millisecond, RetryFor: 10 * time.Second} }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"hash"
 	"hash/maphash"
 	"io"
@@ -19,6 +20,7 @@ import (
 
 	"gbatch/pkg/exit"
 	"gbatch/pkg/ledger"
+	"gbatch/pkg/model"
 	"gbatch/pkg/ndjson"
 	"gbatch/pkg/progress"
 	"gbatch/pkg/record"
@@ -28,18 +30,23 @@ import (
 // (ai.google.dev/gemini-api/docs/batch-api).
 const maxPayload = 2e9
 
-// checkSize returns an error if the service does not take p with one more line and
-// size bytes.
-func (c *cutter) checkSize(p *payload, size int64) error {
+// checkSize returns an error if the service does not take a payload of so many lines
+// and bytes.
+func (c *cutter) checkSize(p *payload, lines int, size int64) error {
 	large, many := int64(maxPayload), math.MaxInt
-	if c.Backend == "vertex" {
-		large, many = vertexBytes, vertexRequests
+	if c.Backend == model.Vertex {
+		most := model.LimitsOf(c.Backend)
+		large, many = most.Bytes, most.Requests
+	}
+	with := ""
+	if p.canary > 0 {
+		with = fmt.Sprintf(" with its %d canaries", p.canary)
 	}
 	switch {
 	case size > large:
-		return exit.With(exit.Refused, c.in.Errorf("%s is larger than %d GB, google's limit for an input file: cut smaller batches", p, large/1e9))
-	case p.Count == many:
-		return exit.With(exit.Refused, c.in.Errorf("%s has more than %s requests, google's limit for a job: cut smaller batches", p, commas(many)))
+		return exit.With(exit.Refused, c.in.Errorf("%s is larger than %d GB%s, google's limit for an input file: cut smaller batches", p, large/1e9, with))
+	case lines > many:
+		return exit.With(exit.Refused, c.in.Errorf("%s has more than %s requests%s, google's limit for a job: cut smaller batches", p, commas(many), with))
 	}
 	return nil
 }
@@ -139,6 +146,9 @@ func (c *cutter) next() (*payload, error) {
 				p.hash, p.size = hex.EncodeToString(w.hash.Sum(nil))[:16], w.size
 				err = p.addCanaries(min(c.Canary, p.Count), w.ends)
 			}
+			if err == nil && p.canary > 0 {
+				err = c.checkSize(p, p.Count+p.canary, p.size)
+			}
 		}
 		if err == nil && p.Count > 0 {
 			return p, nil
@@ -178,11 +188,11 @@ func (c *cutter) fill(p *payload, w *spool) error {
 		}
 		r := c.held
 		grown := w.size + int64(len(r.line)) + 1
-		if !headed && p.Count > 0 && (p.Count >= c.MaxRequests || grown > int64(c.MaxBytes)) {
+		if !headed && p.Count > 0 && (p.Count >= int(c.MaxRequests) || grown > int64(c.MaxBytes)) {
 			return nil
 		}
 		c.held = nil
-		if err := c.checkSize(p, grown); err != nil {
+		if err := c.checkSize(p, p.Count+1, grown); err != nil {
 			return err
 		}
 		// A collision of two hashes refuses a good line once in 10^13 batches. The
@@ -231,7 +241,7 @@ func (c *cutter) scan(headed bool) error {
 		return nil
 	}
 	r := &request{line: c.parser.Line, key: c.parser.Key}
-	if c.Backend == "vertex" {
+	if c.Backend == model.Vertex {
 		if err := c.parser.CheckVertex(); err != nil {
 			return c.in.Errorf("key %.100q: %w; nothing of the batch is sent: make the requests with to-jsonl --shape vertex", r.key, err)
 		}

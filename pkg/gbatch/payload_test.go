@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 
 	"gbatch/pkg/emulator"
 	"gbatch/pkg/exit"
+	"gbatch/pkg/model"
 	"gbatch/pkg/record"
 )
 
@@ -270,4 +272,40 @@ func FuzzCut(f *testing.F) {
 			t.Errorf("exit %d: %v", exit.Code(err), err)
 		}
 	})
+}
+
+// A job of Vertex AI has at most a million requests and a billion bytes, its canaries
+// included.
+func TestVertexLimits(t *testing.T) {
+	s := newSubmit()
+	s.Backend = model.Vertex
+	c := newCutter(s, strings.NewReader(""))
+	for _, l := range []struct {
+		canary, lines int
+		size          int64
+		want          string
+	}{
+		{0, 1_000_000, 1e9, ""},
+		{0, 1_000_001, 5, "has more than 1,000,000 requests, google's limit for a job"},
+		{2, 1_000_001, 5, "has more than 1,000,000 requests with its 2 canaries, google's limit for a job"},
+		{0, 1, 1e9 + 1, "is larger than 1 GB, google's limit"},
+		{1, 1, 1e9 + 1, "is larger than 1 GB with its 1 canaries, google's limit"},
+	} {
+		err := c.checkSize(&payload{canary: l.canary}, l.lines, l.size)
+		if l.want == "" && err != nil || l.want != "" && (exit.Code(err) != exit.Refused || !strings.Contains(err.Error(), l.want)) {
+			t.Errorf("%d lines, %d bytes, %d canaries: %v", l.lines, l.size, l.canary, err)
+		}
+	}
+	if testing.Short() {
+		return
+	}
+	var in strings.Builder
+	fmt.Fprintln(&in, `{"batch":"b","count":1000000,"model":"m","dim":4}`)
+	for i := range 1_000_000 {
+		in.WriteString(`{"key":"` + strconv.Itoa(i) + `","request":{}}` + "\n")
+	}
+	s.Canary = 1
+	if payloads, err := cutInput(s, in.String()); exit.Code(err) != exit.Refused {
+		t.Errorf("a batch with a canary too many: %d batches, %v", len(payloads), err)
+	}
 }

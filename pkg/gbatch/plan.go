@@ -3,7 +3,6 @@ package gbatch
 import (
 	"context"
 	"errors"
-	"slices"
 
 	"gbatch/pkg/ledger"
 	"gbatch/pkg/record"
@@ -28,14 +27,12 @@ var errUnsettled = errors.New("the outcome of an earlier create is unknown")
 // plan prints what submit would do with p. It only reads.
 func (s *submission) plan(ctx context.Context, p *payload) error {
 	line := planned{Batch: p.Batch, Action: "create", Requests: p.Count, Bytes: p.size, Tokens: p.Tokens, TokensMax: p.TokensMax}
-	e, err := s.peek(p)
-	if err != nil {
-		return err
-	}
 	var job *record.Job
-	if e == nil {
-		line.Action, line.Reason = "wait", "another process is submitting the batch"
-	} else if job, err = s.job(ctx, p, e); errors.Is(err, errUnsettled) {
+	e, err := s.ledger.Peek(ctx, p.name())
+	if err == nil {
+		job, err = s.job(ctx, p, e)
+	}
+	if errors.Is(err, errUnsettled) || errors.Is(err, ledger.ErrHeld) {
 		line.Action, line.Reason = "wait", err.Error()
 	} else if err != nil {
 		return err
@@ -53,29 +50,3 @@ func (s *submission) plan(ctx context.Context, p *payload) error {
 	}
 	return s.out.Flush()
 }
-
-// peek returns p's entry in the ledger without holding it, or nil if another
-// process holds it.
-func (s *submission) peek(p *payload) (ledger.Entry, error) {
-	if !slices.Contains(s.notes.Names(), p.name()) {
-		return peeked{}, nil
-	}
-	e, err := s.notes.Try(p.name())
-	if err != nil || e == nil {
-		return nil, err
-	}
-	defer e.Close()
-	return peeked{e.Mark(), e.String()}, nil
-}
-
-// A peeked entry was read, and is not changed.
-type peeked struct {
-	mark  ledger.Mark
-	where string
-}
-
-func (e peeked) Mark() ledger.Mark                    { return e.mark }
-func (e peeked) String() string                       { return e.where }
-func (peeked) Set(context.Context, ledger.Mark) error { return nil }
-func (peeked) Forget()                                {}
-func (peeked) Close()                                 {}

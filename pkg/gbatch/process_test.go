@@ -3,6 +3,7 @@ package gbatch
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"os"
@@ -29,27 +30,43 @@ func TestMain(m *testing.M) {
 		fmt.Fprintf(os.Stderr, "VmHWM: %s", peak)
 		os.Exit(exit.Code(err))
 	}
-	if backend := os.Getenv("GBATCH_TEST_SUBMIT"); backend != "" {
+	if flags := os.Getenv("GBATCH_TEST_SUBMIT"); flags != "" {
 		s := newSubmit()
-		if backend == "vertex" {
-			s = submitVertex()
+		err := json.Unmarshal([]byte(flags), s)
+		if err == nil {
+			err = s.Run(context.Background(), os.Stdin, os.Stdout)
 		}
-		os.Exit(exit.Code(s.Run(context.Background(), os.Stdin, os.Stdout)))
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "error:", err)
+		}
+		os.Exit(exit.Code(err))
 	}
 	os.Exit(m.Run())
 }
 
-func submitProcess(t *testing.T, backend, in string) (*exec.Cmd, *bytes.Buffer) {
+func submitProcess(t *testing.T, s *Submit, in string) (*exec.Cmd, *bytes.Buffer) {
 	t.Helper()
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), "GBATCH_TEST_SUBMIT="+backend)
+	cmd, out, _ := submitOn(t, os.Getenv("XDG_STATE_HOME"), s, in)
+	return cmd, out
+}
+
+// submitOn starts gbatch-submit on the machine that has a state folder.
+func submitOn(t *testing.T, state string, s *Submit, in string) (cmd *exec.Cmd, out, log *bytes.Buffer) {
+	t.Helper()
+	flags := map[string]any{"Backend": s.Backend, "Bucket": s.Bucket, "Lease": s.Lease, "Settle": s.Settle, "RetryFor": s.RetryFor}
+	cmd, out, log = exec.Command(os.Args[0]), new(bytes.Buffer), new(bytes.Buffer)
+	cmd.Env = append(os.Environ(), "GBATCH_TEST_SUBMIT="+mustLine(flags), "XDG_STATE_HOME="+state)
 	cmd.Stdin = strings.NewReader(in)
-	out := new(bytes.Buffer)
-	cmd.Stdout, cmd.Stderr = out, os.Stderr
+	cmd.Stdout, cmd.Stderr = out, log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	return cmd, out
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("%s printed %s and logged:\n%s", state, out, log)
+		}
+	})
+	return cmd, out, log
 }
 
 // A process is killed at any call and started again: there is one job, one file,
@@ -66,7 +83,7 @@ func TestKilled(t *testing.T) {
 			op, when, _ := strings.Cut(at, " ")
 			g.faults(strings.TrimSpace(op + " nth=1 hold=here " + when))
 			in := batch("b1", 5, 4)
-			cmd, out := submitProcess(t, "gemini", in)
+			cmd, out := submitProcess(t, newSubmit(), in)
 			if err := g.WaitHold(t.Context(), "here"); err != nil {
 				t.Fatal(err)
 			}
@@ -94,8 +111,8 @@ func TestTwoProcesses(t *testing.T) {
 	g := newGoogle(t, emulator.Options{})
 	g.faults("create nth=1 hold=sent")
 	in := batch("b1", 5, 4)
-	a, outA := submitProcess(t, "gemini", in)
-	b, outB := submitProcess(t, "gemini", in)
+	a, outA := submitProcess(t, newSubmit(), in)
+	b, outB := submitProcess(t, newSubmit(), in)
 	if err := g.WaitHold(t.Context(), "sent"); err != nil {
 		t.Fatal(err)
 	}
@@ -133,6 +150,7 @@ func TestVertexUploadKilled(t *testing.T) {
 		{"another file", "object.data nth=2 hold=here", nil, func(s *Submit) { s.Canary = 1 }, 2, func(size int64) int64 { return size + size/50 }},
 		{"another folder", "object.data nth=2 hold=here", nil, func(s *Submit) { s.Bucket = "gs://bucket/other" }, 2, func(size int64) int64 { return size }},
 		{"another process has stored it", "object.data nth=2 hold=here", func(g *google) {
+			g.deleteClaim(nameOf(g.t, in))
 			g.t.Setenv("XDG_STATE_HOME", g.t.TempDir())
 			g.faults("create status=503")
 			g.fails(submitVertex(), in, exit.Unknown)
@@ -159,7 +177,7 @@ func TestVertexUploadKilled(t *testing.T) {
 				g.ServeHTTP(w, r)
 			}))
 			g.faults(fmt.Sprintf("object.data nth=1 take=%d", stored), c.hold)
-			cmd, out := submitProcess(t, "vertex", in)
+			cmd, out := submitProcess(t, submitVertex(), in)
 			if err := g.WaitHold(t.Context(), "here"); err != nil {
 				t.Fatal(err)
 			}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -39,11 +40,12 @@ type Submit struct {
 	Canary       int           `help:"Send this many requests of each batch twice, for gbatch-fetch to compare the answers. Both cost money." default:"0"`
 	RetryFor     time.Duration `help:"How long to retry transient errors." default:"10m"`
 	Model        string        `help:"Model of requests that have no header." default:"${model}"`
-	MaxRequests  int           `help:"Most requests per batch, for requests without a header." default:"10000"`
-	MaxBytes     cli.Size      `help:"Most bytes per batch, for requests without a header." default:"100MB"`
+	MaxRequests  cli.Count     `placeholder:"N" help:"Most requests per batch, for requests without a header (default 10000; 1000000 with --backend vertex)."`
+	MaxBytes     cli.Size      `placeholder:"SIZE" help:"Most bytes per batch, for requests without a header (default 100MB; 1GB with --backend vertex)."`
 
 	Backend string            `help:"Google's service: gemini (the Gemini API) or vertex (batch prediction of Vertex AI)." enum:"gemini,vertex" default:"gemini"`
-	Bucket  string            `placeholder:"gs://BUCKET/FOLDER" help:"For Vertex AI: the folder of Cloud Storage for inputs and results."`
+	Bucket  string            `placeholder:"gs://BUCKET/FOLDER" help:"The folder of Cloud Storage for the claims that machines share and, for Vertex AI, inputs and results."`
+	Lease   time.Duration     `help:"With --bucket: how long the claim of a process that has become silent counts. It is renewed at a fifth of this time." default:"5m"`
 	Labels  map[string]string `placeholder:"NAME=VALUE" help:"For Vertex AI: labels of the jobs, for billing. May be repeated."`
 
 	Caps   `embed:""`
@@ -54,9 +56,11 @@ type Submit struct {
 // before it continues with the next. If Google refuses a batch, the later
 // batches are still submitted, and the error is returned at the end.
 func (s *Submit) Run(ctx context.Context, in io.Reader, out io.Writer) (err error) {
-	if s.Canary < 0 || s.MaxRequests <= 0 || s.MaxBytes <= 0 {
+	if s.Canary < 0 || s.MaxRequests < 0 || s.MaxBytes < 0 {
 		return exit.Errorf(exit.Usage, "--canary must not be below 0, --max-requests and --max-bytes must be at least 1")
 	}
+	limits := model.LimitsOf(s.Backend)
+	s.MaxRequests, s.MaxBytes = cmp.Or(s.MaxRequests, cli.Count(limits.Requests)), cmp.Or(s.MaxBytes, cli.Size(limits.Bytes))
 	name, err := model.Name(s.Model)
 	if err != nil {
 		return exit.Errorf(exit.Usage, "--model: %w", err)
@@ -80,11 +84,10 @@ func (s *Submit) Run(ctx context.Context, in io.Reader, out io.Writer) (err erro
 	if err != nil {
 		return err
 	}
-	open := ledger.Open
-	if s.DryRun {
-		open = ledger.Look
+	if s.Bucket != "" && s.Lease < time.Second {
+		return exit.Errorf(exit.Usage, "--lease must be at least 1s")
 	}
-	intents, err := open()
+	entries, err := openLedger(s.Bucket, s.Lease, s.RetryFor, s.DryRun)
 	if err != nil {
 		return err
 	}
@@ -92,7 +95,7 @@ func (s *Submit) Run(ctx context.Context, in io.Reader, out io.Writer) (err erro
 	defer stop()
 	payloads, failed := newCutter(s, in).cut(cutting)
 
-	sub := &submission{Submit: s, at: at, services: lazyBackends(s.RetryFor), ledger: intents, notes: intents, caps: caps, prices: prices, out: ndjson.NewWriter(out)}
+	sub := &submission{Submit: s, at: at, services: lazyBackends(s.RetryFor), ledger: entries, caps: caps, prices: prices, out: ndjson.NewWriter(out)}
 	submit := sub.submit
 	if s.DryRun {
 		submit = sub.plan
@@ -133,8 +136,8 @@ func (s *Submit) Run(ctx context.Context, in io.Reader, out io.Writer) (err erro
 // service sets up the service that the jobs are created at.
 func (s *Submit) service() (backend, error) {
 	if s.Backend != "vertex" {
-		if s.Bucket != "" || len(s.Labels) > 0 {
-			return nil, exit.Errorf(exit.Usage, "--bucket and --labels are for --backend vertex")
+		if len(s.Labels) > 0 {
+			return nil, exit.Errorf(exit.Usage, "--labels are for --backend vertex")
 		}
 		g, err := newGemini(s.RetryFor)
 		if err == nil {
@@ -174,7 +177,6 @@ type submission struct {
 	at       backend
 	services *backends // of jobs that were created at another service than at
 	ledger   ledger.Ledger
-	notes    *ledger.Files // the ledger, for a dry run
 	caps     model.Caps
 	prices   model.Prices
 	out      *ndjson.Writer
@@ -227,7 +229,11 @@ func (s *submission) job(ctx context.Context, p *payload, e ledger.Entry) (*reco
 	if unknown && s.elsewhere(left.Input) {
 		return nil, exit.Errorf(exit.Unknown, "the outcome of creating the job for %s is unknown, and its input is %s: run the whole pipe again with the --backend that it was submitted with", p, left.Input)
 	}
-	for _, m := range s.ledger.Others(p.name(), p.hash) {
+	others, err := s.ledger.Others(ctx, p.name(), p.hash)
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range others {
 		unknown = unknown || m.Phase == ledger.Create
 		if m.Phase == ledger.Created {
 			same = append(same, m.Job)
@@ -239,7 +245,7 @@ func (s *submission) job(ctx context.Context, p *payload, e ledger.Entry) (*reco
 		return nil, err
 	}
 	if found.mine != nil {
-		return s.adopt(ctx, p, e, found.mine, left.Phase != "" && !s.DryRun)
+		return s.adopt(ctx, p, e, found, left.Phase != "" && !s.DryRun)
 	}
 	if unknown && s.DryRun {
 		return nil, errUnsettled
@@ -263,7 +269,7 @@ func (s *submission) job(ctx context.Context, p *payload, e ledger.Entry) (*reco
 		return nil, s.caps.Use(use)
 	}
 	mark := p.mark(ledger.Upload, "", "")
-	if left.Phase == ledger.Upload {
+	if left.Session != "" {
 		mark.Input, mark.Session = left.Input, left.Session
 	}
 	if err := e.Set(ctx, mark); err != nil {
@@ -284,12 +290,12 @@ func (s *submission) job(ctx context.Context, p *payload, e ledger.Entry) (*reco
 // to another project or was deleted. It may be paid for, so no other job is
 // created.
 func (s *submission) unseen(ctx context.Context, p *payload, e ledger.Entry) (*record.Job, error) {
-	found, err := s.lookUp(ctx, p)
+	found, err := s.lookUp(ctx, p, nil)
 	if err != nil {
 		return nil, err
 	}
 	if found.mine != nil {
-		return s.adopt(ctx, p, e, found.mine, false)
+		return s.adopt(ctx, p, e, found, false)
 	}
 	next := "; if the job was deleted, remove " + e.String() + " and run the whole pipe again, which creates another job"
 	if claimed.MatchString(p.Batch) {
@@ -335,18 +341,36 @@ func (s *submission) sameLines(ctx context.Context, p *payload, jobs []string) (
 	return nil, nil
 }
 
-// createTimeout bounds a create: sending it, waiting for the reply and reading
-// the reply.
-const createTimeout = 3 * time.Minute
+// createTimeout bounds a create: sending it, waiting for the reply and reading the
+// reply. If other machines wait for this one, it is shorter, and begins before the
+// claim is written that announces the create: when the claim may be taken over, no
+// create is on its way.
+const (
+	createTimeout = 3 * time.Minute
+	sharedTimeout = time.Minute
+)
+
+func (s *submission) timeout() time.Duration {
+	if s.Bucket == "" {
+		return createTimeout
+	}
+	return min(sharedTimeout, s.Lease/2)
+}
 
 // create makes p's job from an input. It sends the create again only after an
 // error that certainly created nothing, and after another look-up.
 func (s *submission) create(ctx context.Context, p *payload, e ledger.Entry, input string, active int) (*record.Job, error) {
 	for b := wire.NewBackoff(s.RetryFor); ; {
-		if err := e.Set(ctx, p.mark(ledger.Create, input, "")); err != nil {
-			return nil, err
+		end := time.Now().Add(s.timeout())
+		sending, stop := context.WithDeadlineCause(ctx, end, exit.Errorf(exit.TryLater, "google did not reply in %v", s.timeout()))
+		err := e.Set(sending, p.mark(ledger.Create, input, ""))
+		if err == nil && time.Now().After(end) { // this process was stopped, and its timers are late
+			err = exit.Errorf(exit.TryLater, "this process was silent for too long; try again later")
 		}
-		sending, stop := context.WithTimeoutCause(ctx, createTimeout, fmt.Errorf("no reply to the create in %v", createTimeout))
+		if err != nil {
+			stop()
+			return nil, fmt.Errorf("announce the create of %s: %w", p, err)
+		}
 		op, err := s.at.create(sending, p, input)
 		stop()
 		switch {
@@ -354,6 +378,9 @@ func (s *submission) create(ctx context.Context, p *payload, e ledger.Entry, inp
 			slog.Debug("the batch is submitted", "batch", p.Batch, "job", op.name, "requests", p.Count)
 			job := p.record(op)
 			s.receipt(ctx, p, e, job)
+			if s.Bucket != "" {
+				job = s.lookAgain(ctx, p, e, op, job)
+			}
 			return job, nil
 		case wire.Refused(err):
 			s.at.drop(ctx, input)
@@ -387,15 +414,31 @@ func (s *submission) create(ctx context.Context, p *payload, e ledger.Entry, inp
 			}
 			return nil, fmt.Errorf("create the job of %s: %w", p, err)
 		}
-		found, err := s.lookUp(ctx, p)
+		found, err := s.lookUp(ctx, p, nil)
 		if err != nil {
 			return nil, err
 		}
 		if found.mine != nil {
-			return s.adopt(ctx, p, e, found.mine, true)
+			return s.adopt(ctx, p, e, found, true)
 		}
 		active = found.active
 	}
+}
+
+// lookAgain looks for the job of p that another machine may have created at the same
+// time as job, which is op, and returns the older one.
+func (s *submission) lookAgain(ctx context.Context, p *payload, e ledger.Entry, op *operation, job *record.Job) *record.Job {
+	found, err := s.lookUp(ctx, p, op)
+	if err == nil && found.twins > 0 {
+		var older *record.Job
+		if older, err = s.adopt(ctx, p, e, found, true); err == nil {
+			return older
+		}
+	}
+	if err != nil {
+		slog.Warn("it is not known whether another machine has created a job for the same batch", "batch", p.Batch, "job", job.Job, "error", err)
+	}
+	return job
 }
 
 // afterUnknown settles a create whose outcome is unknown because of cause.
@@ -404,7 +447,7 @@ func (s *submission) afterUnknown(ctx context.Context, p *payload, e ledger.Entr
 		slog.Info("google did not say whether it created a job; looking for the job", "batch", p.Batch, "error", cause)
 		found, err := s.settle(ctx, p, true)
 		if err == nil && found.mine != nil {
-			return s.adopt(ctx, p, e, found.mine, true)
+			return s.adopt(ctx, p, e, found, true)
 		}
 		if err != nil {
 			cause = err
@@ -427,7 +470,7 @@ func (s *submission) settle(ctx context.Context, p *payload, unknown bool) (foun
 	}
 	for wait := min(2*time.Second, s.Settle/50) + 1; ; wait += wait / 2 {
 		at := time.Now()
-		found, err = s.lookUp(ctx, p)
+		found, err = s.lookUp(ctx, p, nil)
 		if err != nil || found.mine != nil || !at.Before(end) {
 			return found, err
 		}
@@ -441,15 +484,21 @@ func (s *submission) settle(ctx context.Context, p *payload, unknown bool) (foun
 // jobsFound is what a look-up found for a batch.
 type jobsFound struct {
 	mine   *operation // the batch's job
+	twins  int        // other jobs of the batch
+	alive  int        // those of them that were not cancelled
 	same   []string   // names of other batches' jobs for the same lines
 	active int        // active jobs of the project
 }
 
-// lookUp finds p's job in the list of all jobs.
-func (s *submission) lookUp(ctx context.Context, p *payload) (*jobsFound, error) {
+// lookUp finds p's job in the list of all jobs. made is a job that this process has
+// created, or nil: the list may not show it yet.
+func (s *submission) lookUp(ctx context.Context, p *payload, made *operation) (*jobsFound, error) {
 	listed, active, err := s.at.lookUp(ctx, p)
 	if err != nil {
 		return nil, fmt.Errorf("look for the job of %s: %w", p, err)
+	}
+	if made != nil && !slices.ContainsFunc(listed, func(op *operation) bool { return path.Base(op.name) == path.Base(made.name) }) {
+		listed = append(listed, made)
 	}
 	found := &jobsFound{active: active}
 	var mine []*operation
@@ -475,11 +524,36 @@ func (s *submission) lookUp(ctx context.Context, p *payload) (*jobsFound, error)
 	slices.SortStableFunc(mine, func(a, b *operation) int {
 		return cmp.Or(a.createdAt().Compare(b.createdAt()), cmp.Compare(a.name, b.name))
 	})
-	for _, twin := range mine[1:] {
-		slog.Warn("there are two jobs for one batch; the older one is adopted: cancel the other one", "batch", p.Batch, "taken", mine[0].name, "other", twin.name)
-	}
 	found.mine = mine[0]
+	for _, twin := range mine[1:] {
+		found.twins++
+		if !s.cancelled(ctx, p, found.mine, twin) {
+			found.alive++
+			slog.Warn("there are two jobs for one batch; the older one is adopted: cancel the other one", "batch", p.Batch, "taken", found.mine.name, "other", twin.name)
+		}
+	}
 	return found, nil
+}
+
+// cancelled cancels the younger of two jobs of one batch. It does so only for machines
+// that share a ledger, and only while the job is queued, because then it costs nothing.
+func (s *submission) cancelled(ctx context.Context, p *payload, older, twin *operation) bool {
+	if s.Bucket == "" || s.DryRun || older.createdAt().IsZero() || twin.createdAt().IsZero() {
+		return false
+	}
+	now, err := s.status(ctx, twin.name)
+	if err == nil && now.state == record.Queued {
+		if err = s.at.cancel(ctx, twin.name); err == nil {
+			now.state = record.Cancelled
+			slog.Warn("two machines created jobs for one batch at the same time; the younger one was cancelled while it was queued", "batch", p.Batch, "taken", older.name, "cancelled", twin.name)
+		}
+	}
+	if err != nil {
+		slog.Warn("a second job of a batch was not cancelled", "job", twin.name, "error", err)
+		return false
+	}
+	twin.state = now.state // the list of this run is read once
+	return !lives(twin.state)
 }
 
 // status asks for the status of a job, and retries transient errors.
@@ -523,15 +597,15 @@ func (s *submission) room(active int) error {
 
 // adopt takes a job that a look-up found as p's job. If leftovers is true,
 // earlier attempts may have uploaded files that the job does not use: these are
-// deleted.
-func (s *submission) adopt(ctx context.Context, p *payload, e ledger.Entry, found *operation, leftovers bool) (*record.Job, error) {
-	op, err := s.status(ctx, found.name)
+// deleted, unless a second job may use them.
+func (s *submission) adopt(ctx context.Context, p *payload, e ledger.Entry, found *jobsFound, leftovers bool) (*record.Job, error) {
+	op, err := s.status(ctx, found.mine.name)
 	if err != nil {
 		return nil, err
 	}
-	op.display = cmp.Or(op.display, found.display)
+	op.display = cmp.Or(op.display, found.mine.display)
 	job := p.adopted(ctx, op)
-	if leftovers && job.Input != "" {
+	if leftovers && job.Input != "" && found.alive == 0 {
 		if err := s.at.tidy(ctx, p, job.Input); err != nil {
 			slog.Warn("unused input files were not deleted", "error", err)
 		}

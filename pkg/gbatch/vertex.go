@@ -31,13 +31,6 @@ import (
 // part of a host name.
 var vertexJobs = regexp.MustCompile(`^projects/[a-z0-9][a-z0-9:.-]*/locations/([a-z0-9-]+)/batchPredictionJobs/[0-9]+$`)
 
-// These are the limits of one job of embedding models
-// (docs.cloud.google.com, batch prediction for embeddings).
-const (
-	vertexRequests = 1_000_000
-	vertexBytes    = 1_000_000_000
-)
-
 // A vertex is the backend for batch prediction of Vertex AI, with inputs and results
 // in Cloud Storage. All calls are made without the SDK: its list fails at one job
 // that has failed with details, and it knows no labels.

@@ -81,6 +81,16 @@ func (g *google) object(name string) (code int, content string) {
 	return r.Code, r.Body.String()
 }
 
+// deleteClaim deletes what machines share of a submission.
+func (g *google) deleteClaim(name string) {
+	g.t.Helper()
+	r := httptest.NewRecorder()
+	g.ServeHTTP(r, httptest.NewRequest(http.MethodDelete, "/storage/v1/b/bucket/o/folder%2Fclaims%2F"+name+".json", nil))
+	if r.Code != http.StatusNoContent {
+		g.t.Fatalf("delete the claim: %d %s", r.Code, r.Body)
+	}
+}
+
 // answered checks that out has a vector of dim values for each of n keys, but for
 // those that failed, and closes its batch.
 func (g *google) answered(out, name string, n, dim, failed int) {
@@ -187,7 +197,7 @@ func TestVertexUsage(t *testing.T) {
 		"--bucket: ":               func(s *Submit) { s.Bucket = "bucket" },
 		"--method generate":        func(s *Submit) { s.Method = "generate" },
 		"lower-case letters":       func(s *Submit) { s.Labels = map[string]string{"team": "A b"} },
-		"are for --backend vertex": func(s *Submit) { s.Backend = "gemini" },
+		"are for --backend vertex": func(s *Submit) { s.Backend, s.Labels = "gemini", map[string]string{"team": "a"} },
 		"set GOOGLE_CLOUD_PROJECT": func(*Submit) { t.Setenv("GOOGLE_CLOUD_PROJECT", "") },
 		"set GOOGLE_CLOUD_LOCATION ": func(*Submit) {
 			t.Setenv("GOOGLE_CLOUD_PROJECT", "p")
@@ -299,6 +309,9 @@ func TestVertexHiddenJob(t *testing.T) {
 	g.ok(newWait(), g.ok(submitVertex(), in))
 	t.Setenv("XDG_STATE_HOME", t.TempDir())
 	g.faults("list hide=99")
+	g.ok(submitVertex(), in) // by the claim
+	t.Setenv("XDG_STATE_HOME", t.TempDir())
+	g.deleteClaim(nameOf(t, in))
 	g.fails(submitVertex(), in, exit.Failed, "no job in the list", "gs://bucket/folder/out/gbatch-b1-")
 	g.jobs(1)
 }

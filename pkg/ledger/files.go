@@ -3,7 +3,6 @@ package ledger
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -139,7 +139,7 @@ func (l *Files) Claim(ctx context.Context, name string, patience time.Duration) 
 			return in, nil
 		}
 		if time.Since(start)+wait > patience {
-			return nil, exit.Errorf(exit.TryLater, "another process is submitting the batch of %s; try again later", path)
+			return nil, exit.Errorf(exit.TryLater, "%w of %s; try again later", ErrHeld, path)
 		}
 		if !told && time.Since(start) > sayAfter {
 			told = true
@@ -154,8 +154,24 @@ func (l *Files) Claim(ctx context.Context, name string, patience time.Duration) 
 	}
 }
 
-// Others implements [Ledger].
-func (l *Files) Others(name, hash string) (marks []Mark) {
+// Peek implements [Ledger].
+func (l *Files) Peek(_ context.Context, name string) (Entry, error) {
+	if !slices.Contains(l.Names(), name) {
+		return Peeked{}, nil
+	}
+	in, err := tryIntent(l.path(name))
+	if err != nil {
+		return nil, err
+	}
+	if in == nil {
+		return nil, ErrHeld
+	}
+	defer in.Close()
+	return Peeked{in.is, in.String()}, nil
+}
+
+// Others implements [Ledger]. It skips entries that cannot be read.
+func (l *Files) Others(_ context.Context, name, hash string) (marks []Mark, err error) {
 	for _, other := range l.Names() {
 		if other == name || !strings.HasSuffix(other, hash) {
 			continue
@@ -164,7 +180,7 @@ func (l *Files) Others(name, hash string) (marks []Mark) {
 			marks = append(marks, m)
 		}
 	}
-	return marks
+	return marks, nil
 }
 
 // prune removes old receipts, whose jobs the list has shown for long, and old
@@ -238,8 +254,7 @@ func tryIntent(path string) (*intent, error) {
 
 // decode reads the first line. A write that was interrupted may have left more
 // bytes after it. An empty file was never written to: because a phase is on disk
-// before its work begins, no work was done. A line that cannot be decoded may
-// stand for a create.
+// before its work begins, no work was done.
 func decode(f *os.File) (m Mark, err error) {
 	buf := make([]byte, 64<<10) // more than any mark has
 	n, err := f.ReadAt(buf, 0)
@@ -250,17 +265,7 @@ func decode(f *os.File) (m Mark, err error) {
 		return m, nil
 	}
 	line, _, _ := bytes.Cut(buf[:n], []byte("\n"))
-	if json.Unmarshal(line, &m) == nil {
-		switch m.Phase {
-		case Upload, Create, Created:
-			return m, nil
-		}
-	}
-	info, err := f.Stat()
-	if err != nil {
-		return m, err
-	}
-	return Mark{Phase: Create, Time: info.ModTime()}, nil
+	return Decode(line), nil
 }
 
 func (in *intent) Mark() Mark { return in.is }
@@ -270,11 +275,8 @@ func (in *intent) String() string { return in.file.Name() }
 // Set overwrites the file in place, because the lock is on the file and not on
 // its name.
 func (in *intent) Set(_ context.Context, m Mark) error {
-	m.PID, m.Time = os.Getpid(), time.Now().UTC()
-	m.Host, _ = os.Hostname()
-	line, err := json.Marshal(m)
+	line, err := Encode(m)
 	if err == nil {
-		line = append(line, '\n')
 		_, err = in.file.WriteAt(line, 0)
 	}
 	if err == nil {

@@ -5,22 +5,32 @@ package ledger
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
+	"os"
 	"regexp"
+	"slices"
 	"time"
 )
 
 // A Ledger holds an entry for each submission. [Files] is the ledger of one
-// machine. The interface also fits an object in a bucket, which several machines
-// share and a process leases.
+// machine. The ledger that machines share is in pkg/gbatch, because it needs
+// Cloud Storage, and the commands that take a database must not.
 type Ledger interface {
 	// Claim opens the entry of a name and holds it, so that no other process
 	// submits the same batch. If another process holds the entry, Claim waits for
-	// up to patience, and then fails with the exit code TryLater.
+	// up to patience, and then fails with [ErrHeld] and the exit code TryLater.
 	Claim(ctx context.Context, name string, patience time.Duration) (Entry, error)
+	// Peek reads the entry of a name. It changes nothing and does not hold the
+	// entry. If another process holds it, Peek fails with [ErrHeld].
+	Peek(ctx context.Context, name string) (Entry, error)
 	// Others returns the marks of other submissions whose lines have the same
 	// hash.
-	Others(name, hash string) []Mark
+	Others(ctx context.Context, name, hash string) ([]Mark, error)
 }
+
+// ErrHeld is the error for an entry that another process holds.
+var ErrHeld = errors.New("another process is submitting the batch")
 
 // An Entry is what the ledger knows about one submission. One process holds it
 // at a time.
@@ -59,8 +69,54 @@ type Mark struct {
 	Session  string    `json:"session,omitempty"` // of the upload to Input; a secret, see [gcs.Upload]
 	PID      int       `json:"pid"`               // the ledger sets this and the next two members
 	Host     string    `json:"host"`
-	Time     time.Time `json:"time"` // when the phase was set
+	Time     time.Time `json:"time"` // when the phase was set, by the clock of that machine
+
+	// The following are for the ledger that machines share.
+	Nonce    string  `json:"nonce,omitempty"`         // random: says which process, or which machine, wrote the mark
+	Lease    float64 `json:"lease_seconds,omitempty"` // how long the mark holds the entry if it is not renewed
+	Released bool    `json:"released,omitempty"`      // the process that wrote the mark ended in an orderly way
 }
+
+// Encode returns a mark as a line, with the present process as its writer.
+func Encode(m Mark) ([]byte, error) {
+	m.PID, m.Time = os.Getpid(), time.Now().UTC()
+	m.Host, _ = os.Hostname()
+	line, err := json.Marshal(m)
+	return append(line, '\n'), err
+}
+
+// Decode reads a mark. A line that cannot be decoded may stand for a create.
+func Decode(line []byte) Mark {
+	var m Mark
+	if json.Unmarshal(line, &m) != nil || m.Phase == "" || !slices.Contains(phases, m.Phase) {
+		return Mark{Phase: Create}
+	}
+	return m
+}
+
+// phases are the phases of a submission, from nothing to a job.
+var phases = []string{"", Upload, Create, Created}
+
+// Farther returns the mark whose submission has come farther, or a if both have come
+// equally far.
+func Farther(a, b Mark) Mark {
+	if slices.Index(phases, b.Phase) > slices.Index(phases, a.Phase) {
+		return b
+	}
+	return a
+}
+
+// A Peeked entry was read, and is not held: its other methods do nothing.
+type Peeked struct {
+	Last  Mark
+	Where string
+}
+
+func (e Peeked) Mark() Mark                    { return e.Last }
+func (e Peeked) String() string                { return e.Where }
+func (Peeked) Set(context.Context, Mark) error { return nil }
+func (Peeked) Forget()                         {}
+func (Peeked) Close()                          {}
 
 // Name is the name of a submission, and of its job at Google. It is the same
 // only for the same lines of the same batch. hash is 16 hexadecimal digits.

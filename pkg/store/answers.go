@@ -170,14 +170,15 @@ func (w *applier) stage(c *duck.Conn, g *group) error {
 	return rows.Close()
 }
 
-// strangers reports answers for keys that their batch does not have.
+// strangers reports answers for keys that their batch does not have. resolve found
+// nothing for them.
 func (w *applier) strangers(c *duck.Conn, g *group) error {
 	return c.Each(func(r *duck.Rows) {
 		a := g.answers[r.Int(0)]
 		slog.Warn("a key was not in the batch: its answer is dropped", "batch", a.batch, "key", a.key)
 		a.unknown++
 		w.dropped++
-	}, "SELECT idx FROM gbatch_answers a WHERE NOT EXISTS (SELECT 1 FROM "+g.items+" k WHERE k.batch = a.batch AND k.chunk_id = a.key AND NOT k.twin) ORDER BY idx")
+	}, "SELECT idx FROM gbatch_answers WHERE idx NOT IN (SELECT idx FROM gbatch_target) ORDER BY idx")
 }
 
 // vectors writes the vectors that are not in the table yet.
@@ -192,8 +193,11 @@ func (w *applier) vectors(c *duck.Conn, g *group, s *source) error {
 	if err != nil {
 		return err
 	}
-	if err := s.forget(c, "SELECT key FROM gbatch_fresh"); err != nil {
-		return err
+	// show replaces what was noted of the same chunks.
+	if w.effort > everything || !s.kept() {
+		if err := s.forget(c, "SELECT key FROM gbatch_fresh"); err != nil {
+			return err
+		}
 	}
 	if err := w.keep(c, g); err != nil {
 		return err
@@ -260,11 +264,16 @@ func (w *applier) keep(c *duck.Conn, g *group) error {
 // failures writes the errors of keys. A transient one leaves its chunk pending
 // until the text was sent MaxAttempts times.
 func (w *applier) failures(c *duck.Conn, g *group, s *source) error {
+	failed := 0
 	for _, a := range g.answers {
 		if a.err != nil {
-			w.failed++
+			failed++
 		}
 	}
+	if failed == 0 {
+		return nil
+	}
+	w.failed += failed
 	failing := "gbatch_valid"
 	if s == nil {
 		failing = "(SELECT *, NULL::BIGINT AS rid FROM gbatch_target)"

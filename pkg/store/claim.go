@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"math"
@@ -8,7 +9,6 @@ import (
 
 	"gbatch/pkg/cli"
 	"gbatch/pkg/duck"
-	"gbatch/pkg/exit"
 	"gbatch/pkg/model"
 	"gbatch/pkg/ndjson"
 	"gbatch/pkg/record"
@@ -17,17 +17,27 @@ import (
 // A Claim says which chunks to claim, for which space, and how to cut them into
 // batches. Its fields are flags of chunks-pending.
 type Claim struct {
-	From        string   `default:"chunks" help:"A table, a view or a SELECT with the columns id and text, and optionally title and context. A SELECT is run unchanged."`
-	Model       string   `default:"${model}" help:"The embedding model."`
-	Dim         int      `default:"${dim}" help:"Values per vector, 1 to ${max_dim}."`
-	TaskType    string   `default:"${task_type}" help:"What the vectors are used for, in Google's spelling."`
-	Embeddings  string   `default:"embeddings" help:"The table of the vectors: one for each model, dim and task type."`
-	Column      string   `help:"Also write vectors into this column of the chunks table."`
-	Limit       int      `help:"Claim at most this many requests; 0 is no limit."`
-	MaxRequests int      `default:"10000" help:"Most requests per batch."`
-	MaxBytes    cli.Size `default:"100MB" help:"Most bytes per batch."`
-	MaxTokens   int      `default:"400000" help:"Most tokens per batch, by the estimate times 1.35."`
-	Truncate    string   `enum:"warn,error,allow" default:"warn" help:"What to do with texts over the model's limit, which Google cuts off: warn, error (the chunk is FAILED, and not sent) or allow."`
+	From        string    `default:"chunks" help:"A table, a view or a SELECT with the columns id and text, and optionally title and context. A SELECT is run unchanged."`
+	Model       string    `default:"${model}" help:"The embedding model."`
+	Dim         int       `default:"${dim}" help:"Values per vector, 1 to ${max_dim}."`
+	TaskType    string    `default:"${task_type}" help:"What the vectors are used for, in Google's spelling."`
+	Embeddings  string    `default:"embeddings" help:"The table of the vectors: one for each model, dim and task type."`
+	Column      string    `help:"Also write vectors into this column of the chunks table."`
+	Shard       Shard     `placeholder:"N/COUNT" help:"Claim only the chunks of one shard, by a hash of the id: 0/64 to 63/64. A database holds one shard."`
+	Limit       int       `help:"Claim at most this many requests; 0 is no limit."`
+	Backend     string    `enum:"gemini,vertex" default:"gemini" help:"The service that the batches are for: gemini (the Gemini API) or vertex (Vertex AI). It decides how large they are by default."`
+	MaxRequests cli.Count `placeholder:"N" help:"Most requests per batch (default 10000; 1000000 with --backend vertex)."`
+	MaxBytes    cli.Size  `placeholder:"SIZE" help:"Most bytes per batch (default 100MB; 1GB with --backend vertex)."`
+	MaxTokens   cli.Count `placeholder:"N" help:"Most tokens per batch, by the estimate times 1.35 (default 400000; no limit with --backend vertex)."`
+	Truncate    string    `enum:"warn,error,allow" default:"warn" help:"What to do with texts over the model's limit, which Google cuts off: warn, error (the chunk is FAILED, and not sent) or allow."`
+}
+
+// size sets the limits of a batch that are not given.
+func (p *Claim) size() {
+	limits := model.LimitsOf(p.Backend)
+	p.MaxRequests = cmp.Or(p.MaxRequests, cli.Count(limits.Requests))
+	p.MaxBytes = cmp.Or(p.MaxBytes, cli.Size(limits.Bytes))
+	p.MaxTokens = cmp.Or(p.MaxTokens, cli.Count(limits.Tokens))
 }
 
 func (p *Claim) space() model.Space {
@@ -41,6 +51,7 @@ const manyAgain = 10
 func (p *Claim) open(c *duck.Conn) (*source, error) {
 	s, err := openSource(c, p.From, p.space())
 	if err == nil {
+		s.take(p.Shard)
 		s.column = p.Column
 	}
 	return s, err
@@ -50,19 +61,13 @@ func (p *Claim) open(c *duck.Conn) (*source, error) {
 // batches. A chunk whose text has a vector gets a copy of it instead, and one
 // that cannot be embedded is noted as failed.
 func (p *Claim) claim(c *duck.Conn, r *round) (batches []string, err error) {
-	s, err := p.open(c)
+	s, err := p.chunks(c, r)
 	if err != nil {
 		return nil, err
 	}
 	if err := r.resume(c, s); err != nil {
 		return nil, err
 	}
-	if r.begun && !s.table {
-		if err := s.unique(c); err != nil { // prepare did it for the first round
-			return nil, err
-		}
-	}
-	r.begun = true
 	if r.low == 0 {
 		r.since = now()
 	}
@@ -109,20 +114,24 @@ func (p *Claim) claim(c *duck.Conn, r *round) (batches []string, err error) {
 		}
 	}
 	if r.last && r.full == nil && (p.Limit == 0 || r.left > 0) {
-		if err := p.scanned(c, r.since); err != nil {
+		if err := p.scanned(c, s, r.since); err != nil {
 			return nil, err
 		}
 	}
-	return batches, s.show(c, p.Embeddings)
+	if err := s.show(c, p.Embeddings); err != nil {
+		return nil, err
+	}
+	// The connection may live on, and the batches are printed meanwhile.
+	return batches, c.Exec("DROP TABLE gbatch_picked; DROP TABLE gbatch_shown; DROP TABLE IF EXISTS gbatch_copied; DROP TABLE IF EXISTS gbatch_chosen")
 }
 
 // scanned notes that no chunk is pending that was pending at a time: since then,
 // every chunk was scanned and none was left over.
-func (p *Claim) scanned(c *duck.Conn, since string) error {
-	if err := c.Exec("DELETE FROM gbatch.scans WHERE source = ? AND embeddings = ?", p.From, p.Embeddings); err != nil {
+func (p *Claim) scanned(c *duck.Conn, s *source, since string) error {
+	if err := c.Exec("DELETE FROM gbatch.scans WHERE source = ? AND embeddings = ?", s.from, p.Embeddings); err != nil {
 		return err
 	}
-	return c.Exec("INSERT INTO gbatch.scans VALUES (?, ?, ?::TIMESTAMP)", p.From, p.Embeddings, since)
+	return c.Exec("INSERT INTO gbatch.scans VALUES (?, ?, ?::TIMESTAMP)", s.from, p.Embeddings, since)
 }
 
 // A plan is what a round claims.
@@ -153,6 +162,9 @@ func (p *Claim) plan(c *duck.Conn, s *source, r *round) (*plan, error) {
 	if n, err := c.Count("SELECT count(*) FROM gbatch_picked"); err != nil || n == 0 {
 		return plan, err
 	}
+	if err := r.unique(c, s); err != nil {
+		return nil, err
+	}
 	if err := p.copies(c, s); err != nil {
 		return nil, err
 	}
@@ -166,21 +178,7 @@ func (p *Claim) plan(c *duck.Conn, s *source, r *round) (*plan, error) {
 // table gbatch_picked, and to gbatch_shown what [source.show] is to write. It
 // returns the WHERE clause for the part of the source that they are in.
 func (p *Claim) pick(c *duck.Conn, s *source, r *round) (where string, err error) {
-	if s.table {
-		where, err = r.scan(c, s, p.Embeddings)
-	} else {
-		// The rows of a view have no numbers: each round reads all of them.
-		query := workChunks(s, p.Embeddings, "")
-		if r.size > 0 {
-			query += fmt.Sprintf(" LIMIT %d", r.size)
-		}
-		if err = c.Exec("CREATE OR REPLACE TEMP TABLE gbatch_work AS " + query); err == nil {
-			var n int64
-			n, err = c.Count("SELECT count(*) FROM gbatch_work")
-			r.last = int(n) < r.size
-		}
-	}
-	if err != nil {
+	if where, err = r.scan(c, s, p.Embeddings); err != nil {
 		return "", err
 	}
 	return where, c.Exec(`CREATE OR REPLACE TEMP TABLE gbatch_picked AS
@@ -284,8 +282,9 @@ type cut struct {
 	low, high int64
 }
 
-// overhead is what a request line has around its key and text, in bytes.
-const overhead = 160
+// overhead is the most that a request line has around its key, title and text, in
+// bytes.
+const overhead = 150
 
 // cut divides the picked chunks into batches of at most r.left requests together,
 // if that is not 0. Of the chunks that copies and unfit have left, only the first
@@ -306,7 +305,7 @@ func (p *Claim) cut(c *duck.Conn, s *source, r *round, plan *plan) error {
 	if p.Truncate == truncateError {
 		limit = 0
 	}
-	tokens, err := p.tokens(c, s, e, plan.where, limit)
+	tokens, sizes, err := p.measure(c, s, e, plan.where, limit)
 	if err != nil {
 		return err
 	}
@@ -322,14 +321,14 @@ func (p *Claim) cut(c *duck.Conn, s *source, r *round, plan *plan) error {
 	}
 	plan.full = r.full
 	var long []int64
-	rows, err := c.Query("SELECT seq, bytes, strlen(key) FROM gbatch_picked WHERE seq = first ORDER BY seq")
+	rows, err := c.Query("SELECT seq FROM gbatch_picked WHERE seq = first ORDER BY seq")
 	if err != nil {
 		return err
 	}
 	defer rows.Close()
 	for n, used := 0, int64(0); rows.Next() && (r.left <= 0 || n < r.left); n++ {
 		t := tokens[rows.Int(0)]
-		next := sum{1, rows.Int(1) + rows.Int(2) + overhead, t, e.OverLimit(t)}
+		next := sum{1, int64(sizes[rows.Int(0)]) + overhead, t, e.OverLimit(t)}
 		if plan.full == nil && used+t.Max > room {
 			plan.full = r.caps.Check(model.Use{Model: p.Model, Tokens: used + t.Max})
 		}
@@ -342,7 +341,7 @@ func (p *Claim) cut(c *duck.Conn, s *source, r *round, plan *plan) error {
 			long = append(long, rows.Int(0))
 		}
 		last := len(plan.cuts) - 1
-		if last < 0 || plan.cuts[last].requests == p.MaxRequests || plan.cuts[last].bytes+next.bytes > int64(p.MaxBytes) || plan.cuts[last].tokens.Max+t.Max > int64(p.MaxTokens) {
+		if last < 0 || plan.cuts[last].requests == int(p.MaxRequests) || plan.cuts[last].bytes+next.bytes > int64(p.MaxBytes) || plan.cuts[last].tokens.Max+t.Max > int64(p.MaxTokens) {
 			plan.cuts = append(plan.cuts, cut{low: rows.Int(0)})
 			last++
 		}
@@ -365,8 +364,8 @@ func (p *Claim) put(c *duck.Conn, s *source, plan *plan) (batches []string, err 
 	if err != nil {
 		return nil, err
 	}
-	err = c.Exec(`INSERT INTO gbatch.jobs (batch, model, dim, task_type, requests, claimed_at, source, embeddings, vector_column, tokens_likely, tokens_max, tokens_plain)
-		SELECT batch, ?, ?, ?, asked, ?::TIMESTAMP, ?, ?, nullif(?, ''), likely, most, plain FROM gbatch_cut`, p.Model, p.Dim, p.TaskType, now(), p.From, p.Embeddings, p.Column)
+	err = c.Exec(`INSERT INTO gbatch.jobs (batch, model, dim, task_type, requests, claimed_at, source, embeddings, vector_column, tokens_likely, tokens_max, tokens_plain, shard)
+		SELECT batch, ?, ?, ?, asked, ?::TIMESTAMP, ?, ?, nullif(?, ''), likely, most, plain, nullif(?, '') FROM gbatch_cut`, p.Model, p.Dim, p.TaskType, now(), s.from, p.Embeddings, p.Column, p.Shard.String())
 	if err != nil {
 		return nil, err
 	}
@@ -377,10 +376,8 @@ func (p *Claim) put(c *duck.Conn, s *source, plan *plan) (batches []string, err 
 	}
 	// DuckDB scans a table in the order of seq. If it joins as the statement is
 	// written, the items come in that order and need not be sorted.
-	if s.table {
-		if err := c.Exec("SET disabled_optimizers = 'join_order,build_side_probe_side'"); err != nil {
-			return nil, err
-		}
+	if err := c.Exec("SET disabled_optimizers = 'join_order,build_side_probe_side'"); err != nil {
+		return nil, err
 	}
 	// The texts are hashed as they are taken: a vector belongs to the text that
 	// was sent, not to what the source gave when the chunks were picked. In stored
@@ -399,13 +396,13 @@ func (p *Claim) put(c *duck.Conn, s *source, plan *plan) (batches []string, err 
 	if err != nil {
 		return nil, err
 	}
-	return batches, p.whole(c)
+	return batches, p.whole(c, s)
 }
 
 // whole refuses a claim that does not hold each chosen chunk once, with the text
 // that was picked. Such a batch could never be sent: its header would announce
 // other chunks than follow.
-func (p *Claim) whole(c *duck.Conn) error {
+func (p *Claim) whole(c *duck.Conn, s *source) error {
 	const items = "(SELECT * FROM gbatch.items WHERE seq >= (SELECT seq FROM gbatch_next))"
 	n, err := c.Count(`SELECT (SELECT count(*) FROM gbatch_chosen) - count(DISTINCT seq) + count(*) - count(DISTINCT seq) + (
 		SELECT count(*) FROM gbatch.jobs JOIN gbatch_cut USING (batch)
@@ -419,6 +416,5 @@ func (p *Claim) whole(c *duck.Conn) error {
 	if err != nil {
 		return err
 	}
-	return exit.Errorf(exit.Malformed, "--from %s gives other rows or texts each time it is read (for example for id %.100q), so nothing is claimed: a vector would be put on another text than its own; "+
-		"write what the query yields to a table (CREATE TABLE chunks AS …) and name the table with --from", brief(p.From), id)
+	return s.unsteady(id)
 }

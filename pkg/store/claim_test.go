@@ -152,26 +152,53 @@ func TestSourcesThatChange(t *testing.T) {
 	if n := k.paid(); n != 1 {
 		t.Errorf("%d requests", n)
 	}
-	// If a later round fails, only that round is rolled back.
-	p := k.pending(func(p *Pending) {
-		p.From = "SELECT id, CASE WHEN id = 999 THEN uuid()::VARCHAR ELSE text END AS text FROM t ORDER BY id"
-		p.Embeddings = "e"
-	})
-	if err := k.transact(duck.Write, p.prepare); err != nil {
+}
+
+// A query is read once, and its chunks are claimed in rounds. What changes in between
+// does not change what was read; what is claimed in between is not claimed again.
+func TestRoundsOfAQuery(t *testing.T) {
+	k := open(t, "CREATE TABLE t AS SELECT range AS id, 'text ' || range % 900 AS text, if(range % 2 = 0, 'title', NULL) AS title FROM range(1000)")
+	p := k.pending(func(p *Pending) { p.From, p.MaxRequests = "SELECT * FROM t ORDER BY id DESC", 100 })
+	c, err := p.Connect(t.Context())
+	if err != nil {
 		t.Fatal(err)
 	}
-	var err error
-	for r := (round{size: 600}); err == nil && !r.last; {
-		err = k.transact(duck.Write, func(c *duck.Conn) error {
+	defer p.End()
+	defer c.Close()
+	rounds := 0
+	for r := (round{size: 300}); !r.last; rounds++ {
+		err := transactOn(c, &p.Database, duck.Write, func(c *duck.Conn) error {
+			if !r.read {
+				if err := p.prepare(c); err != nil {
+					return err
+				}
+			}
 			_, err := p.claim(c, &r)
 			return err
 		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Detach()
+		if rounds == 0 {
+			// Another run claims some of the chunks, and the source changes.
+			k.must(k.pending(func(p *Pending) { p.From = "SELECT * FROM t WHERE id BETWEEN 150 AND 199" }), "")
+			k.sql("UPDATE t SET text = 'other' WHERE id BETWEEN 100 AND 109")
+		}
 	}
-	if exit.Code(err) != exit.Malformed {
-		t.Error(err)
+	// The ids from 900 have the texts of those below 100, and the same titles.
+	if rounds < 3 {
+		t.Errorf("%d rounds", rounds)
 	}
-	k.expect("SELECT requests FROM gbatch.jobs WHERE embeddings = 'e'", "600")
-	k.expect("SELECT count(*) FROM gbatch.items", "600")
+	k.expect("SELECT count(DISTINCT text_hash), count(DISTINCT chunk_id) FROM gbatch.items WHERE NOT twin", "900|900")
+	k.expect("SELECT count(*) FROM gbatch.items WHERE text = 'other'", "0")
+	if n := k.paid(func(p *Pending) { p.From = "SELECT * FROM t ORDER BY id DESC" }); n != 902 {
+		t.Errorf("%d requests for 900 texts and 2 that changed", n)
+	}
+	if n := k.paid(func(p *Pending) { p.From = "SELECT * FROM t ORDER BY id DESC" }); n != 0 {
+		t.Errorf("%d requests more", n)
+	}
+	k.expect("SELECT count(*) FROM embeddings WHERE chunk_id IS NOT NULL", "1000")
 }
 
 // If embedding_status has an index, an UPDATE moves its rows to the end of the

@@ -15,9 +15,13 @@ import (
 	"gbatch/pkg/vector"
 )
 
-// transaction is the largest number of answers in a unit. It bounds the memory:
-// a unit takes 123 MB at 3072 values per vector.
-const transaction = 10_000
+// A unit has at most transaction answers, and ends with the vector that makes it
+// transactionValues values. This bounds its memory to 61 MB. Smaller units take more
+// processor time: each transaction reads all ids and ends with a checkpoint.
+const (
+	transaction       = 20_000
+	transactionValues = 20_000 * 768
+)
 
 // An answer is a vector, or an error, for one key.
 type answer struct {
@@ -116,12 +120,17 @@ func (d *divider) next(done *unit) *unit {
 	return u
 }
 
+// filled reports whether the unit has as many answers as it may have.
+func (u *unit) filled() bool {
+	return len(u.answers) == transaction || len(u.arena) >= transactionValues
+}
+
 // add adds an answer to the last part.
 func (u *unit) add(a answer) {
 	if a.values != nil {
 		if u.arena == nil {
-			u.arena = make([]float32, 0, transaction*len(a.values))
-			u.answers = slices.Grow(u.answers, transaction)
+			u.arena = make([]float32, 0, min(transaction*len(a.values), transactionValues+len(a.values)))
+			u.answers = slices.Grow(u.answers, cap(u.arena)/max(len(a.values), 1))
 		}
 		n := len(u.arena)
 		u.arena = append(u.arena, a.values...)
@@ -174,7 +183,7 @@ func (d *divider) take(rec record.Answer) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for rec.Job == nil && len(d.at.answers) == transaction {
+	for rec.Job == nil && d.at.filled() {
 		if d.ctx.Err() != nil {
 			return context.Cause(d.ctx)
 		}

@@ -6,6 +6,7 @@ import (
 
 	"gbatch/pkg/duck"
 	"gbatch/pkg/model"
+	"gbatch/pkg/ndjson"
 	"gbatch/pkg/record"
 )
 
@@ -103,23 +104,29 @@ func estimateItems(c *duck.Conn, space model.Space, items string) (all sum, err 
 	return all, err
 }
 
-// tokens estimates the tokens of the first chunk with each text, by its seq. If
-// limit is not 0, only so many chunks count. The texts come in any order:
-// DuckDB takes longer to sort rows with texts.
-func (p *Claim) tokens(c *duck.Conn, s *source, e *model.Estimator, where string, limit int) ([]model.Estimate, error) {
+// measure estimates the tokens of the first chunk with each text, by its seq, and
+// returns the bytes of its strings on a line. If limit is not 0, only so many chunks
+// count. The texts come in any order: DuckDB takes longer to sort rows with texts.
+func (p *Claim) measure(c *duck.Conn, s *source, e *model.Estimator, where string, limit int) (tokens []model.Estimate, sizes []int32, err error) {
 	n, err := c.Count("SELECT coalesce(max(seq), 0) FROM gbatch_picked")
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	first := "SELECT seq, rid FROM gbatch_picked WHERE seq = first"
+	first := "SELECT seq, rid, key FROM gbatch_picked WHERE seq = first"
 	if limit > 0 {
 		first += fmt.Sprintf(" ORDER BY seq LIMIT %d", limit)
 	}
-	tokens := make([]model.Estimate, n+1)
-	err = c.Stream(func(r *duck.Rows) { tokens[r.Int(0)] = e.Request(r.Borrow(1), r.Borrow(2)) },
-		fmt.Sprintf("SELECT p.seq, s.title, s.body FROM (%s) p JOIN (SELECT %s AS rid, %s AS title, %s AS body FROM %s %s) s ON s.rid = p.rid",
+	tokens, sizes = make([]model.Estimate, n+1), make([]int32, n+1)
+	var line []byte
+	err = c.Stream(func(r *duck.Rows) {
+		seq, title, body := r.Int(0), r.Borrow(1), r.Borrow(2)
+		tokens[seq] = e.Request(title, body)
+		line = ndjson.AppendString(ndjson.AppendString(ndjson.AppendString(line[:0], title), body), r.Borrow(3))
+		sizes[seq] = int32(len(line))
+	},
+		fmt.Sprintf("SELECT p.seq, s.title, s.body, p.key FROM (%s) p JOIN (SELECT %s AS rid, %s AS title, %s AS body FROM %s %s) s ON s.rid = p.rid",
 			first, s.rid(), s.title(), s.body(), s.sql, where))
-	return tokens, err
+	return tokens, sizes, err
 }
 
 // The values of --truncate. The default warns.

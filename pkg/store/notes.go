@@ -2,23 +2,10 @@ package store
 
 import (
 	"log/slog"
-	"slices"
 	"time"
 
 	"gbatch/pkg/ledger"
 )
-
-// phases are the phases of a submission, from nothing to a job.
-var phases = []string{"", ledger.Upload, ledger.Create, ledger.Created}
-
-// farther returns the mark whose submission has come farther. A batch has two
-// marks if its lines were rendered in two ways.
-func farther(a, b ledger.Mark) ledger.Mark {
-	if slices.Index(phases, b.Phase) > slices.Index(phases, a.Phase) {
-		return b
-	}
-	return a
-}
 
 // noted sets the state of batches without a job from the intents of
 // gbatch-submit on this machine.
@@ -47,7 +34,7 @@ func noted(batches []batchStatus) {
 		if err != nil {
 			slog.Warn("an intent of gbatch-submit cannot be read: the batch may have a job", "batch", batch, "error", err)
 		}
-		marks[batch] = farther(marks[batch], m)
+		marks[batch] = ledger.Farther(marks[batch], m)
 	}
 	for batch, m := range marks {
 		switch b := jobless[batch]; {

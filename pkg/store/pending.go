@@ -38,19 +38,20 @@ func (p *Pending) check() error {
 	switch {
 	case err != nil:
 		return exit.With(exit.Usage, err)
-	case p.MaxRequests < 1 || p.MaxTokens < 1 || p.Limit < 0:
-		return exit.Errorf(exit.Usage, "--max-requests and --max-tokens are at least 1, --limit at least 0")
+	case p.MaxRequests < 0 || p.MaxBytes < 0 || p.MaxTokens < 0 || p.Limit < 0:
+		return exit.Errorf(exit.Usage, "--max-requests, --max-bytes and --max-tokens are at least 1, --limit at least 0")
 	}
+	p.size()
 	if err := model.CheckTyped(p.Model); err != nil {
 		return err
 	}
 	return p.Caps.check()
 }
 
-// rounds returns the state before the first round. A run that claims all or
-// nothing has only one.
+// rounds returns the state before the first round. A round has room for a batch. A run
+// that claims all or nothing has only one.
 func (p *Pending) rounds() round {
-	r := round{size: roundSize, left: p.Limit, fit: p.Cutoff == "fit"}
+	r := round{size: max(roundSize, min(int(p.MaxRequests), model.LimitsOf(model.Vertex).Requests)), left: p.Limit, fit: p.Cutoff == "fit"}
 	if !r.fit && len(p.limits()) > 0 {
 		r.size = 0
 	}
@@ -81,9 +82,14 @@ func (p *Pending) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 	broken := 0
 	prepared := false
 	r := p.rounds()
+	c, err := p.Connect(ctx) // for all rounds: it holds gbatch_read
+	if err != nil {
+		return err
+	}
+	defer c.Close()
 	for !r.last {
 		claimed = nil
-		err := transact(ctx, &p.Database, mode, func(c *duck.Conn) (err error) {
+		err := transactOn(c, &p.Database, mode, func(c *duck.Conn) (err error) {
 			if !prepared {
 				if r.refused, err = p.rehearse(c); err != nil {
 					return err
@@ -105,6 +111,7 @@ func (p *Pending) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 		if err != nil {
 			return err
 		}
+		c.Detach()
 		batches.Expect(int64(len(claimed)))
 		if r.last {
 			p.tell(&r)
@@ -154,14 +161,14 @@ func (p *Pending) prepare(c *duck.Conn) error {
 	if err := c.Exec(tables); err != nil {
 		return err
 	}
+	if err := p.sameShard(c); err != nil {
+		return err
+	}
 	if err := expire(c); err != nil {
 		return err
 	}
 	s, err := p.open(c)
 	if err != nil {
-		return err
-	}
-	if err := s.unique(c); err != nil {
 		return err
 	}
 	if err := s.checkStatus(c); err != nil {
@@ -252,7 +259,7 @@ func (p *Pending) dryRun(ctx context.Context, mode duck.Access, out io.Writer) e
 		} else if refusal != nil {
 			return refusal
 		}
-		s, err := p.open(c)
+		s, err := p.chunks(c, &r)
 		if err != nil {
 			return err
 		}

@@ -187,7 +187,7 @@ func look(notes *ledger.Files, claims []claim) (held []ledger.Entry, err error) 
 				continue
 			}
 			held = append(held, e)
-			b.mark = farther(b.mark, e.Mark())
+			b.mark = ledger.Farther(b.mark, e.Mark())
 		}
 	}
 	return held, nil

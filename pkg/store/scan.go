@@ -14,10 +14,11 @@ const roundSize = 250_000
 
 // A round is the state of the claiming, from one transaction to the next.
 type round struct {
-	size  int  // how many chunks to pick at most; 0 is no limit
-	left  int  // of --limit, if it is set
-	begun bool // an earlier round was claimed
-	last  bool // no chunks are left to pick
+	size    int  // how many chunks to pick at most; 0 is no limit
+	left    int  // of --limit, if it is set
+	read    bool // gbatch_read holds the chunks of a view or a SELECT
+	checked bool // each id names one row of the source
+	last    bool // no chunks are left to pick
 
 	refused error // why no chunk may be claimed, see [Claim.rehearse]
 	held    bool  // chunks were not claimed for this reason
@@ -49,7 +50,7 @@ type round struct {
 // courtesy columns must be written or noted.
 func workChunks(s *source, embeddings, where string) string {
 	off, unnoted := s.due()
-	return fmt.Sprintf("SELECT id, key, rid, text_hash, again, bytes, title_bytes, status, message, %[1]s AS off, %[2]s AS unnoted FROM (%[3]s) WHERE status = 'PENDING' OR %[1]s OR %[2]s", off, unnoted, s.status(embeddings, where))
+	return fmt.Sprintf("SELECT id, key, rid, text_hash, again, bytes, title_bytes, status, message, %[1]s AS off, %[2]s AS unnoted FROM (%[3]s) WHERE status = 'PENDING' OR %[1]s OR %[2]s", off, unnoted, s.work(embeddings, where))
 }
 
 // scan writes the next chunks of a table that need work, from r.low on and at
@@ -125,4 +126,19 @@ func (r *round) resume(c *duck.Conn, s *source) error {
 		r.low = 0
 	}
 	return err
+}
+
+// unique is [source.unique] for what a run may claim. If no round follows, these are
+// the picked chunks, and only rows with their ids are read. Otherwise they are all
+// rows, so that a run claims nothing if it meets an id twice later on. It is checked
+// once. [Claim.chunks] has checked a view or a SELECT.
+func (r *round) unique(c *duck.Conn, s *source) error {
+	if r.checked {
+		return nil
+	}
+	r.checked = true
+	if !r.last {
+		return s.unique(c, "")
+	}
+	return s.unique(c, fmt.Sprintf("WHERE id IS NULL OR %s IN (SELECT id FROM gbatch_picked)", s.id()))
 }

@@ -31,6 +31,7 @@ ALTER TABLE gbatch.jobs ADD COLUMN IF NOT EXISTS vector_column VARCHAR;
 ALTER TABLE gbatch.jobs ADD COLUMN IF NOT EXISTS tokens_likely BIGINT;
 ALTER TABLE gbatch.jobs ADD COLUMN IF NOT EXISTS tokens_max BIGINT;
 ALTER TABLE gbatch.jobs ADD COLUMN IF NOT EXISTS tokens_plain BIGINT;
+ALTER TABLE gbatch.jobs ADD COLUMN IF NOT EXISTS shard VARCHAR;
 CREATE TABLE IF NOT EXISTS gbatch.items (
 	batch VARCHAR, seq BIGINT, chunk_id VARCHAR, title VARCHAR, text VARCHAR, text_hash UHUGEINT, twin BOOLEAN);
 CREATE TABLE IF NOT EXISTS gbatch.failures (
@@ -47,7 +48,17 @@ CREATE TABLE IF NOT EXISTS gbatch.noted (
 
 // transact is [duck.Database.Transact] for the toolkit's tables.
 func transact(ctx context.Context, d *duck.Database, mode duck.Access, work func(*duck.Conn) error) error {
-	err := d.Transact(ctx, mode, schema, func(c *duck.Conn) error {
+	c, err := d.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return transactOn(c, d, mode, work)
+}
+
+// transactOn is [duck.Database.TransactOn] for the toolkit's tables.
+func transactOn(c *duck.Conn, d *duck.Database, mode duck.Access, work func(*duck.Conn) error) error {
+	err := d.TransactOn(c, mode, schema, func(c *duck.Conn) error {
 		if mode != duck.Read {
 			// Compression makes a vector at most a sixth smaller, and the outbox is
 			// short-lived. Trying all of DuckDB's compressions takes longer than

@@ -219,40 +219,47 @@ func (s *source) ids() string {
 
 // status is a SELECT of every chunk's id, key, rid, text_hash, bytes,
 // title_bytes, sent_title, sent_body, status, message, embedding, tokens and
-// again. again means that the chunk has a vector and the user wants another one.
-// The hash of the present text decides the status: READY if embeddings holds the
-// hash for this chunk, else QUEUED if an open batch holds it, else FAILED if a
-// permanent failure has it, else PENDING. where is empty or a WHERE clause that
+// came_with. The hash of the present text decides the status: READY if embeddings
+// holds the hash for this chunk, else QUEUED if an open batch holds it, else FAILED
+// if a permanent failure has it, else PENDING. where is empty or a WHERE clause that
 // selects chunks.
 func (s *source) status(embeddings, where string) string {
 	return s.statusBy(s.hash(), embeddings, where)
 }
 
 // statusBy is status with a given SQL for the hash.
+//
+// The embedding must come from a join, because DuckDB has no CASE over arrays. reset
+// is a part of the equation, because a condition on one side alone makes DuckDB
+// compare each chunk with each vector.
 func (s *source) statusBy(hash, embeddings, where string) string {
+	return s.join(hash, embeddings, where, "e.embedding, e.tokens, e.batch AS came_with", "CASE WHEN NOT c.reset THEN c.text_hash END", "e.chunk_id IS NOT NULL")
+}
+
+// work is status for chunks-pending: in place of the columns of the vector it has
+// again, which means that the chunk has a vector and the user wants another one.
+func (s *source) work(embeddings, where string) string {
+	return s.join(s.hash(), embeddings, where, "c.reset AND e.chunk_id IS NOT NULL AS again", "c.text_hash", "e.chunk_id IS NOT NULL AND NOT c.reset")
+}
+
+// join joins the chunks with all that decides their status. vector is the SQL of the
+// columns that come from the vector, match is equal to the vector's text_hash, and
+// ready is the condition for READY. Ids are joined as text, because their type may
+// have changed, see fitVectors.
+func (s *source) join(hash, embeddings, where, vector, match, ready string) string {
 	chunks := s.recall(fmt.Sprintf("SELECT %s AS id, id AS own, CAST(%[1]s AS VARCHAR) AS key, %[2]s AS rid, %[3]s AS text_hash, %[4]s AS reset, %[5]s AS sent_body, %[6]s AS sent_title, strlen(%[5]s) AS bytes, strlen(coalesce(%[6]s, '')) AS title_bytes%[7]s FROM %[8]s %[9]s",
 		s.id(), s.rid(), hash, s.reset(), s.body(), s.title(), s.says(), s.sql, where))
-	again, wishes := "false", ""
-	if s.managed() && s.kept() {
-		again = "a.chunk_id IS NOT NULL"
-		wishes = "LEFT JOIN " + duck.Ident(embeddings) + " a ON CAST(a.chunk_id AS VARCHAR) = c.key AND a.text_hash = CASE WHEN c.reset THEN c.text_hash END"
-	}
-	// The embedding must come from a join, because DuckDB has no CASE over arrays.
-	// Ids are joined as text, because their type may have changed, see fitVectors.
-	// reset is a part of the equation, because a condition on one side alone makes
-	// DuckDB compare each chunk with each vector.
 	return fmt.Sprintf(`
-	SELECT c.*, e.embedding, e.tokens, e.batch AS came_with, f.message, %[4]s AS again,
-		CASE WHEN e.chunk_id IS NOT NULL THEN 'READY'
+	SELECT c.*, %[4]s, f.message,
+		CASE WHEN %[6]s THEN 'READY'
 			WHEN q.text_hash IS NOT NULL THEN 'QUEUED'
 			WHEN f.final AND NOT c.reset THEN 'FAILED'
 			ELSE 'PENDING' END AS status
 	FROM (%[1]s) c
-	LEFT JOIN %[2]s e ON CAST(e.chunk_id AS VARCHAR) = c.key AND e.text_hash = CASE WHEN NOT c.reset THEN c.text_hash END
-	%[5]s
+	LEFT JOIN %[2]s e ON CAST(e.chunk_id AS VARCHAR) = c.key AND e.text_hash = %[5]s
 	LEFT JOIN (SELECT DISTINCT text_hash FROM gbatch.items JOIN gbatch.jobs USING (batch) WHERE embeddings = %[3]s AND closed_at IS NULL) q ON q.text_hash = c.text_hash
 	LEFT JOIN (SELECT * FROM gbatch.failures WHERE embeddings = %[3]s) f ON f.chunk_id = c.key AND f.text_hash = c.text_hash`,
-		chunks, duck.Ident(embeddings), duck.Literal(embeddings), again, wishes)
+		chunks, duck.Ident(embeddings), duck.Literal(embeddings), vector, match, ready)
 }
 
 // defaultView is the view of the default table of vectors. The view of another table is
@@ -302,11 +309,12 @@ func (s *source) view(c *duck.Conn, embeddings string) error {
 }
 
 // unique refuses a source in which a row has no id or two rows have the same id.
-func (s *source) unique(c *duck.Conn) error {
+// where is empty or a WHERE clause that selects all rows with some of the ids.
+func (s *source) unique(c *duck.Conn, where string) error {
 	var id string
 	var n int64
 	found, err := c.One(func(r *duck.Rows) { id, n = r.Text(0), r.Int(1) },
-		fmt.Sprintf("SELECT CAST(id AS VARCHAR), count(*) FROM (SELECT %s AS id FROM %s) GROUP BY id HAVING id IS NULL OR count(*) > 1 OR CAST(id AS VARCHAR) = '' LIMIT 1", s.id(), s.sql))
+		fmt.Sprintf("SELECT CAST(id AS VARCHAR), count(*) FROM (SELECT %s AS id FROM %s %s) GROUP BY id HAVING id IS NULL OR count(*) > 1 OR CAST(id AS VARCHAR) = '' LIMIT 1", s.id(), s.sql, where))
 	switch {
 	case err != nil || !found:
 		return err

@@ -361,9 +361,9 @@ func TestRounds(t *testing.T) {
 	if fmt.Sprint(batches) != "[6 6 6 3]" {
 		t.Errorf("the rounds have %v batches", batches)
 	}
-	// Every chunk is claimed once, and each batch is in the order of the table.
+	// Every chunk is claimed once, and each batch of the table is in its order.
 	k.expect("SELECT count(*), count(DISTINCT chunk_id) FROM gbatch.items", "80000|80000")
-	k.expect("SELECT count(*) FROM (SELECT chunk_id::BIGINT < lag(chunk_id::BIGINT) OVER (PARTITION BY batch ORDER BY seq) AS back FROM gbatch.items) WHERE back", "0")
+	k.expect("SELECT count(*) FROM (SELECT chunk_id::BIGINT < lag(chunk_id::BIGINT) OVER (PARTITION BY batch ORDER BY seq) AS back FROM gbatch.items JOIN gbatch.jobs USING (batch) WHERE source = 'chunks') WHERE back", "0")
 }
 
 // If DuckDB renumbers rows between two rounds, no row is missed.
