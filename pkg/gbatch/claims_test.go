@@ -831,6 +831,21 @@ func TestClaimOfTheOtherService(t *testing.T) {
 	}
 }
 
+// The session of an upload that this machine began says nothing of a create at the other
+// service that another machine began.
+func TestSessionAndForeignCreate(t *testing.T) {
+	g := newShared(t, emulator.Options{})
+	in := vertexBatch(t, "b1", 2, 4)
+	name := nameOf(t, in)
+	g.note(ledger.Mark{Name: name, Phase: ledger.Upload, Input: "gs://bucket/folder/in/" + name + ".jsonl", Session: "s"})
+	g.putClaim(in, mustLine(ledger.Mark{Name: name, Phase: ledger.Create, Input: "files/x", Nonce: "a-b", Released: true}))
+	g.fails(submitVertex(), in, exit.Unknown, "with the --backend that it was submitted with")
+	g.jobs(0)
+	if m := g.claim(in); m.Phase != ledger.Create || m.Input != "files/x" || m.Session != "" {
+		t.Errorf("%+v", m)
+	}
+}
+
 // twin creates a second job for the batch, as another machine would.
 func (g *google) twin(s *Submit, in string) string {
 	g.t.Helper()
