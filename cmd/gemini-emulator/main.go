@@ -137,6 +137,7 @@
 //	cut=N         cut the connection after N bytes of the body
 //	state=NAME    get: this state, in this reply only
 //	hide=N        list: without the newest N jobs
+//	hide=TIME     list: without the jobs that were created in the last TIME, such as 500ms
 //	order=oldest  list: oldest job first; order=shuffled: in a random order
 //	repeat        list: each page begins with the last job of the page before
 //	short=N       download, object.read: the file seems to have only N bytes

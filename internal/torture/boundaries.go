@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -183,11 +182,25 @@ func (w *world) inPhase(phase string) bool {
 // creates the job only after the next run has looked for it.
 func (w *world) killAndCreate() error {
 	w.env["GBATCH_SETTLE"] = "20s"
+	var l *line
+	err := w.createLate(func(int) (_ *line, err error) {
+		l, err = w.start(attended, nil, nil)
+		return l, err
+	})
+	if err == nil {
+		_, err = w.end(l)
+	}
+	return err
+}
+
+// createLate starts a line and kills it when Google has received its create. Google
+// creates the job only after the next line has looked for it.
+func (w *world) createLate(start func(begun int) (*line, error)) error {
 	w.late.Store(true)
 	if err := w.faults("create nth=1 hold=create"); err != nil {
 		return err
 	}
-	l, err := w.start(attended, nil, nil)
+	l, err := start(0)
 	if err != nil {
 		return err
 	}
@@ -201,7 +214,7 @@ func (w *world) killAndCreate() error {
 	if err := w.faults("list nth=1 when=after hold=looked"); err != nil {
 		return err
 	}
-	if l, err = w.start(attended, nil, nil); err != nil {
+	if l, err = start(1); err != nil {
 		return err
 	}
 	if err := w.hold(l, "looked"); err != nil {
@@ -219,8 +232,7 @@ func (w *world) killAndCreate() error {
 		return err
 	}
 	w.Release("looked")
-	_, err = w.end(l)
-	return err
+	return nil
 }
 
 // killWhenAnswered kills gbatch-submit when it has written the receipt and cannot
@@ -295,11 +307,11 @@ func (w *world) killInDownload() error {
 	if err := w.hold(l, "here"); err != nil {
 		return err
 	}
-	books, err := w.Books()
+	inputs, err := w.inputs()
 	if err != nil {
 		return err
 	}
-	if len(books.Uploaded) == 0 {
+	if len(inputs) == 0 {
 		return errors.New("the input was deleted before the result was read")
 	}
 	return w.killThen(l, fetcher)
@@ -419,7 +431,7 @@ func (w *world) killInClaim() error {
 func (w *world) killAtChange(argv [][]string, in []byte) error {
 	state := func() (s [4]int64) {
 		for i, name := range []string{"kb.duckdb", "kb.duckdb.wal"} {
-			if info, err := os.Stat(filepath.Join(w.dir, name)); err == nil {
+			if info, err := os.Stat(w.file(name)); err == nil {
 				s[2*i], s[2*i+1] = info.Size(), info.ModTime().UnixNano()
 			}
 		}
@@ -427,7 +439,7 @@ func (w *world) killAtChange(argv [][]string, in []byte) error {
 	}
 	// On a busy machine the command may be faster than this process. Then the
 	// database is put back, and the kill is to come earlier.
-	path := filepath.Join(w.dir, "kb.duckdb")
+	path := w.file("kb.duckdb")
 	before, err := os.ReadFile(path)
 	if err != nil {
 		return err

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -31,25 +30,46 @@ type faultCase struct {
 	times int // runs with the fault; 0 means 1
 }
 
-// calls are the operations that the line uses, and faults at another one that
-// bring the line to use them.
-var calls = []struct{ op, with string }{
-	{"upload.start", ""}, {"upload.data", ""}, {"list", ""}, {"create", ""}, {"get", ""}, {"download", ""}, {"file.delete", ""},
-	{"file.list", "upload.data drop when=after times=1"},
+// A call is an operation that the line uses, which of its calls, and a fault at
+// another one that brings the line to use it.
+type call struct{ op, which, with string }
+
+func (c call) name() string {
+	name := c.op
+	for word := range strings.FieldsSeq(c.which) {
+		_, value, _ := strings.Cut(word, "=")
+		name += "." + strings.Trim(value, "/")
+	}
+	return name
 }
 
-// faultCases are all faults at one operation.
-func faultCases(op, with string) (list []faultCase) {
+var calls = []call{
+	{op: "upload.start"}, {op: "upload.data"}, {op: "list"}, {op: "create"}, {op: "get"}, {op: "download"}, {op: "file.delete"},
+	{op: "file.list", with: "upload.data drop when=after times=1"},
+}
+
+// vertexCalls are those of Vertex AI and Cloud Storage. The second object.data asks
+// how much of the first one is stored.
+var vertexCalls = []call{
+	{op: "object.start"}, {op: "object.data"}, {op: "object.data", which: "nth=2", with: "object.data nth=1 drop"}, {op: "object.get", with: "object.start times=1 status=412"},
+	{op: "list"}, {op: "object.list"}, {op: "create"}, {op: "get"}, {op: "object.read", which: "match=/out/"}, {op: "object.delete"}, {op: "metadata"},
+	{op: "object.insert"}, {op: "object.read", which: "match=/claims/"},
+}
+
+// faultCases are all faults at one call.
+func faultCases(at call) (list []faultCase) {
+	op := at.op
 	add := func(c faultCase, format string, args ...any) {
-		c.specs = []string{op + " " + fmt.Sprintf(format, args...)}
-		if with != "" {
-			c.specs = append(c.specs, with)
+		c.specs = []string{strings.TrimSpace(op+" "+at.which) + " " + fmt.Sprintf(format, args...)}
+		if at.with != "" {
+			c.specs = append(c.specs, at.with)
 		}
 		list = append(list, c)
 	}
+	reads := op == "download" || op == "object.read"
 	for _, status := range []int{400, 401, 403, 404, 408, 409, 429, 500, 502, 503, 504} {
 		add(faultCase{}, "times=1 status=%d", status)
-		if op != "download" {
+		if !reads {
 			add(faultCase{}, "times=1 status=%d when=after", status)
 		}
 	}
@@ -73,7 +93,7 @@ func faultCases(op, with string) (list []faultCase) {
 	add(faultCase{}, "times=2 delay=30ms")
 	add(faultCase{}, "times=1 drip=1us")
 	add(faultCase{}, "times=1 header=X-Not-Known:1")
-	if op == "download" {
+	if reads {
 		for _, at := range []int{1, 150, 400} {
 			add(faultCase{}, "times=3 cut=%d", at)
 			add(faultCase{}, "times=1 short=%d", at)
@@ -89,6 +109,8 @@ func faultCases(op, with string) (list []faultCase) {
 	case "upload.data":
 		add(faultCase{}, "times=1 nostatus")
 		add(faultCase{}, "times=1 nostatus when=after")
+	case "object.data":
+		add(faultCase{}, "times=1 take=100")
 	case "list":
 		add(faultCase{}, "times=2 hide=9")
 		add(faultCase{}, "order=oldest")
@@ -101,18 +123,31 @@ func faultCases(op, with string) (list []faultCase) {
 	return list
 }
 
+// vertexJobCases are those that only jobs of Vertex AI have. A job that did not
+// succeed has done some of its lines, which are paid for.
+var vertexJobCases = []faultCase{
+	{specs: []string{`job times=1 state=FAILED code=13 done=2`}},
+	{specs: []string{`job times=1 state=EXPIRED code=4 done=3`}},
+	{specs: []string{`job times=1 state=CANCELLED code=1 done=1`}},
+	{specs: []string{`job times=1 state=PARTIALLY_SUCCEEDED done=4`}},
+	{specs: []string{`results keys=KEY error=3 place=status message="a text says why"`}, fails: "a text says why"},
+	{specs: []string{`results times=1 first=2 error=13 place=error`}},
+	{specs: []string{`results times=1 first=2 error=13 place=file`}},
+	{specs: []string{`results times=1 files=3`}},
+}
+
 // jobCases are the faults of jobs and of their results.
 var jobCases = []faultCase{
 	{specs: []string{`job times=1 state=FAILED code=13 message="no machine"`}},
 	{specs: []string{`job times=1 state=EXPIRED code=4 message="48 hours"`}},
 	{specs: []string{`job times=1 state=CANCELLED code=1`}},
 	{specs: []string{`job times=1 state=PARTIALLY_SUCCEEDED`}},
-	{specs: []string{`results times=1 first=2 error=13 message="try again"`}},
+	{specs: []string{`results times=1 first=2 error=13 place=code message="try again"`}},
 	{specs: []string{`results times=1 first=2 set=notKnown={}`}},
 	{specs: []string{`results times=1 first=2 line=NaN`}},
 	{specs: []string{`results times=1 error=8 place=response`}},
-	{specs: []string{`results keys=KEY error=3 message="no such language"`}, fails: "no such language"},
-	{specs: []string{`results keys=KEY error=13 message="always so"`}, fails: "always so", times: 4},
+	{specs: []string{`results keys=KEY error=3 place=code message="no such language"`}, fails: "no such language"},
+	{specs: []string{`results keys=KEY error=13 place=code message="always so"`}, fails: "always so", times: 4},
 	{specs: []string{`results times=1 first=1 missing`}, stuck: true, single: true},
 	{specs: []string{`results times=1 each=2 duplicate`}},
 	{specs: []string{`results times=1 each=2 foreign`}},
@@ -146,9 +181,10 @@ var lagCases = func() (list []faultCase) {
 // casesEach is how many faults one scenario goes through.
 const casesEach = 9
 
-// allFaults are scenarios that go through every fault, or through one in each.
-func allFaults(each int) (list []scenario) {
-	group := func(name string, cases []faultCase) {
+// allFaults are scenarios that go through every fault, or through one in each, and
+// through all cases of jobs.
+func allFaults(each int, calls []call, jobs []faultCase) (list []scenario) {
+	group := func(name string, each int, cases []faultCase) {
 		if each > 1 {
 			var some []faultCase
 			for i := range cases {
@@ -164,11 +200,12 @@ func allFaults(each int) (list []scenario) {
 			i++
 		}
 	}
-	for _, call := range calls {
-		group(call.op, faultCases(call.op, call.with))
+	for _, c := range calls {
+		group(c.name(), each, faultCases(c))
 	}
-	group("job", jobCases)
-	group("lag", lagCases)
+	group("job", each, jobCases)
+	group("jobs", 1, jobs)
+	group("lag", each, lagCases)
 	list = append(list,
 		scenario{name: "c/quota", options: emulator.Options{Polls: 1, MaxJobs: 2}, do: func(w *world) error {
 			if err := w.add(30, 0); err != nil {
@@ -189,7 +226,7 @@ func allFaults(each int) (list []scenario) {
 
 // faultsInTurn goes through cases, each to a good end.
 func (w *world) faultsInTurn(op string, cases []faultCase) error {
-	w.orphans = op == "file.delete"
+	w.orphans = op == "file.delete" || op == "object.delete"
 	for _, c := range cases {
 		if err := w.faultCase(c); err != nil {
 			return fmt.Errorf("after %q: %w", c.specs, err)
@@ -319,7 +356,7 @@ func (w *world) forget(fault string) error {
 	if _, _, err := w.run(submit, nil); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(filepath.Join(w.dir, "state")); err != nil {
+	if err := os.RemoveAll(w.file("state")); err != nil {
 		return err
 	}
 	w.logf("the state folder is lost")

@@ -11,9 +11,10 @@ import (
 // Each action that the emulator knows is tried at each call that the line makes,
 // so also one that it learns later.
 func TestEveryFault(t *testing.T) {
-	cases := map[string][]faultCase{"job": jobCases, "results": jobCases}
-	for _, call := range calls {
-		cases[call.op] = faultCases(call.op, call.with)
+	jobs := slices.Concat(jobCases, vertexJobCases)
+	cases := map[string][]faultCase{"job": jobs, "results": jobs}
+	for _, c := range slices.Concat(calls, vertexCalls) {
+		cases[c.op] = append(cases[c.op], faultCases(c)...)
 	}
 	for op, list := range cases {
 		known := emulator.Actions(op)
@@ -22,9 +23,6 @@ func TestEveryFault(t *testing.T) {
 		}
 		for _, action := range known {
 			if action == "hold" { // what happens at a hold is parts b and d
-				continue
-			}
-			if action == "files" { // of jobs of Vertex AI, which the line does not make
 				continue
 			}
 			tried := slices.ContainsFunc(list, func(c faultCase) bool {

@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -64,7 +63,7 @@ func commands(s string) (argv [][]string) {
 // start starts a line that reads in and, where out is not nil, prints to it.
 func (w *world) start(argv [][]string, in io.Reader, out *os.File) (l *line, err error) {
 	w.lines++
-	stderr, err := os.OpenFile(filepath.Join(w.dir, "stderr"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	stderr, err := os.OpenFile(w.file("stderr"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -96,7 +95,7 @@ func (w *world) start(argv [][]string, in io.Reader, out *os.File) (l *line, err
 	env := w.environ()
 	for i, a := range argv {
 		cmd := exec.Command(a[0], a[1:]...)
-		cmd.Dir, cmd.Env, cmd.Stdin, cmd.Stderr, cmd.Stdout = w.dir, env, next, stderr, out
+		cmd.Dir, cmd.Env, cmd.Stdin, cmd.Stderr, cmd.Stdout = w.home, env, next, stderr, out
 		if i < len(argv)-1 {
 			r, p, err := os.Pipe()
 			if err != nil {

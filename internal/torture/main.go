@@ -8,6 +8,8 @@
 //	d  edits, adds and deletes chunks while their jobs are in flight
 //	e  runs two of them at once
 //	f  meets an API, a schema and a user that are not as expected
+//	g  lets machines submit the same batches, which are killed, stopped and slow
+//	h  is a, b and c with jobs of Vertex AI
 //
 // After each scenario the line is run to its end, and the database and the
 // emulator's books are compared with what ought to be there. docs/reliability.md
@@ -42,6 +44,7 @@ import (
 type scenario struct {
 	name    string // part/…
 	options emulator.Options
+	vertex  bool // on Vertex AI
 	do      func(*world) error
 }
 
@@ -75,12 +78,25 @@ var parts = []struct{ name, about string }{
 	{"d", "chunks changed in flight"},
 	{"e", "two at once"},
 	{"f", "other ways to pay twice"},
+	{"g", "many machines"},
+	{"h", "a, b and c on Vertex AI"},
 }
 
 // brief is what --short does.
 var brief = []string{
 	"a", "b", "c/upload.start", "c/upload.data", "c/list", "c/create", "c/get", "c/download", "c/job",
 	"c/forgotten/status-200-body-empty", "c/restart/create-when-after", "d/late", "d/moved", "e/submits", "e/slow", "f",
+	"g/create-sent/stopped/0/gemini", "g/announced/killed/0/vertex", "g/create-sent/late/0/vertex", "g/crowd/6/0/vertex",
+	"h/b/uploaded", "h/b/create-done-unlisted", "h/b/half-downloaded", "h/c/object.data", "h/c/create",
+}
+
+// onVertexAI are scenarios whose jobs are those of Vertex AI.
+func onVertexAI(lists ...[]scenario) []scenario {
+	list := slices.Concat(lists...)
+	for i := range list {
+		list[i].name, list[i].vertex = "h/"+list[i].name, true
+	}
+	return list
 }
 
 // among reports whether a scenario has one of the names, or one that begins
@@ -103,9 +119,11 @@ func main() {
 	flag.IntVar(&at, "parallel", 3, "scenarios at a time")
 	flag.Parse()
 
-	list := slices.Concat(randomKills(kills), boundaryKills(3), allFaults(1), edits(3), together(4), money(2))
+	list := slices.Concat(randomKills(kills), boundaryKills(3), allFaults(1, calls, nil), edits(3), together(4), money(2), machines(1),
+		onVertexAI(randomKills(kills/10), boundaryKills(1), allFaults(3, vertexCalls, vertexJobCases)))
 	if short {
-		list = slices.Concat(randomKills(killsEach), boundaryKills(1), allFaults(25), edits(1), together(1), money(1))
+		list = slices.Concat(randomKills(killsEach), boundaryKills(1), allFaults(25, calls, nil), edits(1), together(1), money(1), machines(1),
+			onVertexAI(boundaryKills(1), allFaults(25, vertexCalls, nil)))
 		list = slices.DeleteFunc(list, func(s scenario) bool { return !s.among(brief) })
 	}
 	if only != "" {
@@ -196,9 +214,15 @@ func (t *torture) run(list []scenario, mutation string, at int) (err error) {
 		fmt.Println("\nboundaries, and how often a kill came there:")
 		var names []string
 		for _, b := range boundaries {
-			if n := total.reached[b.about]; n > 0 && !slices.Contains(names, b.about) {
-				names = append(names, b.about)
-				fmt.Printf("  %s %d", b.about, n)
+			names = append(names, b.about)
+		}
+		for _, s := range steps {
+			names = append(names, s.about)
+		}
+		for _, name := range names {
+			if n := total.reached[name]; n > 0 {
+				fmt.Printf("  %s %d", name, n)
+				delete(total.reached, name)
 			}
 		}
 		fmt.Println()
@@ -256,7 +280,7 @@ func (f *figures) row(name string, d time.Duration) []string {
 
 // scenario runs one scenario, and says how it failed and how to see it again.
 func (t *torture) scenario(s scenario, mutation string) (f figures, failure string) {
-	w, err := t.newWorld(s.name, s.options)
+	w, err := t.newWorld(s)
 	if err != nil {
 		return figures{scenarios: 1}, fmt.Sprintf("%s: %v", s.name, err)
 	}

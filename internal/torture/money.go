@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"gbatch/pkg/duck"
@@ -51,6 +50,7 @@ var moneyKinds = []struct {
 	{"partial", (*world).cutShort},
 	{"release", (*world).release},
 	{"release-late", (*world).releaseLate},
+	{"cap", (*world).capped},
 
 	// What is claimed?
 	{"titles", (*world).titles},
@@ -124,7 +124,7 @@ func (w *world) costs(requests int) error {
 
 // open opens the database as a user does.
 func (w *world) open(mode duck.Access, f func(*duck.Conn) error) error {
-	db := &duck.Database{DB: filepath.Join(w.dir, "kb.duckdb"), LockTimeout: patience}
+	db := &duck.Database{DB: w.file("kb.duckdb"), LockTimeout: patience}
 	defer db.End()
 	return db.Transact(context.Background(), mode, "gbatch", f)
 }
@@ -189,7 +189,7 @@ func (w *world) pages() error {
 		if _, _, err := w.run(submit, nil); err != nil {
 			return err
 		}
-		if err := os.RemoveAll(filepath.Join(w.dir, "state")); err != nil {
+		if err := os.RemoveAll(w.file("state")); err != nil {
 			return err
 		}
 		if err := w.faults("list repeat"); err != nil {
@@ -199,7 +199,7 @@ func (w *world) pages() error {
 			return err
 		}
 	}
-	said, err := os.ReadFile(filepath.Join(w.dir, "stderr"))
+	said, err := os.ReadFile(w.file("stderr"))
 	if err != nil {
 		return err
 	}
@@ -232,7 +232,7 @@ func (w *world) backup(elsewhere bool) error {
 	if err := w.add(7, 0); err != nil {
 		return err
 	}
-	path := filepath.Join(w.dir, "kb.duckdb")
+	path := w.file("kb.duckdb")
 	saved, err := os.ReadFile(path)
 	if err != nil {
 		return err
@@ -245,7 +245,7 @@ func (w *world) backup(elsewhere bool) error {
 		return err
 	}
 	if elsewhere {
-		if err := os.RemoveAll(filepath.Join(w.dir, "state")); err != nil {
+		if err := os.RemoveAll(w.file("state")); err != nil {
 			return err
 		}
 	}
@@ -326,6 +326,53 @@ func (w *world) releaseLate() error {
 		return err
 	}
 	return w.costs(5)
+}
+
+// capped has three batches and a cap that allows two of them, and then new chunks
+// and a cap that allows only those that are in the queue already.
+func (w *world) capped() error {
+	w.apart = true
+	if err := w.add(12, 0); err != nil {
+		return err
+	}
+	lines, err := w.expect(submit[:2], "", 0)
+	if err != nil {
+		return err
+	}
+	var tokens []int64
+	for line := range strings.Lines(lines) {
+		var h record.Header
+		if err := json.Unmarshal([]byte(line), &h); err != nil {
+			return err
+		}
+		if h.TokensMax > 0 {
+			tokens = append(tokens, h.TokensMax)
+		}
+	}
+	if len(tokens) != 3 {
+		return fmt.Errorf("%d batches have a number of tokens, and should be 3", len(tokens))
+	}
+	two := tokens[0] + tokens[1]
+	if err := w.with(fmt.Sprint("GBATCH_MAX_TOTAL_TOKENS=", two), func() error { _, err := w.expect(submit[2:], lines, 8); return err }); err != nil {
+		return err
+	}
+	books, err := w.Books()
+	if err == nil && (books.Creates != 2 || books.Tokens > two) {
+		err = fmt.Errorf("%d jobs with %d tokens were created under a cap of %d", books.Creates, books.Tokens, two)
+	}
+	if err != nil {
+		return err
+	}
+	if _, err := w.expect(flush, "", 0); err != nil {
+		return err
+	}
+	if err := w.add(5, 0); err != nil {
+		return err
+	}
+	if err := w.with(fmt.Sprint("GBATCH_MAX_ENQUEUED_TOKENS=", two+tokens[2]), func() error { return w.refuses(flush, "", 8) }); err != nil {
+		return err
+	}
+	return w.costs(17)
 }
 
 // ---- what is claimed?
@@ -443,7 +490,7 @@ func (w *world) deadWAL() error {
 	if err := w.add(5, 0); err != nil {
 		return err
 	}
-	path := filepath.Join(w.dir, "kb.duckdb")
+	path := w.file("kb.duckdb")
 	if err := os.Rename(path, path+".kept"); err != nil {
 		return err
 	}
@@ -551,8 +598,8 @@ func (w *world) short() error {
 	if err := w.holds("gbatch.jobs WHERE closed_at IS NULL", 1); err != nil {
 		return err
 	}
-	books, err := w.Books()
-	if err == nil && len(books.Uploaded) != 1 {
+	inputs, err := w.inputs()
+	if err == nil && len(inputs) != 1 {
 		err = errors.New("the input of a short result was deleted")
 	}
 	return err

@@ -36,7 +36,10 @@ type world struct {
 	name string
 	rand *rand.Rand
 	dir  string
+	home string // the folder of the machine that lines run on
 	env  map[string]string
+
+	vertex bool // the jobs are those of Vertex AI
 
 	ids     []string          // of the chunks, in the order they came
 	texts   map[string]string // of the chunks, by id
@@ -65,19 +68,18 @@ type world struct {
 }
 
 // newWorld makes a world with a database of no chunks.
-func (t *torture) newWorld(name string, options emulator.Options) (*world, error) {
+func (t *torture) newWorld(s scenario) (*world, error) {
 	w := &world{
-		torture: t, name: name, rand: rand.New(rand.NewPCG(t.seed, seedOf(name))), dir: filepath.Join(t.dir, strings.ReplaceAll(name, "/", "-")),
-		texts: map[string]string{}, retired: map[string]bool{}, failing: map[string]string{}, reached: map[string]int{},
+		torture: t, name: s.name, rand: rand.New(rand.NewPCG(t.seed, seedOf(s.name))), dir: filepath.Join(t.dir, strings.ReplaceAll(s.name, "/", "-")),
+		texts: map[string]string{}, retired: map[string]bool{}, failing: map[string]string{}, reached: map[string]int{}, vertex: s.vertex,
 	}
-	for _, sub := range []string{"tmp", "home", "state"} {
-		if err := os.MkdirAll(filepath.Join(w.dir, sub), 0o700); err != nil {
-			return nil, err
-		}
+	if err := w.on(0); err != nil {
+		return nil, err
 	}
+	options := s.options
 	w.env = map[string]string{
-		"GEMINI_API_KEY": apiKey, "TMPDIR": filepath.Join(w.dir, "tmp"), "HOME": filepath.Join(w.dir, "home"), "XDG_STATE_HOME": filepath.Join(w.dir, "state"),
-		"GBATCH_DIM": fmt.Sprint(dim), "GBATCH_MAX_REQUESTS": "5", "GBATCH_SETTLE": "500ms", "GBATCH_INTERVAL": "5ms", "GBATCH_RETRY_FOR": "5s",
+		"GEMINI_API_KEY": apiKey,
+		"GBATCH_DIM":     fmt.Sprint(dim), "GBATCH_MAX_REQUESTS": "5", "GBATCH_SETTLE": "500ms", "GBATCH_INTERVAL": "5ms", "GBATCH_RETRY_FOR": "5s",
 	}
 	options.Dir, options.Cheap, options.Tokens = filepath.Join(w.dir, "emulator"), true, "mixed"
 	google, err := newGoogle(options)
@@ -86,11 +88,30 @@ func (t *torture) newWorld(name string, options emulator.Options) (*world, error
 	}
 	w.google = google
 	w.env["GOOGLE_GEMINI_BASE_URL"] = "http://" + google.address
+	if w.vertex {
+		maps.Copy(w.env, w.cloud())
+		w.env["GBATCH_BACKEND"] = "vertex"
+	}
 	return w, nil
 }
 
+// on makes a machine the one that lines run on. It has a database, a state folder
+// and temporary files of its own.
+func (w *world) on(machine int) error {
+	w.home = filepath.Join(w.dir, fmt.Sprint("machine", machine))
+	for _, sub := range []string{"tmp", "home", "state"} {
+		if err := os.MkdirAll(w.file(sub), 0o700); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// file is the path of a file of the machine.
+func (w *world) file(name string) string { return filepath.Join(w.home, name) }
+
 func (w *world) environ() []string {
-	env := []string{"PATH=" + os.Getenv("PATH")}
+	env := []string{"PATH=" + os.Getenv("PATH"), "TMPDIR=" + w.file("tmp"), "HOME=" + w.file("home"), "XDG_STATE_HOME=" + w.file("state")}
 	for _, name := range slices.Sorted(maps.Keys(w.env)) {
 		env = append(env, name+"="+w.env[name])
 	}
@@ -99,8 +120,28 @@ func (w *world) environ() []string {
 
 func (w *world) logf(format string, args ...any) { fmt.Fprintf(&w.log, format+"\n", args...) }
 
+// cloud are the variables for a bucket and for Vertex AI.
+func (w *world) cloud() map[string]string {
+	return map[string]string{
+		"GBATCH_BUCKET": "gs://" + bucket + "/" + folder, "GBATCH_LEASE": lease.String(), "GOOGLE_CLOUD_PROJECT": "torture", "GOOGLE_CLOUD_LOCATION": "us-central1",
+		"GOOGLE_VERTEX_BASE_URL": "http://" + w.address, "STORAGE_EMULATOR_HOST": w.address, "GCE_METADATA_HOST": w.address,
+	}
+}
+
+// onVertex are the calls of Vertex AI in place of those of the Gemini API.
+var onVertex = map[string]string{
+	"upload.start": "object.start match=/in/", "upload.data": "object.data match=/in/", "download": "object.read match=/out/", "file.delete": "object.delete match=/in/",
+}
+
 // faults replaces the faults; none are left where none are given.
 func (w *world) faults(specs ...string) error {
+	if w.vertex {
+		specs = slices.Clone(specs)
+		for i, spec := range specs {
+			op, rest, _ := strings.Cut(spec, " ")
+			specs[i] = cmp.Or(onVertex[op], op) + " " + rest
+		}
+	}
 	for _, f := range w.Faults() {
 		w.struck += f.Fired
 		w.tally(f.Fault, f.Fired)
@@ -257,7 +298,7 @@ func (w *world) put(ids ...string) error {
 // empty.
 func (w *world) inFile() error {
 	w.view = true
-	path := filepath.Join(w.dir, "chunks.csv")
+	path := w.file("chunks.csv")
 	w.env["GBATCH_FROM"] = fmt.Sprintf("SELECT id, text FROM read_csv('%s', header = true, columns = {'id': 'VARCHAR', 'text': 'VARCHAR'})", path)
 	unused := strings.NewReader(`{"id":"unused","text":"the database needs to be there"}`)
 	if _, code, err := w.run(commands("chunks-add kb.duckdb --table unused"), unused); err != nil || code != 0 {
@@ -273,7 +314,7 @@ func (w *world) save() error {
 	for _, id := range w.ids {
 		fmt.Fprintf(&b, "%s,%s\n", id, w.texts[id])
 	}
-	path := filepath.Join(w.dir, "chunks.csv")
+	path := w.file("chunks.csv")
 	if err := os.WriteFile(path+".new", b.Bytes(), 0o600); err != nil {
 		return err
 	}
@@ -334,7 +375,7 @@ func (w *world) finish() error {
 
 // stderr is the end of what the commands said.
 func (w *world) stderr() string {
-	b, _ := os.ReadFile(filepath.Join(w.dir, "stderr"))
+	b, _ := os.ReadFile(w.file("stderr"))
 	return string(b[max(0, len(b)-1500):])
 }
 
@@ -391,8 +432,12 @@ func (w *world) check(books *emulator.Books) error {
 		badf("%d requests for %d texts were paid for; %d texts are READY, and %d were edited or deleted", books.RequestsPaid, books.Texts, w.ready, stale)
 	}
 	// What is left over at Google,
-	if n := len(books.Uploaded); n > 0 && (!w.orphans || n > w.struck+w.restarts) {
-		badf("%d input files are orphaned: %v", n, books.Uploaded)
+	inputs, err := w.inputs()
+	if err != nil {
+		return err
+	}
+	if n := len(inputs); n > 0 && (!w.orphans || n > w.struck+w.restarts) {
+		badf("%d input files are orphaned: %v", n, inputs)
 	}
 	if books.OpenUploads > w.kills+w.struck {
 		badf("%d uploads are open, more than there were kills and faults", books.OpenUploads)
@@ -439,8 +484,11 @@ func (w *world) check(books *emulator.Books) error {
 func (w *world) atomic() error {
 	var bad []error
 	written := w.written()
+	if written.IsZero() {
+		return nil // the machine has no database
+	}
 	// jobs-pending repairs a file that the kill has torn, and writes nothing else.
-	jobs := store.Jobs{Database: duck.Database{DB: filepath.Join(w.dir, "kb.duckdb"), LockTimeout: patience}}
+	jobs := store.Jobs{Database: duck.Database{DB: w.file("kb.duckdb"), LockTimeout: patience}}
 	if err := jobs.Run(context.Background(), nil, io.Discard); err != nil && !strings.Contains(err.Error(), "does not exist") {
 		return fmt.Errorf("after the kill: %w", err)
 	}
@@ -470,7 +518,7 @@ func (w *world) atomic() error {
 
 // written is when the database file was last written to.
 func (w *world) written() time.Time {
-	info, err := os.Stat(filepath.Join(w.dir, "kb.duckdb"))
+	info, err := os.Stat(w.file("kb.duckdb"))
 	if err != nil {
 		return time.Time{}
 	}
@@ -480,7 +528,7 @@ func (w *world) written() time.Time {
 func sameBits(a, b float32) bool { return math.Float32bits(a) == math.Float32bits(b) }
 
 func (w *world) each(from string, f func(store.Chunk)) error {
-	db := &duck.Database{DB: filepath.Join(w.dir, "kb.duckdb"), LockTimeout: patience}
+	db := &duck.Database{DB: w.file("kb.duckdb"), LockTimeout: patience}
 	return store.Each(context.Background(), db, from, "embeddings", func(c store.Chunk) error {
 		f(c)
 		return nil
@@ -490,7 +538,7 @@ func (w *world) each(from string, f func(store.Chunk)) error {
 // leftovers are the files that should not be there when nothing runs.
 func (w *world) leftovers() (names []string) {
 	for _, pattern := range []string{"tmp/*", "kb.duckdb.tmp-*", "kb.duckdb.wal", "kb.duckdb.journal"} {
-		found, _ := filepath.Glob(filepath.Join(w.dir, pattern))
+		found, _ := filepath.Glob(w.file(pattern))
 		names = append(names, found...)
 	}
 	return names
@@ -500,7 +548,7 @@ func (w *world) leftovers() (names []string) {
 type mark struct{ Name, Phase, Job string }
 
 func (w *world) marks() (marks []mark) {
-	names, _ := filepath.Glob(filepath.Join(w.dir, "state/gbatch/*.json"))
+	names, _ := filepath.Glob(w.file("state/gbatch/*.json"))
 	for _, name := range names {
 		var m mark
 		data, err := os.ReadFile(name)

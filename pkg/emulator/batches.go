@@ -358,7 +358,7 @@ func (s *Server) jobList(w http.ResponseWriter, r *http.Request, c *call) error 
 	defer s.mu.Unlock()
 	var mine []*job
 	for _, j := range s.jobs {
-		if j.Project == c.project && !j.Deleted {
+		if j.Project == c.project && !j.Deleted && time.Since(j.Created) >= c.lag {
 			mine = append(mine, j)
 		}
 	}

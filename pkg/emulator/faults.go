@@ -33,7 +33,7 @@ type fault struct {
 	headers []header
 	body    *string
 	edits   []edit
-	wait    time.Duration // of delay and drip
+	wait    time.Duration // of delay, drip and hide
 	name    string        // of hold
 	unread  bool
 	at      int64 // bytes, of hang, delay, hold, drip, cut, short and take; -1 if not given
@@ -118,6 +118,7 @@ type faultSet struct {
 //	unread         detail of hang, delay and hold, for upload.data and object.data: wait before the request's body is read
 //	state=NAME     get: this state, in this reply only
 //	hide=N         list: without the newest N jobs, as if the list lagged
+//	hide=500ms     list: without the jobs that were created in the last 500 ms
 //	order=oldest   list: oldest job first; order=shuffled is a fixed random order
 //	repeat         list: each page begins with the last job of the page before
 //	short=N        download, object.read: the file seems to have only N bytes, one less if a line ends at N
@@ -441,7 +442,14 @@ func (f *fault) word(w string, seed *uint64) error {
 		f.at = int64(number(0))
 	case "done":
 		f.done = number(0)
-	case "hide", "late", "files":
+	case "hide":
+		err = do(true)
+		if age, e := time.ParseDuration(value); e == nil && age > 0 {
+			f.wait = age
+		} else {
+			f.count = number(1)
+		}
+	case "late", "files":
 		err = do(true)
 		f.count = number(1)
 	case "order":

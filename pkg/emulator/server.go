@@ -230,15 +230,16 @@ type call struct {
 	model   string // without models/
 	verb    string // the part after the colon of a model's path
 
-	take   int64  // number of bytes of a piece that are received; -1 for all
-	short  int64  // number of bytes that the downloaded file seems to have; -1 for all
-	hide   int    // how many of the newest jobs a list leaves out
-	order  string // of a list: oldest, shuffled, or "" for newest first
-	repeat bool   // each page of a list begins with the last job of the page before
-	state  string // state in the reply to a status GET
-	late   int    // number of status GETs until a cancel ends its job; 0: at once
-	done   int    // lines that a cancelled job has done, at Vertex AI
-	edits  []edit // changes of the reply
+	take   int64         // number of bytes of a piece that are received; -1 for all
+	short  int64         // number of bytes that the downloaded file seems to have; -1 for all
+	hide   int           // how many of the newest jobs a list leaves out
+	lag    time.Duration // the age from which on a list shows a job
+	order  string        // of a list: oldest, shuffled, or "" for newest first
+	repeat bool          // each page of a list begins with the last job of the page before
+	state  string        // state in the reply to a status GET
+	late   int           // number of status GETs until a cancel ends its job; 0: at once
+	done   int           // lines that a cancelled job has done, at Vertex AI
+	edits  []edit        // changes of the reply
 }
 
 type handler func(w http.ResponseWriter, r *http.Request, c *call) error

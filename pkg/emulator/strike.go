@@ -58,7 +58,7 @@ func (s *Server) strike(w http.ResponseWriter, r *http.Request, c *call, f *faul
 	case "take":
 		c.take = f.at
 	case "hide":
-		c.hide = f.count
+		c.hide, c.lag = f.count, f.wait
 	case "late":
 		c.late, c.done = f.count, max(0, f.done)
 	case "order":
