@@ -931,6 +931,34 @@ func TestTwinCancelled(t *testing.T) {
 	}
 }
 
+// A process loses its claim while its create is on its way. Another process creates a job,
+// which the list shows first. The process looks on until it finds its own job too, and
+// cancels it.
+func TestTwinOfALostClaim(t *testing.T) {
+	for _, sv := range services {
+		g := newShared(t, emulator.Options{Faults: []string{"create nth=1 hold=here", "create nth=1 drop when=after"}, Polls: 99})
+		in := sv.batch(t, "b1", 2, 4)
+		out, done := new(bytes.Buffer), make(chan error, 1)
+		s := sv.submit()
+		s.Settle = time.Second
+		go func() { done <- s.Run(context.Background(), strings.NewReader(in), out) }()
+		g.wait("here")
+		theirs := g.twin(sv.submit(), in)
+		g.putClaim(in, mustLine(ledger.Mark{Name: nameOf(t, in), Phase: ledger.Created, Job: theirs, Nonce: "a-b"}))
+		g.faults("list nth=1 hide=1")
+		g.Release("here")
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if job := oneJob(t, out.String()); job.Job != theirs {
+			t.Errorf("printed %s, the other one is %s", job.Job, theirs)
+		}
+		if b := g.books(); b.Creates != 2 || b.Operations["cancel"]["200"] != 1 {
+			t.Errorf("%d creates, %v cancels", b.Creates, b.Operations["cancel"])
+		}
+	}
+}
+
 // A look-up cancels a younger job too, but not in a dry run, and not without the shared
 // ledger.
 func TestTwinFound(t *testing.T) {
