@@ -325,6 +325,41 @@ func TestClaimRepliesLost(t *testing.T) {
 	}
 }
 
+// The outcome of a write is unknown, because its time ended. The next write finds its own
+// claim in the bucket, and continues from there; so does the deletion.
+func TestClaimWriteUnknown(t *testing.T) {
+	for _, forget := range []bool{false, true} {
+		g := newShared(t, emulator.Options{})
+		in := batch("b1", 2, 4)
+		name := nameOf(t, in)
+		e, err := g.claimsOf(t.TempDir(), time.Hour).Claim(t.Context(), name, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		g.faults("object.insert nth=1 hold=here when=after")
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() {
+			g.WaitHold(t.Context(), "here")
+			cancel()
+		}()
+		if err := e.Set(ctx, ledger.Mark{Name: name, Phase: ledger.Create}); err == nil {
+			t.Error("a write whose reply was lost has succeeded")
+		}
+		g.phase(in, ledger.Create, false)
+		if forget {
+			e.Forget()
+			e.Close()
+			g.phase(in, "", false)
+			continue
+		}
+		if err := e.Set(t.Context(), ledger.Mark{Name: name, Phase: ledger.Created, Job: "batches/x"}); err != nil {
+			t.Error(err)
+		}
+		e.Close()
+		g.phase(in, ledger.Created, false)
+	}
+}
+
 // A claim that cannot be read stands for a create.
 func TestDamagedClaim(t *testing.T) {
 	for _, content := range []string{"", "{", "null", `{"phase":"later"}`, `{"lease_seconds":"x"}`} {
