@@ -90,11 +90,12 @@ fuzz:
 torture: build
 	PATH="$(CURDIR)/bin:$$PATH" go run ./internal/torture --seed $(SEED)
 
-# Compares the commands with other programs; writes BENCHMARKS.md. Its profiles name
+# Compares the commands with other programs; writes BENCHMARKS.md. BENCH="-only users,peer"
+# runs some sections, and keeps the other parts of the file. The profiles name
 # functions.
 bench: LDFLAGS := -w
 bench: build
-	PATH="$(CURDIR)/bin:$$PATH" go run -C internal/bench .
+	PATH="$(CURDIR)/bin:$$PATH" go run -C internal/bench . $(BENCH)
 
 demo: build
 	PATH="$(CURDIR)/bin:$$PATH" go run ./internal/demo

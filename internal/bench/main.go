@@ -1,7 +1,7 @@
 // Bench compares the commands with other programs for the same work, on data
 // that it makes from a seed, and writes BENCHMARKS.md and the plots in docs/.
 //
-//	make bench                  the whole of it: about 25 minutes, 10 GB of disk
+//	make bench                  the whole of it: about 35 minutes, 15 GB of disk
 //	go run -C internal/bench . -quick -out /tmp/bench
 //
 // It expects the commands on PATH; make bench sets PATH. It uses jq, node, curl
@@ -41,12 +41,15 @@ type sizes struct {
 	versions int   // how many times each command is started
 	users    []int // chunks of users' own tables
 	idle     int   // chunks of a table with nothing to do
+	capped   int   // chunks of a claim of all or nothing
+	index    int   // chunks of a table with an index
+	large    int   // vectors of a large table of users'
 	line     []int
 }
 
 var (
-	whole = sizes{rounds: 5, fetch: 20_000, toJSONL: 200_000, pending: 200_000, apply: 50_000, submit: 200_000, memory: 10, versions: 50, users: []int{20_000, 200_000}, idle: 1_000_000, line: []int{10_000, 100_000, 1_000_000}}
-	quick = sizes{rounds: 2, fetch: 2_000, toJSONL: 20_000, pending: 20_000, apply: 10_000, submit: 20_000, memory: 5, versions: 10, users: []int{2_000}, idle: 50_000, line: []int{10_000, 20_000}}
+	whole = sizes{rounds: 5, fetch: 20_000, toJSONL: 200_000, pending: 200_000, apply: 50_000, submit: 200_000, memory: 10, versions: 50, users: []int{20_000, 200_000}, idle: 1_000_000, capped: 600_000, index: 300_000, large: 1_000_000, line: []int{10_000, 100_000, 1_000_000}}
+	quick = sizes{rounds: 2, fetch: 2_000, toJSONL: 20_000, pending: 20_000, apply: 10_000, submit: 20_000, memory: 5, versions: 10, users: []int{2_000}, idle: 50_000, capped: 50_000, index: 20_000, large: 20_000, line: []int{10_000, 20_000}}
 )
 
 type bench struct {
@@ -63,22 +66,23 @@ type bench struct {
 	figures map[string]float64 // the figures for the goals
 }
 
-// sections are in the order of the report.
+// sections are in the order of the report. title is the title of the first part.
 var sections = []struct {
-	name string
-	run  func(*bench) error
+	name  string
+	run   func(*bench) error
+	title string
 }{
-	{"scanner", (*bench).scanner},
-	{"fetch", (*bench).fetch},
-	{"to-jsonl", (*bench).toJSONL},
-	{"pending", (*bench).pending},
-	{"submit", (*bench).submit},
-	{"apply", (*bench).apply},
-	{"users", (*bench).users},
-	{"peer", (*bench).peer},
-	{"line", (*bench).line},
-	{"start", (*bench).start},
-	{"profiles", (*bench).profiles},
+	{"scanner", (*bench).scanner, "The scanner of number arrays alone"},
+	{"fetch", (*bench).fetch, "gbatch-fetch: f32_768"},
+	{"to-jsonl", (*bench).toJSONL, "to-jsonl: ascii"},
+	{"pending", (*bench).pending, "chunks-pending"},
+	{"submit", (*bench).submit, "gbatch-submit"},
+	{"apply", (*bench).apply, "vectors-apply"},
+	{"users", (*bench).users, "chunks-pending and vectors-apply: sizes and columns"},
+	{"peer", (*bench).peer, "The whole pipe: processor time"},
+	{"line", (*bench).line, "The whole pipe"},
+	{"start", (*bench).start, "Start-up"},
+	{"profiles", (*bench).profiles, "Where the time goes"},
 }
 
 func main() {
@@ -87,7 +91,7 @@ func main() {
 		names = append(names, s.name)
 	}
 	short := flag.Bool("quick", false, "small data and few rounds, for trying: about a minute")
-	only := flag.String("only", strings.Join(names, ","), "run these sections only")
+	only := flag.String("only", strings.Join(names, ","), "run these sections only, and keep the other parts of BENCHMARKS.md")
 	out := flag.String("out", "../..", "folder for BENCHMARKS.md and docs/")
 	tmp := flag.String("tmp", "", "folder for the data (default $TMPDIR)")
 	seed := flag.Uint64("seed", 1, "seed of the data")
@@ -145,7 +149,7 @@ func (b *bench) run(tmp, out string, only []string) (err error) {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
 	}
-	return b.write(out, time.Since(begun))
+	return b.write(out, time.Since(begun), len(only) < len(sections))
 }
 
 // processors selects the last two of the processors that this process may use.

@@ -132,8 +132,9 @@ func bytesText(n int64) string {
 	return num(float64(n)/1e6) + " MB"
 }
 
-// write writes the files.
-func (b *bench) write(out string, took time.Duration) error {
+// write writes the files. If only some sections were run, it replaces their parts of
+// BENCHMARKS.md.
+func (b *bench) write(out string, took time.Duration, only bool) error {
 	var s strings.Builder
 	s.WriteString("# Benchmarks\n\n")
 	s.WriteString("`make bench` (internal/bench) writes this file. One MB is 10⁶ bytes. ")
@@ -157,8 +158,12 @@ func (b *bench) write(out string, took time.Duration) error {
 		}
 	}
 	path := filepath.Join(out, "BENCHMARKS.md")
+	text := s.String()
+	if old, err := os.ReadFile(path); err == nil && only {
+		text = merge(string(old), text, "These parts are from another run than the rest of this file: "+strings.Join(b.machine()[1:2], "")+fmt.Sprintf(", %s, %v, %d rounds at most.", time.Now().UTC().Format(time.DateOnly), took.Round(time.Second), b.rounds))
+	}
 	say("%s is written, after %v", path, took.Round(time.Second))
-	return os.WriteFile(path, []byte(strings.TrimSpace(s.String())+"\n"), 0o644)
+	return os.WriteFile(path, []byte(strings.TrimSpace(text)+"\n"), 0o644)
 }
 
 func (b *bench) machine() (lines []string) {

@@ -161,13 +161,15 @@ type outgoing struct {
 // list sets headers and items.
 func (r *printer) list(c *duck.Conn, batches []string, found map[string]outgoing) error {
 	index := map[string]int{}
-	low, high := int64(math.MaxInt64), int64(-1)
+	low, high, n := int64(math.MaxInt64), int64(-1), int64(0)
 	for i, name := range batches {
 		if b, ok := found[name]; ok {
 			index[name] = i
 			low, high = min(low, b.first), max(high, b.last)
+			n += b.last - b.first + 1
 		}
 	}
+	r.items = slices.Grow(r.items, int(n))
 	r.headers = make([]*record.Header, len(batches)+1) // the last one is for all other batches
 	keys, counts := make([]record.KeySum, len(r.headers)), make([]int, len(r.headers))
 	batch, name := len(batches), ""
