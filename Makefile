@@ -104,9 +104,11 @@ demo: build
 demo-vertex: build
 	PATH="$(CURDIR)/bin:$$PATH" go run ./internal/demo -vertex
 
-# Sends three chunks to Google's own API, for less than a hundredth of a cent.
+# Sends three chunks to the Gemini API if there is a key, and eight requests to Vertex AI
+# if there are a project, a location and a bucket: see docs/vertex.md. Either costs less
+# than a hundredth of a cent.
 test-live:
-	GBATCH_LIVE=1 go test . -run TestLive -count=1 -v -timeout 48h
+	GBATCH_LIVE=1 go test . -run TestLive -count=1 -v -timeout 96h
 
 install: need-cxx
 	@echo "installing gbatch; the first time takes a minute" >&2

@@ -66,6 +66,32 @@ func (b *bench) results(path string, n, dim, bits int) error {
 	})
 }
 
+// predictions writes n lines of results of Vertex AI: before each vector stands the
+// request that it answers.
+func (b *bench) predictions(path string, n int) error {
+	random := rand.New(rand.NewPCG(b.seed, 8))
+	return create(path, func(w *bufio.Writer) error {
+		var line []byte
+		for i := range n {
+			line = fmt.Appendf(line[:0], `{"key":"chunk_%d","request":{"content":{"parts":[{"text":"Passage %d:`, i, i)
+			for end := len(line) + 800; len(line) < end; {
+				line = append(append(line, ' '), mixed[random.IntN(len(mixed))]...)
+			}
+			line = append(line, `"}]},"embed_content_config":{"output_dimensionality":768,"task_type":"RETRIEVAL_DOCUMENT"}},"status":"","response":{"tokenCount":"210","embedding":{"values":[`...)
+			for j := range 768 {
+				if j > 0 {
+					line = append(line, ',')
+				}
+				line = strconv.AppendFloat(line, float64(float32(random.NormFloat64()/math.Sqrt(768))), 'g', -1, 32)
+			}
+			if _, err := w.Write(append(line, "]}}}\n"...)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 // These are words for texts. The mixed words change the length of their runes
 // unpredictably, which is the worst case for a check of UTF-8.
 var (

@@ -37,6 +37,7 @@ type sizes struct {
 	pending  int   // chunks of 1 KB
 	apply    int   // vectors of 768
 	submit   int   // requests of 1.5 KB
+	ranges   int64 // bytes of the largest result in Cloud Storage
 	memory   int   // the largest result for the memory of fetch, as a multiple of its results
 	versions int   // how many times each command is started
 	users    []int // chunks of users' own tables
@@ -48,8 +49,8 @@ type sizes struct {
 }
 
 var (
-	whole = sizes{rounds: 5, fetch: 20_000, toJSONL: 200_000, pending: 200_000, apply: 50_000, submit: 200_000, memory: 10, versions: 50, users: []int{20_000, 200_000}, idle: 1_000_000, capped: 600_000, index: 300_000, large: 1_000_000, line: []int{10_000, 100_000, 1_000_000}}
-	quick = sizes{rounds: 2, fetch: 2_000, toJSONL: 20_000, pending: 20_000, apply: 10_000, submit: 20_000, memory: 5, versions: 10, users: []int{2_000}, idle: 50_000, capped: 50_000, index: 20_000, large: 20_000, line: []int{10_000, 20_000}}
+	whole = sizes{rounds: 5, fetch: 20_000, toJSONL: 200_000, pending: 200_000, apply: 50_000, submit: 200_000, ranges: 10e9, memory: 10, versions: 50, users: []int{20_000, 200_000}, idle: 1_000_000, capped: 600_000, index: 300_000, large: 1_000_000, line: []int{10_000, 100_000, 1_000_000}}
+	quick = sizes{rounds: 2, fetch: 2_000, toJSONL: 20_000, pending: 20_000, apply: 10_000, submit: 20_000, ranges: 500e6, memory: 5, versions: 10, users: []int{2_000}, idle: 50_000, capped: 50_000, index: 20_000, large: 20_000, line: []int{10_000, 20_000}}
 )
 
 type bench struct {
@@ -74,6 +75,7 @@ var sections = []struct {
 }{
 	{"scanner", (*bench).scanner, "The scanner of number arrays alone"},
 	{"fetch", (*bench).fetch, "gbatch-fetch: f32_768"},
+	{"ranges", (*bench).ranges, "gbatch-fetch: ranges against one stream"},
 	{"to-jsonl", (*bench).toJSONL, "to-jsonl: ascii"},
 	{"pending", (*bench).pending, "chunks-pending"},
 	{"submit", (*bench).submit, "gbatch-submit"},

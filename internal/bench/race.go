@@ -284,7 +284,8 @@ func (s *server) cpu() time.Duration {
 // env makes the gbatch commands use the server. Each project is new to the
 // emulator, and has its own state folder for gbatch-submit.
 func (s *server) env(state, project string) []string {
-	return []string{"GOOGLE_GEMINI_BASE_URL=" + s.url, "GEMINI_API_KEY=bench@" + project, "XDG_STATE_HOME=" + state, "GOOGLE_API_KEY="}
+	return []string{"GOOGLE_GEMINI_BASE_URL=" + s.url, "GEMINI_API_KEY=bench@" + project, "XDG_STATE_HOME=" + state, "GOOGLE_API_KEY=",
+		"GOOGLE_VERTEX_BASE_URL=" + s.url, "STORAGE_EMULATOR_HOST=" + s.url, "GCE_METADATA_HOST=" + strings.TrimPrefix(s.url, "http://"), "HOME=" + state, "GOOGLE_APPLICATION_CREDENTIALS="}
 }
 
 func size(path string) int64 {

@@ -18,8 +18,8 @@ var twinsKept = change{"pkg/gbatch/submit.go", "	if s.Bucket == \"\" || s.DryRun
 // mutations take one safeguard away each.
 var mutations = map[string][]change{
 	"no-look-up": {{"pkg/gbatch/submit.go",
-		"	found, err := s.settle(ctx, p, unknown && !s.DryRun)\n",
-		"	found, err := new(jobsFound), error(nil)\n"}},
+		"	found, err := s.settle(ctx, p, patience, true)\n",
+		"	_, found, err := patience, new(jobsFound), error(nil)\n"}},
 	"no-hash-check": {{"pkg/store/answers.go",
 		"SELECT h.* FROM gbatch_here h JOIN (SELECT %s AS rid, %s AS text_hash FROM %s %s) c ON c.rid = h.rid WHERE c.text_hash = h.text_hash",
 		"SELECT h.* REPLACE (c.text_hash AS text_hash) FROM gbatch_here h JOIN (SELECT %s AS rid, %s AS text_hash FROM %s %s) c ON c.rid = h.rid"}},
@@ -45,8 +45,8 @@ var mutations = map[string][]change{
 
 	// The moneyKinds.
 	"settle-from-create": {{"pkg/gbatch/submit.go",
-		"	end := time.Now()\n	if unknown {\n",
-		"	end := time.Now()\n	if unknown {\n		if notes, err := ledger.Look(); err == nil {\n			if m, _ := notes.Read(p.name()); !m.Time.IsZero() {\n				end = m.Time\n			}\n		}\n"}},
+		"	end := time.Now().Add(patience)\n",
+		"	end := time.Now().Add(patience)\n	if patience > 0 {\n		if notes, err := ledger.Look(); err == nil {\n			if m, _ := notes.Read(p.name()); !m.Time.IsZero() {\n				end = m.Time.Add(patience)\n			}\n		}\n	}\n"}},
 	"every-4xx-is-no": {{"pkg/wire/errors.go",
 		"slices.Contains([]int{400, 401, 403, 404, 405, 413}, e.HTTP)",
 		"(e.HTTP/100 == 3 || e.HTTP/100 == 4 && e.HTTP != 429)"}},

@@ -204,7 +204,7 @@ func (c *claim) take(ctx context.Context, end time.Time) error {
 		if left == 0 {
 			c.generation, c.stored, c.mark = generation, there, ledger.Farther(there, here)
 			c.mark.Released = false
-			if here.Session != "" { // only this machine knows it
+			if here.Session != "" && cmp.Or(c.mark.Input, here.Input) == here.Input { // only this machine knows it
 				c.mark.Input, c.mark.Session = here.Input, here.Session
 			}
 			if here.Phase == ledger.Created && there.Phase == ledger.Created && here.Job != there.Job {

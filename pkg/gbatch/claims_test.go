@@ -325,6 +325,41 @@ func TestClaimRepliesLost(t *testing.T) {
 	}
 }
 
+// The outcome of a write is unknown, because its time ended. The next write finds its own
+// claim in the bucket, and continues from there; so does the deletion.
+func TestClaimWriteUnknown(t *testing.T) {
+	for _, forget := range []bool{false, true} {
+		g := newShared(t, emulator.Options{})
+		in := batch("b1", 2, 4)
+		name := nameOf(t, in)
+		e, err := g.claimsOf(t.TempDir(), time.Hour).Claim(t.Context(), name, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		g.faults("object.insert nth=1 hold=here when=after")
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() {
+			g.WaitHold(t.Context(), "here")
+			cancel()
+		}()
+		if err := e.Set(ctx, ledger.Mark{Name: name, Phase: ledger.Create}); err == nil {
+			t.Error("a write whose reply was lost has succeeded")
+		}
+		g.phase(in, ledger.Create, false)
+		if forget {
+			e.Forget()
+			e.Close()
+			g.phase(in, "", false)
+			continue
+		}
+		if err := e.Set(t.Context(), ledger.Mark{Name: name, Phase: ledger.Created, Job: "batches/x"}); err != nil {
+			t.Error(err)
+		}
+		e.Close()
+		g.phase(in, ledger.Created, false)
+	}
+}
+
 // A claim that cannot be read stands for a create.
 func TestDamagedClaim(t *testing.T) {
 	for _, content := range []string{"", "{", "null", `{"phase":"later"}`, `{"lease_seconds":"x"}`} {
@@ -831,6 +866,21 @@ func TestClaimOfTheOtherService(t *testing.T) {
 	}
 }
 
+// The session of an upload that this machine began says nothing of a create at the other
+// service that another machine began.
+func TestSessionAndForeignCreate(t *testing.T) {
+	g := newShared(t, emulator.Options{})
+	in := vertexBatch(t, "b1", 2, 4)
+	name := nameOf(t, in)
+	g.note(ledger.Mark{Name: name, Phase: ledger.Upload, Input: "gs://bucket/folder/in/" + name + ".jsonl", Session: "s"})
+	g.putClaim(in, mustLine(ledger.Mark{Name: name, Phase: ledger.Create, Input: "files/x", Nonce: "a-b", Released: true}))
+	g.fails(submitVertex(), in, exit.Unknown, "with the --backend that it was submitted with")
+	g.jobs(0)
+	if m := g.claim(in); m.Phase != ledger.Create || m.Input != "files/x" || m.Session != "" {
+		t.Errorf("%+v", m)
+	}
+}
+
 // twin creates a second job for the batch, as another machine would.
 func (g *google) twin(s *Submit, in string) string {
 	g.t.Helper()
@@ -912,6 +962,34 @@ func TestTwinCancelled(t *testing.T) {
 					}
 				}
 			})
+		}
+	}
+}
+
+// A process loses its claim while its create is on its way. Another process creates a job,
+// which the list shows first. The process looks on until it finds its own job too, and
+// cancels it.
+func TestTwinOfALostClaim(t *testing.T) {
+	for _, sv := range services {
+		g := newShared(t, emulator.Options{Faults: []string{"create nth=1 hold=here", "create nth=1 drop when=after"}, Polls: 99})
+		in := sv.batch(t, "b1", 2, 4)
+		out, done := new(bytes.Buffer), make(chan error, 1)
+		s := sv.submit()
+		s.Settle = time.Second
+		go func() { done <- s.Run(context.Background(), strings.NewReader(in), out) }()
+		g.wait("here")
+		theirs := g.twin(sv.submit(), in)
+		g.putClaim(in, mustLine(ledger.Mark{Name: nameOf(t, in), Phase: ledger.Created, Job: theirs, Nonce: "a-b"}))
+		g.faults("list nth=1 hide=1")
+		g.Release("here")
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if job := oneJob(t, out.String()); job.Job != theirs {
+			t.Errorf("printed %s, the other one is %s", job.Job, theirs)
+		}
+		if b := g.books(); b.Creates != 2 || b.Operations["cancel"]["200"] != 1 {
+			t.Errorf("%d creates, %v cancels", b.Creates, b.Operations["cancel"])
 		}
 	}
 }

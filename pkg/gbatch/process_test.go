@@ -20,8 +20,16 @@ import (
 	"gbatch/pkg/progress"
 )
 
-// The test binary is also gbatch-submit, for the tests that kill it.
+// The test binary is also gbatch-submit, for the tests that kill it, and gbatch-fetch,
+// for a test of its memory.
 func TestMain(m *testing.M) {
+	if os.Getenv("GBATCH_TEST_FETCH") != "" {
+		err := newFetch().Run(context.Background(), os.Stdin, os.Stdout)
+		status, _ := os.ReadFile("/proc/self/status")
+		_, peak, _ := strings.Cut(string(status), "VmHWM:")
+		fmt.Fprintf(os.Stderr, "VmHWM: %s", peak)
+		os.Exit(exit.Code(err))
+	}
 	if flags := os.Getenv("GBATCH_TEST_SUBMIT"); flags != "" {
 		s := newSubmit()
 		err := json.Unmarshal([]byte(flags), s)

@@ -240,7 +240,11 @@ func (s *submission) job(ctx context.Context, p *payload, e ledger.Entry) (*reco
 		}
 	}
 
-	found, err := s.settle(ctx, p, unknown && !s.DryRun)
+	patience := time.Duration(0)
+	if unknown && !s.DryRun {
+		patience = s.Settle
+	}
+	found, err := s.settle(ctx, p, patience, true)
 	if err != nil {
 		return nil, err
 	}
@@ -445,7 +449,9 @@ func (s *submission) lookAgain(ctx context.Context, p *payload, e ledger.Entry, 
 func (s *submission) afterUnknown(ctx context.Context, p *payload, e ledger.Entry, cause error) (*record.Job, error) {
 	if ctx.Err() == nil {
 		slog.Info("google did not say whether it created a job; looking for the job", "batch", p.Batch, "error", cause)
-		found, err := s.settle(ctx, p, true)
+		// If another process has taken the claim, it may have created a job too.
+		alone := e.Set(ctx, e.Mark()) == nil
+		found, err := s.settle(ctx, p, s.Settle, alone)
 		if err == nil && found.mine != nil {
 			return s.adopt(ctx, p, e, found, true)
 		}
@@ -459,19 +465,17 @@ func (s *submission) afterUnknown(ctx context.Context, p *payload, e ledger.Entr
 }
 
 // settle finds out whether a create whose outcome is unknown made a job for p.
-// It looks the job up until it shows, or until --settle has passed. The time
+// It looks the job up until it shows, or until patience has passed. The time
 // counts from now: the attempt has ended, or the process that made it is dead.
-// It does not count from a time in the ledger, because clocks jump. If no
-// outcome is unknown, settle looks once.
-func (s *submission) settle(ctx context.Context, p *payload, unknown bool) (found *jobsFound, err error) {
-	end := time.Now()
-	if unknown {
-		end = end.Add(s.Settle)
-	}
+// It does not count from a time in the ledger, because clocks jump. If alone is
+// false, the job that shows may be that of another process: settle then looks for all
+// of patience, so that it also finds a younger job of this process.
+func (s *submission) settle(ctx context.Context, p *payload, patience time.Duration, alone bool) (found *jobsFound, err error) {
+	end := time.Now().Add(patience)
 	for wait := min(2*time.Second, s.Settle/50) + 1; ; wait += wait / 2 {
 		at := time.Now()
 		found, err = s.lookUp(ctx, p, nil)
-		if err != nil || found.mine != nil || !at.Before(end) {
+		if err != nil || found.mine != nil && alone || !at.Before(end) {
 			return found, err
 		}
 		slog.Info("looking for the job again", "batch", p.Batch, "until", end.Format(time.TimeOnly))

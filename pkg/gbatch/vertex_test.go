@@ -2,11 +2,17 @@ package gbatch
 
 import (
 	"bytes"
+	"encoding/base64"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"os/exec"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -16,6 +22,7 @@ import (
 	"gbatch/pkg/emulator"
 	"gbatch/pkg/exit"
 	"gbatch/pkg/gcs"
+	"gbatch/pkg/ndjson"
 	"gbatch/pkg/record"
 	"gbatch/pkg/render"
 	"gbatch/pkg/wire"
@@ -351,6 +358,50 @@ func TestVertexResults(t *testing.T) {
 	}
 }
 
+// The result is replaced while it is read: nothing of the other version is printed, the
+// batch stays open, and the next fetch prints the new version.
+func TestVertexReplaced(t *testing.T) {
+	g := newVertexGoogle(t, emulator.Options{})
+	jobs := g.ok(newWait(), g.ok(submitVertex(), vertexBatch(t, "b1", 10, 16)))
+	v, err := newVertex(time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	op, err := v.status(t.Context(), oneJob(t, jobs).Job)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := v.outputs(t.Context(), op)
+	if err != nil || len(files) != 1 {
+		t.Fatal(files, err)
+	}
+	_, content := g.object(files[0].Object)
+	g.faults("object.read nth=1 cut=1000")
+	reads := 0
+	g.serveVertex(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Get("alt") == "media" {
+			if reads++; reads == 2 {
+				other := strings.ReplaceAll(content, `"values":[`, `"values":[0.5,`)
+				if _, err := v.storage.Insert(t.Context(), files[0].Name, gcs.Any, []byte(other), gcs.Content{}); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		g.ServeHTTP(w, r)
+	}))
+	out := g.fails(newFetch(), jobs, exit.Failed, "replaced or deleted")
+	if vectors, _ := answersOf(t, out); closed(t, out) || len(vectors) > 1 || strings.Contains(out, "values instead of") {
+		t.Errorf("%s", out)
+	}
+	if code, _ := g.object(strings.TrimPrefix(oneJob(t, jobs).Input, "gs://bucket/")); code != 200 {
+		t.Error("the input was deleted")
+	}
+	out = g.fails(newFetch(), jobs, exit.Partial)
+	if strings.Count(out, "vector of 17 values instead of 16") != 10 {
+		t.Errorf("%s", out)
+	}
+}
+
 // A job that was cancelled, or ended otherwise, has results that are paid for. They
 // are collected, and the other keys get no answer.
 func TestVertexPartial(t *testing.T) {
@@ -504,5 +555,113 @@ func TestVertexJoined(t *testing.T) {
 		if _, err := v.results(t.Context(), &operation{output: output, state: record.Succeeded}); err == nil || wire.Transient(err) {
 			t.Errorf("%q: %v", output, err)
 		}
+	}
+}
+
+// A prediction is an object of n lines with different keys, which is nowhere stored.
+// All lines have the same length. The first value of a vector is its key's number.
+type prediction struct{ n int }
+
+var predictionLine = func() []byte {
+	var line bytes.Buffer
+	fmt.Fprintf(&line, `{"key":"k-%08d","request":{"content":{"parts":[{"text":"%s"}]}},"status":"","response":{"tokenCount":"7","embedding":{"values":[%08d`, 0, strings.Repeat("an echo, \\\"x\\\" ", 50), 10000000)
+	for i := range 767 {
+		fmt.Fprintf(&line, ",0.0%d", 12345678+i)
+	}
+	line.WriteString("]}}}\n")
+	return line.Bytes()
+}()
+
+func (p prediction) ReadAt(b []byte, off int64) (n int, err error) {
+	size := int64(len(predictionLine))
+	for n < len(b) {
+		i, at := (off+int64(n))/size, (off+int64(n))%size
+		line := bytes.Clone(predictionLine)
+		copy(line[bytes.Index(line, []byte("k-")):], fmt.Sprintf("k-%08d", i))
+		copy(line[bytes.Index(line, []byte("10000000")):], fmt.Sprint(10000000+i))
+		n += copy(b[n:], line[at:])
+	}
+	return n, nil
+}
+
+// servePrediction serves the job 1 of the location lines-N, whose result is a prediction
+// of N lines. A connection breaks after 30 MB: then the rest of the object is divided.
+func servePrediction(w http.ResponseWriter, r *http.Request) {
+	words := strings.Split(r.URL.Path, "/")
+	lines := func(s string) (n int) {
+		fmt.Sscanf(s, "lines-%d", &n)
+		return n
+	}
+	switch {
+	case strings.HasPrefix(r.URL.Path, "/v1/"):
+		fmt.Fprintf(w, `{"name":%q,"state":"JOB_STATE_SUCCEEDED","outputInfo":{"gcsOutputDirectory":"gs://%s/out"}}`, r.URL.Path[4:], words[5])
+	case strings.HasPrefix(r.URL.Path, "/computeMetadata/"):
+		w.Header().Set("Metadata-Flavor", "Google")
+		io.WriteString(w, `{"access_token":"token-of-a-test","expires_in":3600,"token_type":"Bearer"}`)
+	case r.URL.Query().Get("alt") == "":
+		fmt.Fprintf(w, `{"items":[{"bucket":%q,"name":"out/predictions.jsonl","generation":"1","size":"%d"}]}`, words[4], lines(words[4])*len(predictionLine))
+	default:
+		n := lines(words[4])
+		http.ServeContent(&breaking{ResponseWriter: w, left: 30 << 20}, r, "", time.Time{}, io.NewSectionReader(prediction{n}, 0, int64(n*len(predictionLine))))
+	}
+}
+
+// breaking cuts the connection after some bytes.
+type breaking struct {
+	http.ResponseWriter
+	left int
+}
+
+func (b *breaking) Write(p []byte) (int, error) {
+	if b.left -= len(p); b.left < 0 {
+		panic(http.ErrAbortHandler)
+	}
+	return b.ResponseWriter.Write(p)
+}
+
+// The memory of gbatch-fetch does not grow with a result in Cloud Storage, and lines
+// that are cut by the end of a range are whole.
+func TestVertexMemory(t *testing.T) {
+	if testing.Short() || runtime.GOOS != "linux" {
+		t.Skip("reads 500 MB, and the memory of a process from /proc")
+	}
+	newVertexGoogle(t, emulator.Options{}).serveVertex(http.HandlerFunc(servePrediction))
+	peak := map[int]int{} // in kB
+	for _, n := range []int{10_000, 40_000} {
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), "GBATCH_TEST_FETCH=1")
+		cmd.Stdin = strings.NewReader(fmt.Sprintf(`{"job":"projects/p/locations/lines-%d/batchPredictionJobs/1","batch":"b1","state":"SUCCEEDED","model":"gemini-embedding-001","dim":768,"requests":%d}`, n, n))
+		said := new(bytes.Buffer)
+		cmd.Stderr = said
+		out, err := cmd.StdoutPipe()
+		if err == nil {
+			err = cmd.Start()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		in := ndjson.NewReader(out)
+		for i := range n {
+			line, err := in.Next()
+			first := base64.StdEncoding.EncodeToString(binary.LittleEndian.AppendUint32(nil, math.Float32bits(float32(10_000_000+i))))[:5]
+			if want := fmt.Sprintf(`{"key":"k-%08d","batch":"b1","dim":768,"vector":"%s`, i, first); err != nil || !bytes.HasPrefix(line, []byte(want)) || !bytes.HasSuffix(line, []byte(`,"tokens":7}`)) {
+				t.Fatalf("%.100s, %v, want %s", line, err, want)
+			}
+		}
+		last, err := in.Next()
+		if err != nil || !closed(t, string(last)) {
+			t.Errorf("%s, %v", last, err)
+		}
+		if err := cmd.Wait(); err != nil {
+			t.Fatalf("%v: %s", err, said)
+		}
+		kilobytes := 0
+		fmt.Sscanf(said.String(), "VmHWM: %d kB", &kilobytes)
+		if peak[n] = kilobytes; kilobytes == 0 {
+			t.Fatalf("%s", said)
+		}
+	}
+	if t.Logf("peaks in kB: %v", peak); peak[40_000] > peak[10_000]+16_000 {
+		t.Errorf("the memory grows with the result: %v kB", peak)
 	}
 }
