@@ -29,7 +29,7 @@ var goals = []goal{
 	{"… peak memory at a result of 10 GB in Cloud Storage on divided connections, without the pages of the program's file", "ranges.memory", 96, true, "%s MB", nil},
 	{"… a result in Cloud Storage, compared with one connection of 50 MB/s", "ranges.50", 4, false, "%s×", nil},
 	{"… compared with one connection without a limit", "ranges.0", 0.95, false, "%s×", func(map[string]float64) string {
-		return "the checksum of the object is computed besides; a connection is divided if it gives less than 200 MB/s, as it may on a busy machine"
+		return "the checksum of the object is computed besides; a connection is divided if it gives less than 100 MB/s, as it may on a busy machine"
 	}},
 	{"to-jsonl: ASCII on one core", "to-jsonl.ascii.to-jsonl", 1000, false, "%s MB/s", checking},
 	{"… mixed UTF-8", "to-jsonl.mixed.to-jsonl", 800, false, "%s MB/s", checking},
