@@ -148,6 +148,8 @@ release:
 		install -m 644 packaging/ask.1 $$STAGE/share/man/man1/ask.1
 		cp -r README.md CHANGELOG.md BENCHMARKS.md docs $$STAGE/share/doc/gbatch/
 		cp LICENSE $$STAGE/share/doc/gbatch/copyright
+		# The sources are not beside the documents: links into them become their texts.
+		(cd $$STAGE/share/doc/gbatch && sed -i -E 's#\[([^]]*)\]\(\.\./(Makefile|[^)]*\.go|[^)]*/[^)]*)\)#\1#g; s#\]\((\.\./)?LICENSE\)#](\1copyright)#g' README.md BENCHMARKS.md docs/*.md)
 		find $$STAGE -exec touch -h -d @$$SOURCE_DATE_EPOCH {} +
 		tar --sort=name --owner=0 --group=0 --numeric-owner --mtime=@$$SOURCE_DATE_EPOCH -C dist -c $$name | gzip -9n > dist/$$name.tar.gz
 		if [ $$target = $$ARCH ]; then

@@ -20,7 +20,8 @@
 // its create is unknown. The age of QUEUED chunks is the age of the oldest open
 // batch. The age of PENDING chunks is an upper bound: the time since chunks-pending
 // last left no chunk pending. Google makes a job expire 48 hours after it was
-// created. The batches are those of the table that --embeddings names.
+// created. A job of Vertex AI has ended after 96 hours, and its results do not expire:
+// they are objects of yours. The batches are those of the table that --embeddings names.
 //
 // --failed prints the FAILED chunks instead, one object a line, with the error and
 // the number of attempts. --spaces prints the tables of vectors, each with its

@@ -17,7 +17,8 @@
 // embedded, remove them first.
 //
 // A job that ends CANCELLED has no results. Google may charge for the requests
-// that it has worked on. stderr reports how many requests lose their results. If
+// that it has worked on. A job of Vertex AI keeps the answers that it has, and they are
+// paid for: gbatch-wait then prints it as SUCCEEDED. stderr reports how many requests lose their results. If
 // a job has already ended, or was cancelled before, that is not an error.
 //
 // Some records are refused. They are not printed, the other records are handled,

@@ -32,7 +32,8 @@
 // of the job is printed.
 //
 // The input file is deleted from Google after the results are printed, unless
-// --keep-input is given. The results stay at Google until they expire.
+// --keep-input is given. The results stay at Google until they expire; those of Vertex
+// AI stay in your bucket until you delete them.
 //
 // Files that are given are read in place of stdin. --output writes a file whole or not
 // at all: gbatch --help has the rules.

@@ -83,7 +83,8 @@ func run(name string, args []string, manual string, cmd Command) int {
 	if done >= 0 {
 		return done
 	} else if err != nil {
-		return fail(exit.Errorf(exit.Usage, "%w (see %s --help)", err, name))
+		text := strings.Replace(err.Error(), `,"" but got`, " but got", 1) // an enum that may be empty
+		return fail(exit.Errorf(exit.Usage, "%s (see %s --help)", text, name))
 	}
 	tellVariables(cmd, parsed)
 

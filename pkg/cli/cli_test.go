@@ -7,10 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -266,5 +269,54 @@ func TestClosest(t *testing.T) {
 		if got := guess.Closest(v, variables, len(prefix)); got != want {
 			t.Errorf("%s is close to %q, not to %q", v, got, want)
 		}
+	}
+}
+
+// The new file of a process that was killed is removed by the next one with the same
+// --output. That of a living process stays, and gets its name.
+func TestPartsOfKilledProcesses(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "out[1].ndjson")
+	living, err := create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	others := []string{".out[1].ndjson.gbatch-0123456", ".out[1].ndjson.01234567", ".out1.ndjson.gbatch-01234567", "out[1].ndjson.gbatch-01234567"}
+	dead := []string{".out[1].ndjson.gbatch-01234567", ".out[1].ndjson.gbatch-abcdef01"}
+	for _, name := range slices.Concat(others, dead) {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("half"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o, err := openOutput(t.Context(), &struct {
+		Command
+		Output
+	}{Output: Output{path}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range others {
+		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, name := range dead {
+		if _, err := os.Stat(filepath.Join(dir, name)); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s is left: %v", name, err)
+		}
+	}
+	io.WriteString(o, "second")
+	io.WriteString(living, "first")
+	if err := living.commit(); err != nil {
+		t.Fatal(err)
+	}
+	if err := o.end(nil); err != nil {
+		t.Fatal(err)
+	}
+	if text, err := os.ReadFile(path); err != nil || string(text) != "second" {
+		t.Errorf("%s, %v", text, err)
+	}
+	if left, _ := os.ReadDir(dir); len(left) != len(others)+1 {
+		t.Errorf("left: %v", left)
 	}
 }

@@ -35,15 +35,20 @@ type input struct {
 	told  bool     // no message about the terminal is wanted
 }
 
-// openInput returns the input of a command. It refuses a file that cannot be read
-// before anything is done. It opens no file, because a named pipe would wait for its
-// writer.
-func openInput(ctx context.Context, cmd Command) (*input, error) {
+// openInput returns the input of a command.
+func openInput(ctx context.Context, cmd Command) (io.ReadCloser, error) {
 	c, ok := cmd.(interface{ inputs() []string })
 	if !ok || len(c.inputs()) == 0 {
 		return &input{ctx: ctx, f: os.Stdin}, nil
 	}
-	for _, name := range c.inputs() {
+	return Open(ctx, c.inputs()...)
+}
+
+// Open returns the content of files, in this order; - is stdin. It refuses a file that
+// cannot be read before anything is done. It opens no file, because a named pipe would
+// wait for its writer. An ndjson.Reader of it knows where a file ends.
+func Open(ctx context.Context, names ...string) (io.ReadCloser, error) {
+	for _, name := range names {
 		if name == "-" {
 			continue
 		}
@@ -58,7 +63,7 @@ func openInput(ctx context.Context, cmd Command) (*input, error) {
 			return nil, exit.With(exit.Usage, about(name, err))
 		}
 	}
-	return &input{ctx: ctx, names: c.inputs(), told: true}, nil
+	return &input{ctx: ctx, names: names, told: true}, nil
 }
 
 // about is the error of a file without the name of a system call.
@@ -87,16 +92,17 @@ func (in *input) NextFile() bool {
 	if len(in.names) < 2 {
 		return false
 	}
-	in.close()
+	in.Close()
 	in.names = in.names[1:]
 	return true
 }
 
-func (in *input) close() {
+func (in *input) Close() (err error) {
 	if in.f != nil && in.f != os.Stdin {
-		in.f.Close()
+		err = in.f.Close()
 	}
 	in.f = nil
+	return err
 }
 
 // Do not call Read again after it has stopped: a goroutine may still write to p.
@@ -160,5 +166,3 @@ func wait[T any](ctx context.Context, notice <-chan time.Time, call func() (T, e
 		}
 	}
 }
-
-var _ io.Reader = (*input)(nil)

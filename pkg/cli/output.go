@@ -66,6 +66,7 @@ func openOutput(ctx context.Context, cmd Command, stdout io.Writer) (*output, er
 	if err != nil {
 		return nil, exit.With(exit.Usage, about(path, err))
 	}
+	removeParts(f.target)
 	o := &output{Writer: f, file: f}
 	if c, ok := cmd.(interface{ OutputLost() string }); ok {
 		o.lost = "; " + c.OutputLost()
@@ -144,16 +145,49 @@ func create(path string) (*newFile, error) {
 		}
 		f.old, mode = old, 0o600
 	}
-	dir, base := filepath.Split(f.target)
 	for {
 		var err error
-		name := filepath.Join(dir, fmt.Sprintf(".%.100s.%08x", base, rand.Uint32()))
+		name := fmt.Sprintf("%s%08x", partPrefix(f.target), rand.Uint32())
 		if f.part, err = os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode); err == nil {
-			return f, nil
-		}
-		if !errors.Is(err, fs.ErrExist) {
+			// The lock shows that this process lives. It is not held if the file was
+			// taken for a dead process's, and removed.
+			held, err := lockfile.Try(f.part)
+			if held || errors.Is(err, lockfile.ErrUnsupported) {
+				return f, nil
+			}
+			f.discard()
+			if err != nil {
+				return nil, err
+			}
+		} else if !errors.Is(err, fs.ErrExist) {
 			return nil, err
 		}
+	}
+}
+
+// partPrefix is how the paths of new files for target begin.
+func partPrefix(target string) string {
+	dir, base := filepath.Split(target)
+	return filepath.Join(dir, fmt.Sprintf(".%.100s.gbatch-", base))
+}
+
+// removeParts removes the new files for target whose processes were killed.
+func removeParts(target string) {
+	prefix := partPrefix(target)
+	entries, _ := os.ReadDir(filepath.Dir(prefix))
+	for _, e := range entries {
+		digits, ok := strings.CutPrefix(e.Name(), filepath.Base(prefix))
+		if !ok || len(digits) != 8 || !e.Type().IsRegular() {
+			continue
+		}
+		f, err := os.OpenFile(prefix+digits, os.O_WRONLY|syscall.O_NOFOLLOW, 0)
+		if err != nil {
+			continue
+		}
+		if held, err := lockfile.Try(f); held && err == nil {
+			os.Remove(f.Name())
+		}
+		f.Close()
 	}
 }
 
@@ -176,20 +210,20 @@ func (f *newFile) commit() error {
 		}
 		err = cmp.Or(err, f.part.Chmod(f.old.Mode().Perm()))
 	}
-	err = cmp.Or(err, f.part.Close())
 	if err == nil {
-		err = os.Rename(f.part.Name(), f.target)
+		err = os.Rename(f.part.Name(), f.target) // while the lock is held
 	}
 	if err != nil {
-		os.Remove(f.part.Name())
+		f.discard()
 		return about(f.path, err)
 	}
+	f.part.Close()
 	return lockfile.SyncDir(filepath.Dir(f.target))
 }
 
 func (f *newFile) discard() {
-	f.part.Close()
 	os.Remove(f.part.Name())
+	f.part.Close()
 }
 
 // Replace writes a file in one step: a reader sees all of the new content, or the old

@@ -77,7 +77,8 @@ type cancelling struct {
 	used     map[string]string // input files of jobs that had not ended, each with its job; nil before the first file
 	ledger   ledger.Ledger
 
-	jobs, files, requests, answered int // counts of what was changed, or would be in a dry run
+	jobs, files, requests, answered int  // counts of what was changed, or would be in a dry run
+	vertex                          bool // one of the jobs is of Vertex AI
 }
 
 // keep returns the error for a record that is refused.
@@ -190,6 +191,7 @@ func (r *cancelling) job(ctx context.Context, job *record.Job) error {
 		}
 	}
 	r.jobs++
+	r.vertex = r.vertex || vertexJobs.MatchString(op.name)
 	r.requests += max(job.Requests, int(op.requests))
 	r.answered += max(int(op.answers), 0)
 	return nil
@@ -335,5 +337,9 @@ func (r *cancelling) tell() {
 	if r.answered > 0 {
 		what += ", of which " + commas(r.answered) + " were answered"
 	}
-	slog.Warn(what + "; a job that ends CANCELLED has no results, and google may charge for the requests that it has worked on")
+	what += "; a job that ends CANCELLED has no results, and google may charge for the requests that it has worked on"
+	if r.vertex {
+		what += "; a job of Vertex AI keeps the answers that it has, which gbatch-wait and gbatch-fetch collect"
+	}
+	slog.Warn(what)
 }

@@ -90,9 +90,9 @@ func (o *overview) change(change func()) {
 	defer o.mu.Unlock()
 	change()
 	var oldest, expires time.Time
-	for _, w := range o.open {
+	for j, w := range o.open {
 		if !w.created.IsZero() && (oldest.IsZero() || w.created.Before(oldest)) {
-			oldest, expires = w.created, w.created.Add(model.JobLife)
+			oldest, expires = w.created, w.created.Add(model.JobLife(j.Job))
 		}
 	}
 	o.task.Oldest(oldest, expires)

@@ -441,6 +441,9 @@ func TestVertexCancel(t *testing.T) {
 	jobs := g.ok(submitVertex(), vertexBatch(t, "b1", 3, 4))
 	cancel := &Cancel{RetryFor: time.Second}
 	g.ok(cancel, jobs)
+	if !strings.Contains(g.log.String(), "keeps the answers that it has") {
+		t.Error("it is not said that answers are kept")
+	}
 	out := g.fails(newWait(), jobs, exit.Partial)
 	if job := oneJob(t, out); job.State != record.Cancelled {
 		t.Errorf("%+v", job)

@@ -27,9 +27,15 @@ const (
 // and gives shorter vectors too.
 const MaxDim = 3072
 
-// JobLife is the time after which Google expires a job that is still pending or
-// running (ai.google.dev/gemini-api/docs/batch-api, job states).
-const JobLife = 48 * time.Hour
+// JobLife is the time after which Google has ended a job. The Gemini API expires a job
+// that is still pending or running (ai.google.dev/gemini-api/docs/batch-api, job states).
+// A job of Vertex AI waits for up to 72 hours, and then runs for up to 24.
+func JobLife(job string) time.Duration {
+	if strings.HasPrefix(job, "projects/") {
+		return 96 * time.Hour
+	}
+	return 48 * time.Hour
+}
 
 // Unspecified is how Google's API spells "no task type".
 const Unspecified = "TASK_TYPE_UNSPECIFIED"

@@ -3,6 +3,7 @@ package model
 import (
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestName(t *testing.T) {
@@ -110,6 +111,16 @@ func TestAnswers(t *testing.T) {
 		}
 		if q := c.documents.Question(); !c.documents.Answers(q) {
 			t.Errorf("%v cannot be asked with %v", c.documents, q)
+		}
+	}
+}
+
+func TestJobLife(t *testing.T) {
+	for job, want := range map[string]time.Duration{
+		"batches/abc": 48 * time.Hour, "projects/1/locations/us-central1/batchPredictionJobs/2": 96 * time.Hour, "": 48 * time.Hour,
+	} {
+		if got := JobLife(job); got != want {
+			t.Errorf("%s lives %v, want %v", job, got, want)
 		}
 	}
 }

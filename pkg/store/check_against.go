@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"os"
 	"slices"
 
+	"gbatch/pkg/cli"
 	"gbatch/pkg/duck"
 	"gbatch/pkg/exit"
 	"gbatch/pkg/model"
@@ -23,12 +23,12 @@ import (
 // the command waits for a pipe.
 func (k *Check) compare(ctx context.Context, in io.Reader) (verdicts []*verdict, space model.Space, err error) {
 	if k.Against != "-" {
-		f, err := os.Open(k.Against)
+		f, err := cli.Open(ctx, k.Against)
 		if err != nil {
-			return nil, space, exit.Errorf(exit.Usage, "--against: %w", err)
+			return nil, space, fmt.Errorf("--against: %w", err)
 		}
 		defer f.Close()
-		in = namedFile{f}
+		in = f
 	}
 	c, err := k.Connect(ctx)
 	if err != nil {
@@ -56,12 +56,6 @@ func (k *Check) compare(ctx context.Context, in io.Reader) (verdicts []*verdict,
 	})
 	return verdicts, space, err
 }
-
-// A namedFile has its name in errors of its lines.
-type namedFile struct{ *os.File }
-
-func (f namedFile) FileName() string { return f.Name() }
-func (namedFile) NextFile() bool     { return false }
 
 // Rivals are the vectors to compare with.
 type rivals struct {

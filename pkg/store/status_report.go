@@ -416,7 +416,7 @@ func (r *Report) sum() {
 			t.OldestOpen = r.age(b.ClaimedAt)
 		}
 		if sent, err := time.Parse(time.RFC3339, b.SentAt); err == nil {
-			b.ExpiresAt = sent.Add(model.JobLife).Format(time.RFC3339)
+			b.ExpiresAt = sent.Add(model.JobLife(b.Job)).Format(time.RFC3339)
 			if t.NextExpiry == "" || b.ExpiresAt < t.NextExpiry {
 				t.NextExpiry = b.ExpiresAt
 			}
