@@ -353,7 +353,7 @@ func (w *world) killInLargeDownload() error {
 // results makes one large batch and runs the line up to vectors-apply. It
 // returns what vectors-apply is to read.
 func (w *world) results() ([]byte, error) {
-	w.env["GBATCH_MAX_REQUESTS"] = fmt.Sprint(2 * large)
+	w.env["GBATCH_MAX_REQUESTS"], w.env["GBATCH_MAX_TOKENS"] = fmt.Sprint(2*large), "100000000"
 	if err := w.add(large, 0); err != nil {
 		return nil, err
 	}
@@ -382,7 +382,7 @@ func (w *world) killBetweenTransactions() error {
 		return err
 	}
 	defer feed.Close()
-	part := 10_100 + w.rand.IntN(1_000)
+	part := large - 1_900 + w.rand.IntN(1_000)
 	fed := make(chan error, 1)
 	go func() {
 		_, err := feed.Write(bytes.Join(bytes.SplitAfter(answers, []byte("\n"))[:part], nil))

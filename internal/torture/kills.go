@@ -11,7 +11,7 @@ import (
 const killsEach = 10
 
 // large is more than one transaction of vectors-apply.
-const large = 12_000
+const large = 22_000
 
 // randomKills are scenarios with at least n kills at random moments together.
 func randomKills(n int) (list []scenario) {
