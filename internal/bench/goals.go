@@ -27,9 +27,11 @@ var goals = []goal{
 	{"… compared with encoding/json", "fetch.f32_768.times.encoding/json", 15, false, "%s×", parsing},
 	{"… peak memory at the largest result, without the pages of the program's file", "fetch.memory", 64, true, "%s MB", nil},
 	{"… peak memory at a result of 10 GB in Cloud Storage on divided connections, without the pages of the program's file", "ranges.memory", 96, true, "%s MB", nil},
-	{"… a result in Cloud Storage, compared with one connection of 50 MB/s", "ranges.50", 4, false, "%s×", nil},
+	{"… a result in Cloud Storage, compared with one connection of 50 MB/s", "ranges.50", 4, false, "%s×", func(map[string]float64) string {
+		return "the first 17 MB come on one connection, and then the processors that other programs use as well are the limit"
+	}},
 	{"… compared with one connection without a limit", "ranges.0", 0.95, false, "%s×", func(map[string]float64) string {
-		return "the checksum of the object is computed besides; a connection is divided if it gives less than 200 MB/s, as it may on a busy machine"
+		return "the checksum of the object is computed besides; a connection is divided if it gives less than 100 MB/s, as it may on a busy machine"
 	}},
 	{"to-jsonl: ASCII on one core", "to-jsonl.ascii.to-jsonl", 1000, false, "%s MB/s", checking},
 	{"… mixed UTF-8", "to-jsonl.mixed.to-jsonl", 800, false, "%s MB/s", checking},

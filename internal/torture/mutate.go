@@ -18,7 +18,7 @@ var twinsKept = change{"pkg/gbatch/submit.go", "	if s.Bucket == \"\" || s.DryRun
 // mutations take one safeguard away each.
 var mutations = map[string][]change{
 	"no-look-up": {{"pkg/gbatch/submit.go",
-		"	found, err := s.settle(ctx, p, patience, true)\n",
+		"	found, err := s.settle(ctx, p, patience, true, nil)\n",
 		"	_, found, err := patience, new(jobsFound), error(nil)\n"}},
 	"no-hash-check": {{"pkg/store/answers.go",
 		"SELECT h.* FROM gbatch_here h JOIN (SELECT %s AS rid, %s AS text_hash FROM %s %s) c ON c.rid = h.rid WHERE c.text_hash = h.text_hash",

@@ -244,7 +244,7 @@ func (s *submission) job(ctx context.Context, p *payload, e ledger.Entry) (*reco
 	if unknown && !s.DryRun {
 		patience = s.Settle
 	}
-	found, err := s.settle(ctx, p, patience, true)
+	found, err := s.settle(ctx, p, patience, true, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -381,9 +381,9 @@ func (s *submission) create(ctx context.Context, p *payload, e ledger.Entry, inp
 		case err == nil:
 			slog.Debug("the batch is submitted", "batch", p.Batch, "job", op.name, "requests", p.Count)
 			job := p.record(op)
-			s.receipt(ctx, p, e, job)
+			alone := s.receipt(ctx, p, e, job)
 			if s.Bucket != "" {
-				job = s.lookAgain(ctx, p, e, op, job)
+				job = s.lookAgain(ctx, p, e, op, job, alone)
 			}
 			return job, nil
 		case wire.Refused(err):
@@ -430,9 +430,14 @@ func (s *submission) create(ctx context.Context, p *payload, e ledger.Entry, inp
 }
 
 // lookAgain looks for the job of p that another machine may have created at the same
-// time as job, which is op, and returns the older one.
-func (s *submission) lookAgain(ctx context.Context, p *payload, e ledger.Entry, op *operation, job *record.Job) *record.Job {
-	found, err := s.lookUp(ctx, p, op)
+// time as job, which is op, and returns the older one. If the claim was lost (alone is
+// false), there probably is one, so it looks for longer.
+func (s *submission) lookAgain(ctx context.Context, p *payload, e ledger.Entry, op *operation, job *record.Job, alone bool) *record.Job {
+	patience := s.Settle
+	if alone {
+		patience = 0
+	}
+	found, err := s.settle(ctx, p, patience, alone, op)
 	if err == nil && found.twins > 0 {
 		var older *record.Job
 		if older, err = s.adopt(ctx, p, e, found, true); err == nil {
@@ -451,7 +456,7 @@ func (s *submission) afterUnknown(ctx context.Context, p *payload, e ledger.Entr
 		slog.Info("google did not say whether it created a job; looking for the job", "batch", p.Batch, "error", cause)
 		// If another process has taken the claim, it may have created a job too.
 		alone := e.Set(ctx, e.Mark()) == nil
-		found, err := s.settle(ctx, p, s.Settle, alone)
+		found, err := s.settle(ctx, p, s.Settle, alone, nil)
 		if err == nil && found.mine != nil {
 			return s.adopt(ctx, p, e, found, true)
 		}
@@ -468,14 +473,14 @@ func (s *submission) afterUnknown(ctx context.Context, p *payload, e ledger.Entr
 // It looks the job up until it shows, or until patience has passed. The time
 // counts from now: the attempt has ended, or the process that made it is dead.
 // It does not count from a time in the ledger, because clocks jump. If alone is
-// false, the job that shows may be that of another process: settle then looks for all
-// of patience, so that it also finds a younger job of this process.
-func (s *submission) settle(ctx context.Context, p *payload, patience time.Duration, alone bool) (found *jobsFound, err error) {
+// false, the job that shows may be only one of two, that of another process and that of
+// this one: settle then looks until both show. made is as for lookUp.
+func (s *submission) settle(ctx context.Context, p *payload, patience time.Duration, alone bool, made *operation) (found *jobsFound, err error) {
 	end := time.Now().Add(patience)
 	for wait := min(2*time.Second, s.Settle/50) + 1; ; wait += wait / 2 {
 		at := time.Now()
-		found, err = s.lookUp(ctx, p, nil)
-		if err != nil || found.mine != nil && alone || !at.Before(end) {
+		found, err = s.lookUp(ctx, p, made)
+		if err != nil || found.mine != nil && (alone || found.twins > 0) || !at.Before(end) {
 			return found, err
 		}
 		slog.Info("looking for the job again", "batch", p.Batch, "until", end.Format(time.TimeOnly))
@@ -620,10 +625,12 @@ func (s *submission) adopt(ctx context.Context, p *payload, e ledger.Entry, foun
 
 // receipt records p's job in the ledger. The job exists in any case, so an error
 // is only a warning.
-func (s *submission) receipt(ctx context.Context, p *payload, e ledger.Entry, job *record.Job) {
-	if err := e.Set(ctx, p.mark(ledger.Created, job.Input, job.Job)); err != nil {
+func (s *submission) receipt(ctx context.Context, p *payload, e ledger.Entry, job *record.Job) (written bool) {
+	err := e.Set(ctx, p.mark(ledger.Created, job.Input, job.Job))
+	if err != nil {
 		slog.Warn("the receipt of a job was not written", "job", job.Job, "error", err)
 	}
+	return err == nil
 }
 
 // adopted returns the record of a job that was submitted before.
