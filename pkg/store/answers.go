@@ -113,17 +113,17 @@ func (w *applier) resolve(c *duck.Conn, g *group, s *source) error {
 		return err
 	}
 	// A batch is claimed in the order of the table, so only a part of the table
-	// must be read.
-	between := ""
+	// must be read. Of another source only the texts of the batch are hashed.
+	part := fmt.Sprintf("WHERE %s IN (SELECT id FROM gbatch_here)", s.id())
 	if s.table {
-		_, err := c.One(func(r *duck.Rows) { between = fmt.Sprintf("WHERE rowid BETWEEN %d AND %d", r.Int(0), r.Int(1)) }, "SELECT min(rid), max(rid) FROM gbatch_here")
+		_, err := c.One(func(r *duck.Rows) { part = fmt.Sprintf("WHERE rowid BETWEEN %d AND %d", r.Int(0), r.Int(1)) }, "SELECT min(rid), max(rid) FROM gbatch_here")
 		if err != nil {
 			return err
 		}
 	}
 	err = c.Exec(fmt.Sprintf(`CREATE OR REPLACE TEMP TABLE gbatch_valid AS
 		SELECT h.* FROM gbatch_here h JOIN (SELECT %s AS rid, %s AS text_hash FROM %s %s) c ON c.rid = h.rid WHERE c.text_hash = h.text_hash`,
-		s.rid(), s.hash(), s.sql, between))
+		s.rid(), s.hash(), s.sql, part))
 	if err != nil {
 		return err
 	}
