@@ -329,11 +329,10 @@ func (c *claim) Set(ctx context.Context, m ledger.Mark) error {
 	if err == nil && !c.same(m) {
 		err = c.lose(c.write(ctx, m))
 	}
-	if err != nil && m.Phase != ledger.Created {
-		return err
-	}
-	if e := c.setLocal(ctx, m); err == nil {
-		err = e
+	if err == nil || m.Phase == ledger.Created {
+		if e := c.setLocal(ctx, m); err == nil {
+			err = e
+		}
 	}
 	if err != nil && m.Phase != ledger.Created {
 		return err

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"gbatch/pkg/cli"
+	"gbatch/pkg/model"
 	"gbatch/pkg/ndjson"
 	"gbatch/pkg/record"
 )
@@ -36,7 +37,7 @@ func (l *List) Run(ctx context.Context, _ io.Reader, out io.Writer) error {
 }
 
 func (l *List) service() (backend, error) {
-	if l.Backend != "vertex" {
+	if l.Backend != model.Vertex {
 		return newGemini(l.RetryFor)
 	}
 	v, err := newVertex(l.RetryFor)

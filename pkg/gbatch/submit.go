@@ -135,7 +135,7 @@ func (s *Submit) Run(ctx context.Context, in io.Reader, out io.Writer) (err erro
 
 // service sets up the service that the jobs are created at.
 func (s *Submit) service() (backend, error) {
-	if s.Backend != "vertex" {
+	if s.Backend != model.Vertex {
 		if len(s.Labels) > 0 {
 			return nil, exit.Errorf(exit.Usage, "--labels are for --backend vertex")
 		}
@@ -589,7 +589,7 @@ func (s *submission) placeOf(job string) (backend, error) {
 // elsewhere reports whether a job or an input belongs to another service than the
 // one of this run.
 func (s *submission) elsewhere(name string) bool {
-	return name != "" && (vertexJobs.MatchString(name) || strings.HasPrefix(name, "gs://")) != (s.Backend == "vertex")
+	return name != "" && (vertexJobs.MatchString(name) || strings.HasPrefix(name, "gs://")) != (s.Backend == model.Vertex)
 }
 
 // room returns an error if no more jobs may be created.

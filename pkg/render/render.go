@@ -15,6 +15,7 @@ import (
 
 	"gbatch/pkg/cli"
 	"gbatch/pkg/exit"
+	"gbatch/pkg/model"
 	"gbatch/pkg/ndjson"
 	"gbatch/pkg/progress"
 	"gbatch/pkg/record"
@@ -39,7 +40,7 @@ func (c *ToJSONL) Run(ctx context.Context, in io.Reader, out io.Writer) error {
 		return err
 	}
 	shape := cmp.Or(c.Shape, "rest")
-	if c.Backend == "vertex" {
+	if c.Backend == model.Vertex {
 		if shape = cmp.Or(c.Shape, "vertex"); shape != "vertex" {
 			return exit.Errorf(exit.Usage, "--shape %s is not for --backend vertex, which needs the shape vertex", shape)
 		}
